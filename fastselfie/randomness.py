@@ -1,0 +1,119 @@
+"""Randomness is a function, not a state.
+
+Every random choice about a sample is a pure function of (seed, epoch, sample, purpose). The generator is SplitMix64
+(Steele, Lea, Flood 2014) used as a counter: the four keys are absorbed into a 64-bit state, and draw d of that state is
+``mix(state + (d + 1) * GAMMA)``. Written with wrapping int64 arithmetic alone, so that NumPy arrays, CPU tensors and
+CUDA tensors give the same bits.
+
+Shapes: B samples, K draws a sample, N items to permute, S samples in a data set.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+_MASK = (1 << 64) - 1
+_GAMMA = 0x9E3779B97F4A7C15
+_MIX_1 = 0xBF58476D1CE4E5B9
+_MIX_2 = 0x94D049BB133111EB
+
+
+class Purpose(IntEnum):
+    """What a number is drawn for. Values are part of the format of a run: never renumber, only append."""
+
+    ORDER = 1
+    CROP = 2
+    FLIP = 3
+    MASK = 4
+    DROPOUT = 5
+    INIT = 6
+    LABELS = 7
+    SCENE = 8
+    HELD_OUT = 9
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same 64 bits as ``value``."""
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _mix_int(value: int) -> int:
+    """SplitMix64's finaliser on a Python int; an unsigned 64-bit result."""
+    value &= _MASK
+    value = ((value ^ (value >> 30)) * _MIX_1) & _MASK
+    value = ((value ^ (value >> 27)) * _MIX_2) & _MASK
+    return value ^ (value >> 31)
+
+
+def _absorb_int(state: int, value: int) -> int:
+    return _mix_int(state ^ _mix_int(value + _GAMMA))
+
+
+def _logical_shift(x: Tensor, bits: int) -> Tensor:
+    """``x >> bits`` with zeros shifted in: int64's own shift copies the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _logical_shift(x, 30)) * _signed(_MIX_1)
+    x = (x ^ _logical_shift(x, 27)) * _signed(_MIX_2)
+    return x ^ _logical_shift(x, 31)
+
+
+def _absorb(state: Tensor, value: Tensor) -> Tensor:
+    return _mix(state ^ _mix(value + _signed(_GAMMA)))
+
+
+def scalar_key(seed: int, purpose: Purpose, *counters: int) -> int:
+    """A 63-bit key for generators that take a seed (dropout, initialisation): a function of its arguments alone."""
+    state = _absorb_int(_absorb_int(0, seed), int(purpose))
+    for counter in counters:
+        state = _absorb_int(state, counter)
+    return state >> 1
+
+
+def random_bits(seed: int, purpose: Purpose, epoch_B: Tensor, sample_B: Tensor, draws: int) -> Tensor:
+    """Independent 63-bit non-negative integers, ``draws`` a sample.
+
+    Args:
+        seed: any Python int; its low 64 bits count.
+        epoch_B, sample_B: int64 of one shape (B,), on the device on which the numbers are wanted.
+
+    Returns:
+        int64 (B, draws), uniform on [0, 2**63).
+    """
+    base = _absorb_int(_absorb_int(0, seed), int(purpose))
+    state_B = _absorb(_absorb(torch.full_like(epoch_B, _signed(base)), epoch_B), sample_B)
+    counter_K = torch.arange(1, draws + 1, device=sample_B.device, dtype=torch.int64) * _signed(_GAMMA)
+    return _logical_shift(_mix(state_B[:, None] + counter_K), 1)
+
+
+def uniform(seed: int, purpose: Purpose, epoch_B: Tensor, sample_B: Tensor, draws: int) -> Tensor:
+    """Uniform numbers on [0, 1) with 53 random bits: fp64 (B, draws). Arguments as in `random_bits`."""
+    bits = random_bits(seed, purpose, epoch_B, sample_B, draws)
+    return _logical_shift(bits, 10).to(torch.float64) * 2.0**-53
+
+
+def integers(seed: int, purpose: Purpose, epoch_B: Tensor, sample_B: Tensor, draws: int, high: int) -> Tensor:
+    """Uniform integers on [0, high): int64 (B, draws). ``high`` is at most 2**20, so the bias of the fixed-point
+    product (below high / 2**43) is out of reach of any test. Arguments as in `random_bits`."""
+    if not 0 < high <= 1 << 20:
+        raise ValueError(f"high must be in [1, 2**20], got {high}")
+    bits = random_bits(seed, purpose, epoch_B, sample_B, draws)
+    return (_logical_shift(bits, 20) * high) >> 43
+
+
+def permutations(seed: int, purpose: Purpose, epoch_B: Tensor, sample_B: Tensor, items: int) -> Tensor:
+    """One uniform permutation of [0, items) a sample: int64 (B, items). Arguments as in `random_bits`."""
+    return random_bits(seed, purpose, epoch_B, sample_B, items).argsort(dim=1, stable=True)
+
+
+def epoch_order(seed: int, epoch: int, size: int, device: torch.device | str = "cpu") -> Tensor:
+    """The order in which epoch ``epoch`` visits a data set of ``size`` samples: int64 (size,), a permutation."""
+    sample_S = torch.arange(size, device=device, dtype=torch.int64)
+    epoch_S = torch.full_like(sample_S, epoch)
+    return random_bits(seed, Purpose.ORDER, epoch_S, sample_S, 1)[:, 0].argsort(stable=True)
