@@ -1,0 +1,96 @@
+"""The two encoders that are finetuned on labels (paper, sections 2.3 and 4.2).
+
+Shapes: B images of H x H pixels, D features, G patches a side, C classes.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastselfie.config import FinetuneConfig, ModelConfig
+from fastselfie.models.pooler import AttentionPooler
+from fastselfie.models.positions import Positions
+from fastselfie.models.resnet import ResNetV2, trunk
+
+
+class ResNet50Classifier(nn.Module):
+    """ResNet-50v2 on the whole image and a linear classifier."""
+
+    def __init__(self, config: ModelConfig, classes: int) -> None:
+        super().__init__()
+        self.trunk = ResNetV2(config, stages=4)
+        self.classifier = _linear_classifier(self.trunk.features, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, H) to scores (B, C)."""
+        return self.classifier(self.trunk(images))
+
+    def load_pretrained(self, state: dict[str, Tensor]) -> None:
+        """Take stem and stages 1 to 3 from a Selfie network's weights; P's final batch norm becomes stage 4's first.
+
+        The rest of stage 4, the final norm and the classifier stay fresh.
+        """
+        renamed = {}
+        for name, value in state.items():
+            if name.startswith("trunk.norm."):
+                renamed[name.replace("trunk.norm.", "trunk.stages.3.0.norm1.")] = value
+            elif name.startswith("trunk."):
+                renamed[name] = value
+        _load(self, renamed, fresh=("trunk.stages.3.", "trunk.norm.", "classifier."))
+
+
+class AttentionClassifier(nn.Module):
+    """ResNet-36 on the whole image, its map averaged to the patch grid, attention pooling, a linear classifier on u."""
+
+    def __init__(self, config: FinetuneConfig, classes: int) -> None:
+        super().__init__()
+        self.grid = config.grid
+        self.positions_in_encoder = config.positions != "query"
+        self.trunk = trunk(config)
+        self.pooler = AttentionPooler(config)
+        # With "query" nothing here would use them, and an unused parameter stalls DDP.
+        self.positions = Positions(config.grid, config.features) if self.positions_in_encoder else None
+        self.classifier = _linear_classifier(config.features, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, H) to scores (B, C)."""
+        map_BDGG = F.adaptive_avg_pool2d(self.trunk.forward_map(images), self.grid)
+        h_BND = map_BDGG.flatten(2).transpose(1, 2)
+        if self.positions is not None:
+            h_BND = h_BND + self.positions()
+        return self.classifier(self.pooler(h_BND))
+
+    def load_pretrained(self, state: dict[str, Tensor]) -> None:
+        """Take trunk, pooler and positions from a Selfie network's weights. The classifier stays fresh."""
+        if self.positions is None:
+            state = {name: value for name, value in state.items() if not name.startswith("positions.")}
+        _load(self, state, fresh=("classifier.",))
+
+
+def encoder(config: FinetuneConfig, classes: int) -> ResNet50Classifier | AttentionClassifier:
+    """The encoder that ``config.encoder`` names, with fresh weights."""
+    if config.encoder == "resnet50":
+        return ResNet50Classifier(config, classes)
+    return AttentionClassifier(config, classes)
+
+
+def _linear_classifier(features: int, classes: int) -> nn.Linear:
+    classifier = nn.Linear(features, classes)
+    nn.init.normal_(classifier.weight, std=0.01)
+    nn.init.zeros_(classifier.bias)
+    return classifier
+
+
+def _load(module: nn.Module, state: dict[str, Tensor], fresh: tuple[str, ...]) -> None:
+    """Load every name of ``state``; names that it lacks must be among the ``fresh`` prefixes. Nothing is skipped.
+
+    Raises:
+        KeyError: a name is missing or unknown. RuntimeError: a shape differs.
+    """
+    own = module.state_dict()
+    unknown = [name for name in state if name not in own]
+    missing = [name for name in own if name not in state and not name.startswith(fresh)]
+    if unknown or missing:
+        raise KeyError(f"pretrained weights do not fit: unknown {unknown[:3]}, missing {missing[:3]}")
+    module.load_state_dict(own | state)

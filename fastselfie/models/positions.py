@@ -1,0 +1,34 @@
+"""Position vectors e (paper, section 2.2): a table for small grids, row + column vectors for larger ones.
+
+Shapes: G patches a side, N = G * G patches, D features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+LARGEST_TABLE = 4
+
+
+class Positions(nn.Module):
+    """One learned vector a place: 16 vectors for a 4x4 grid, 7 + 7 for 7x7.
+
+    Each e starts as N(0, 1): with smaller vectors all queries of an image look alike at the start and learning
+    stalls. Row and column vectors start with variance 1/2, so that their sum has variance 1 too.
+    """
+
+    def __init__(self, grid: int, features: int) -> None:
+        super().__init__()
+        self.table: nn.Parameter | None = None
+        if grid <= LARGEST_TABLE:
+            self.table = nn.Parameter(torch.randn(grid * grid, features))
+        else:
+            self.row = nn.Parameter(torch.randn(grid, features) * 0.5**0.5)
+            self.column = nn.Parameter(torch.randn(grid, features) * 0.5**0.5)
+
+    def forward(self) -> Tensor:
+        """All vectors, row by row: (N, D), fp32."""
+        if self.table is not None:
+            return self.table
+        return (self.row[:, None] + self.column).flatten(0, 1)

@@ -1,0 +1,105 @@
+"""ResNet-50v2 and its first three stages, the patch-processing network P (paper, sections 2.1 and 3.2; He et al. 2016b).
+
+Pre-activation bottlenecks, stride on the 3x3, final batch norm and ReLU, then average pooling.
+Shapes: B images or patches, P pixels a side, D = 1024 * width features, h x w positions.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastselfie.config import EXPANSION, ModelConfig
+from fastselfie.models.convolution import Conv1x1, Conv3x3
+
+DEPTHS = (3, 4, 6, 3)
+
+
+class Bottleneck(nn.Module):
+    """Pre-activation bottleneck: [norm, ReLU, 1x1], [norm, ReLU, 3x3], [norm, ReLU, 1x1], plus the shortcut.
+
+    Where shapes change, the shortcut is a 1x1 convolution of the pre-activated input (He et al. 2016b).
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        out_channels = EXPANSION * channels
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = Conv1x1(in_channels, channels)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.conv2 = Conv3x3(channels, channels, stride)
+        self.norm3 = nn.BatchNorm2d(channels)
+        self.conv3 = Conv1x1(channels, out_channels)
+        changes = stride != 1 or in_channels != out_channels
+        self.shortcut = Conv1x1(in_channels, out_channels, stride) if changes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, h, w) to (B, 4 * channels, h / stride, w / stride)."""
+        activated = F.relu(self.norm1(x))
+        residual = x if self.shortcut is None else self.shortcut(activated)
+        y = self.conv1(activated)
+        y = self.conv2(F.relu(self.norm2(y)))
+        y = self.conv3(F.relu(self.norm3(y)))
+        return residual + y
+
+
+class Stem(nn.Module):
+    """The first convolution. Below 32 pixels a side 3x3 stride 1; from 32 on ResNet's 7x7 stride 2 and max-pooling, so
+    that an 8-pixel and a 32-pixel patch both enter stage 1 as an 8x8 map."""
+
+    def __init__(self, channels: int, patch: int) -> None:
+        super().__init__()
+        self.pool = patch >= 32
+        kernel, stride = (7, 2) if self.pool else (3, 1)
+        self.conv = nn.Conv2d(3, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, P, P) to (B, channels, P, P), or to (B, channels, P / 4, P / 4) with max-pooling."""
+        x = self.conv(x)
+        return F.max_pool2d(x, 3, stride=2, padding=1) if self.pool else x
+
+
+class ResNetV2(nn.Module):
+    """The first ``stages`` stages of ResNet-50v2, ending in batch norm and ReLU. Three make ResNet-36, four ResNet-50.
+
+    Attributes:
+        features: channels put out, 1024 * width after three stages.
+    """
+
+    def __init__(self, config: ModelConfig, stages: int) -> None:
+        super().__init__()
+        widths = config.stage_channels[:stages]
+        self.stem = Stem(widths[0], config.patch)
+        self.stages = nn.ModuleList()
+        channels = widths[0]
+        for index, (width, depth) in enumerate(zip(widths, DEPTHS, strict=False)):
+            blocks = []
+            for block in range(depth):
+                blocks.append(Bottleneck(channels, width, stride=2 if index > 0 and block == 0 else 1))
+                channels = EXPANSION * width
+            self.stages.append(nn.Sequential(*blocks))
+        self.norm = nn.BatchNorm2d(channels)
+        self.features = channels
+        self.apply(_initialise)
+
+    def forward_map(self, x: Tensor) -> Tensor:
+        """(B, 3, P, P) to the last map after batch norm and ReLU, (B, features, h, w)."""
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return F.relu(self.norm(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, P, P) to (B, features): the map averaged over its positions."""
+        return self.forward_map(x).mean(dim=(2, 3))
+
+
+def trunk(config: ModelConfig) -> ResNetV2:
+    """P: ResNet-36, the first three stages."""
+    return ResNetV2(config, stages=3)
+
+
+def _initialise(module: nn.Module) -> None:
+    """He initialisation, fan-out, for convolutions; batch norms start at weight 1, bias 0 as torch makes them."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,59 @@
+"""The Selfie network: trunk, pooler, positions and the multi-location head (paper, section 2.1, figure 1).
+
+Shapes: B images, N patches an image, n visible and m = N - n masked, D features, P pixels a side of a patch.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fastselfie.config import PretrainConfig
+from fastselfie.kernels import location_head
+from fastselfie.models.pooler import AttentionPooler
+from fastselfie.models.positions import Positions
+from fastselfie.models.resnet import trunk
+
+
+class Selfie(nn.Module):
+    """Masked-patch classification.
+
+    All N patches go through the trunk in one call, so batch-norm statistics are over visible and masked ones together.
+    With ``pooler="none"`` u is 0: the control that can only judge a patch by its own looks.
+    """
+
+    def __init__(self, config: PretrainConfig) -> None:
+        super().__init__()
+        self.visible = config.visible
+        self.scale = config.features**-0.5 if config.logit_scale == "rsqrt" else 1.0
+        self.positions_in_encoder = config.positions == "both"
+        self.trunk = trunk(config)
+        self.pooler = AttentionPooler(config) if config.pooler == "attention" else None
+        self.positions = Positions(config.grid, config.features)
+
+    def forward(self, patches: Tensor, places_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (fp32 scalar) and number of right answers among B * m (int64 scalar). Arguments as in `encode`."""
+        u_BD, h_BmD = self.encode(patches, places_BN)
+        return self.judge(u_BD, h_BmD, places_BN)
+
+    def encode(self, patches: Tensor, places_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Summarise the visible patches and describe the masked ones.
+
+        Args:
+            patches: (B * N, 3, P, P), image by image, the n visible patches of each first.
+            places_BN: int64 (B, N), where in the grid each patch comes from.
+
+        Returns:
+            u (B, D) and the masked patches' features h (B, m, D).
+        """
+        B, n = places_BN.shape[0], self.visible
+        h_BND = self.trunk(patches).unflatten(0, (B, -1))
+        h_BnD, h_BmD = h_BND[:, :n], h_BND[:, n:]
+        if self.pooler is None:
+            return h_BmD.new_zeros(B, h_BmD.shape[2]), h_BmD
+        if self.positions_in_encoder:
+            h_BnD = h_BnD + self.positions()[places_BN[:, :n]]
+        return self.pooler(h_BnD), h_BmD
+
+    def judge(self, u_BD: Tensor, h_BmD: Tensor, places_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and number of right answers for summaries ``u_BD``, which need not be those images' own."""
+        return location_head(u_BD, self.positions(), places_BN[:, self.visible :], h_BmD, self.scale)
