@@ -28,7 +28,7 @@ _FOLDER = "cifar-10-batches-py"
 _TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 _TEST = "test_batch"
 _META = "batches.meta"
-_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_CLASSES: tuple[str, ...] = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ def read_cifar10(path: Path) -> Source:
 
 
 def _members(path: Path) -> Iterator[tuple[str, str, BinaryIO]]:
-    """CIFAR-10's files below ``path``: base name, name for messages, the open file, valid until the next is asked for."""
+    """CIFAR-10's files: base name, name for messages, and the file, open until the next is asked for."""
     wanted = (*_TRAIN, _TEST, _META)
     if path.is_file():
         yield from _archive_members(path, wanted)

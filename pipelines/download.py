@@ -7,6 +7,7 @@ import http.client
 import os
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import BinaryIO
@@ -46,6 +47,8 @@ def cifar10_archive(cache: Path | None = None, url: str = CIFAR10_URL, sha256: s
         folder.mkdir(parents=True, exist_ok=True)
         found = _download(url, target, sha256)
     except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
         raise UserError(f"{url} cannot be downloaded to {folder} ({error or type(error).__name__}): {remedy}") from None
     if found != sha256:
         raise UserError(f"{url} gave a file with SHA-256 {found}, not the official {sha256}: {remedy}")

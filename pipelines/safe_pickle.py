@@ -1,9 +1,9 @@
 """Reads pickled NumPy arrays without running anything that the pickle asks for.
 
-The data sets of this field (CIFAR-10, downsampled ImageNet) are published as pickles, and a pickle may name any function
-to be called while it loads. Here the names of NumPy's own constructors are answered by stand-ins written in Python,
-every other name is refused before anything of it is imported, and opcodes that arrays do not need are unknown. So a
-hostile or damaged file reaches neither the interpreter nor NumPy's C code with arguments of its choice.
+The data sets of this field (CIFAR-10, downsampled ImageNet) are published as pickles, and a pickle may name any
+function to be called while it loads. Here the names of NumPy's own constructors are answered by stand-ins written in
+Python, every other name is refused before anything of it is imported, and opcodes that arrays do not need are unknown.
+So a hostile or damaged file reaches neither the interpreter nor NumPy's C code with arguments of its choice.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ _ADMITTED: dict[tuple[str, str], object] = {
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _latin1,
+    ("__builtin__", "bytes"): lambda: b"",  # how Python 3 writes b"" in protocols 0 to 2
     **{
         (f"numpy.{core}.{module}", name): stand_in
         for core in ("core", "_core")  # NumPy 1 and NumPy 2
@@ -127,11 +128,27 @@ _ADMITTED: dict[tuple[str, str], object] = {
 }
 
 
+class _WholeLines:
+    """A file whose last line counts as damage when it is cut off: the unpickler would take it for a shorter name."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self._next_line = file.read, file.readline
+
+    def readline(self) -> bytes:
+        line = self._next_line()
+        if not line.endswith(b"\n"):
+            raise EOFError
+        return line
+
+
 class _ArrayUnpickler(pickle._Unpickler):
     """Python's own unpickler in Python, not the one in C: that one gives memory to any memo index a file names (a
     flipped bit can ask for 32 GB), and its table of opcodes cannot be narrowed."""
 
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in _OPCODES}
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        code[0]: pickle._Unpickler.dispatch[code[0]] for code in _OPCODES
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
@@ -163,7 +180,7 @@ def load_arrays(file: BinaryIO, name: str) -> dict[str, object]:
             dictionaries and arrays of numbers.
     """
     try:
-        loaded = _ArrayUnpickler(file, encoding="bytes").load()
+        loaded = _ArrayUnpickler(_WholeLines(file), encoding="bytes").load()
         pairs = [(key.decode() if isinstance(key, bytes) else key, value) for key, value in loaded.items()]
         arrays = {key: value.array if isinstance(value, _Array) else value for key, value in pairs}
     except _RefusedError as refused:

@@ -17,7 +17,8 @@ Plane = NDArray[Any]  # fp32 throughout; NumPy's stubs give Any for most of the 
 
 
 def _length(u: Plane, v: Plane) -> Plane:
-    return np.sqrt(u * u + v * v)
+    length: Plane = np.sqrt(u * u + v * v)
+    return length
 
 
 def _box(u: Plane, v: Plane, half_u: float, half_v: float) -> Plane:

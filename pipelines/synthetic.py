@@ -38,7 +38,8 @@ class _Draws:
         self._columns = iter(draws_BK.T.numpy().astype(np.float32))
 
     def __call__(self, low: float, high: float) -> Plane:
-        return next(self._columns)[:, None, None] * (high - low) + low
+        column: Plane = next(self._columns)[:, None, None]
+        return column * (high - low) + low
 
 
 def _labels(seed: int, first: int, count: int) -> NDArray[np.int64]:
@@ -54,13 +55,15 @@ def _grain(seed: int, index_B: Tensor, size: int) -> Plane:
     """Noise for each pixel and colour, uniform in [-1, 1): (B, 3, size, size)."""
     bits = random_bits(seed, Purpose.SCENE, torch.full_like(index_B, _GRAIN), index_B, size * size).numpy()
     planes = [((bits >> shift) & 0xFFFF).astype(np.float32) for shift in (0, 16, 32)]
-    return (np.stack(planes, axis=1) * 2.0**-15 - 1).reshape(-1, 3, size, size)
+    grain: Plane = np.stack(planes, axis=1) * 2.0**-15 - 1
+    return grain.reshape(-1, 3, size, size)
 
 
 def _rgb(hue: Plane, saturation: Plane, value: Plane) -> Plane:
     """HSV to RGB, hue in turns: (B, 1, 1) each to (B, 3, 1, 1)."""
-    k = (np.array([5, 3, 1], dtype=np.float32).reshape(3, 1, 1) + hue[:, None] * 6) % 6
-    return value[:, None] * (1 - saturation[:, None] * np.clip(np.minimum(k, 4 - k), 0, 1))
+    k: Plane = (np.array([5, 3, 1], dtype=np.float32).reshape(3, 1, 1) + hue[:, None] * 6) % 6
+    rgb: Plane = value[:, None] * (1 - saturation[:, None] * np.clip(np.minimum(k, 4 - k), 0, 1))
+    return rgb
 
 
 def _mix(a: Plane, b: Plane, share: Plane | float) -> Plane:
@@ -119,7 +122,9 @@ def _unit(x: Plane, y: Plane) -> tuple[Plane, Plane]:
     return x / length, y / length
 
 
-def _object(image: Plane, draw: _Draws, labels_B: NDArray[np.int64], x: Plane, y: Plane, sun: tuple[Plane, Plane]) -> None:
+def _object(
+    image: Plane, draw: _Draws, labels_B: NDArray[np.int64], x: Plane, y: Plane, sun: tuple[Plane, Plane]
+) -> None:
     """The shape that is the class: a shadow away from the sun, a dark outline, a face brighter towards the sun."""
     size = image.shape[-1]
     centre_x, centre_y, radius = draw(0.3, 0.7), draw(0.32, 0.68), draw(0.175, 0.3)
@@ -131,7 +136,7 @@ def _object(image: Plane, draw: _Draws, labels_B: NDArray[np.int64], x: Plane, y
 
     def distance(right: Plane, down: Plane) -> Plane:
         u, v = (right * cosine + down * sine) / radius, (down * cosine - right * sine) / radius
-        result = np.empty_like(u)
+        result: Plane = np.empty_like(u)
         for label, shape in enumerate(SHAPES.values()):
             chosen = labels_B == label
             result[chosen] = shape(u[chosen], v[chosen])

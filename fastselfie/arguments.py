@@ -1,0 +1,85 @@
+"""From words on the command line to a configuration. The only module that imports the argument parser."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from tyro import _errors as tyro_errors  # its documented hook for parse errors, not yet public: hence the version cap
+
+from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig
+from fastselfie.errors import UserError
+from fastselfie.recipes import RECIPES, recipe
+
+C = TypeVar("C", bound=RunConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainArguments(PretrainConfig):
+    """Pretrain by masked-patch classification. Usage: fastselfie pretrain RECIPE [options]."""
+
+    recipe: Annotated[str, tyro.conf.Suppress] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneArguments(FinetuneConfig):
+    """Finetune on labels and test. Usage: fastselfie finetune RECIPE (--from RUN | --scratch) [options]."""
+
+    recipe: Annotated[str, tyro.conf.Suppress] = ""
+    pretrained: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """A pretraining run's folder to start from; its --width and the rest of its shape become the defaults."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoArguments:
+    """The whole story, small: pretrain on rendered scenes, finetune with and without, compare."""
+
+    out: Path = Path("demo")
+    """Folder of the demo's runs; a half-done demo there is gone on with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorArguments:
+    """What this machine has, what will be used, what is missing and why it matters."""
+
+
+def parse_pretrain(words: Sequence[str]) -> PretrainConfig:
+    """The configuration that ``RECIPE [options]`` means. Raises `UserError` in one line."""
+    name, options = _split_recipe("pretrain", words)
+    return _parse(PretrainArguments, PretrainConfig, recipe(name).pretrain, options, f"fastselfie pretrain {name}")
+
+
+def parse_finetune(words: Sequence[str]) -> FinetuneConfig:
+    """The configuration that ``RECIPE [options]`` means; the network's shape is the pretrained run's unless given.
+
+    Raises:
+        UserError: in one line.
+    """
+    name, options = _split_recipe("finetune", words)
+    default = recipe(name).finetune
+    started_from = _value_of("--from", options)
+    if started_from is not None:
+        from fastselfie.evaluation.pretrained import INHERITED, read_settings  # torch: only when there is a run to read
+
+        settings = read_settings(Path(started_from))
+        default = dataclasses.replace(default, **{name: settings[name] for name in INHERITED})
+    if started_from is not None or "--scratch" not in options:
+        default = _unchecked(default, scratch=False)
+    return _parse(FinetuneArguments, FinetuneConfig, default, options, f"fastselfie finetune {name}")
+
+
+def parse(kind: type[Any], words: Sequence[str], program: str) -> Any:
+    """``kind`` filled from ``words``. Raises `UserError` in one line."""
+    with tyro_errors.on_parse_error(_refuse):
+        return tyro.cli(kind, args=list(words), prog=program)
+
+
+def _parse(kind: type[Any], result: type[C], default: C, words: Sequence[str], program: str) -> C:
+    fields = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
+    with tyro_errors.on_parse_error(_refuse):
+        parsed = tyro.cli(kind, args=list(words), prog=program, default=_unchecked_new(kind, fields))
+    return result(**{name: getattr(parsed, name) for name in fields})

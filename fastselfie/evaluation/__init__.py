@@ -1,0 +1,1 @@
+"""What pretraining is worth: finetuning on few labels."""

@@ -1,0 +1,86 @@
+"""Finetuning on labels (paper, sections 2.3 and 4.2), from a pretrained run or from scratch, to a test accuracy."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fastselfie.config import FinetuneConfig, label_share
+from fastselfie.evaluation.classify import ClassifyTask
+from fastselfie.evaluation.pretrained import Pretrained, read_pretrained, read_settings
+from fastselfie.evaluation.subsets import labelled_subset, write_subset
+from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier, encoder
+from fastselfie.pipelines.resident import ResidentPipeline
+from fastselfie.pipelines.source import Source
+from fastselfie.pipelines.sources import open_source
+from fastselfie.pretext.task import PixelFormat
+from fastselfie.training.loop import Job
+from fastselfie.training.session import count_over, fits, make_network, run, session
+from fastselfie.training.world import World
+
+_EVALUATION_CHUNK = 500
+SUBSET = "labelled.txt"
+
+
+def finetune(config: FinetuneConfig) -> Path:
+    """Finetune and test, or go on with a half-done run.
+
+    Returns:
+        The run's folder; ``result.json`` in it holds ``test_accuracy``, ``labelled.txt`` the indices trained on.
+
+    Raises:
+        UserError: see `fastselfie.errors`. Stopped: a signal ended the run; its state is saved.
+    """
+    start = "scratch" if config.scratch else "pretrained"
+    name = f"{config.recipe}-finetune-{config.encoder}-{config.labels.rstrip('%')}-{start}"
+    config = dataclasses.replace(config, out=config.out or Path("runs") / name, positions=_positions(config))
+    with session(config) as (config, world):
+        pretrained = read_pretrained(config, config.pretrained) if config.pretrained else None
+        source = open_source(config.data, config.image_size)
+        rows = labelled_subset(torch.from_numpy(source.train.labels_S), label_share(config.labels), config.label_seed)
+        fits(config, len(rows))
+        facts = {"images": source.fingerprint(), "weights": pretrained.fingerprint if pretrained else None}
+        summary = {
+            "data": source.name, "labels": config.labels, "labelled_images": len(rows), "label_seed": config.label_seed,
+            "encoder": config.encoder, "pretrained": not config.scratch, "test_images": len(source.test),
+        }  # fmt: skip
+        job = finetuning_job(config, world, source, rows, pretrained)
+        return run(job, world, command="finetune", facts=facts, summary=summary, prepare=lambda folder: write_subset(folder / SUBSET, rows))
+
+
+def _positions(config: FinetuneConfig) -> Literal["both", "query"]:
+    """Where position vectors are added: as asked, else as in pretraining, else to the features too."""
+    if config.positions is None and config.pretrained is not None:
+        return "query" if read_settings(config.pretrained)["positions"] == "query" else "both"
+    return config.positions or "both"
+
+
+def finetuning_job(
+    config: FinetuneConfig, world: World, source: Source, rows: Tensor, pretrained: Pretrained | None
+) -> Job:
+    """The encoder, its task, and pipelines over the labelled rows and over the whole test split."""
+
+    def make() -> ResNet50Classifier | AttentionClassifier:
+        network = encoder(config, len(source.classes))
+        if pretrained is not None:
+            network.load_pretrained(pretrained.weights)
+        return network
+
+    network = make_network(make, config, world)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    task = ClassifyTask(config, network, PixelFormat.of(config, world.device, dtype))
+    pipeline = ResidentPipeline(source.train, view=task.view, seed=config.seed, device=world.device, rows=rows)
+    test = ResidentPipeline(source.test, view=task.view, seed=config.seed, device=world.device)
+
+    def evaluate() -> dict[str, float]:
+        def counts(start: int, stop: int) -> Tensor:
+            return task.counts(test.in_order(start, stop))
+
+        right, images = count_over(world, len(source.test), _EVALUATION_CHUNK, 2, counts).tolist()
+        return {"test_accuracy": right / images}
+
+    return Job(config=config, task=task, pipeline=pipeline, evaluate=evaluate)

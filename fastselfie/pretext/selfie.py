@@ -1,0 +1,65 @@
+"""The Selfie task (paper, section 2.1): which of the masked patches belongs at each masked place?
+
+Shapes: B images, N patches an image, m masked ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastselfie.config import PretrainConfig
+from fastselfie.models.selfie import Selfie
+from fastselfie.pipelines.view import Batch, View
+from fastselfie.pretext.task import Loss, PixelFormat
+from fastselfie.randomness import Purpose, permutations
+
+
+class SelfieTask:
+    """Draws each image's mask and asks the network. See `fastselfie.pretext.task.Task`."""
+
+    def __init__(self, config: PretrainConfig, network: Selfie, pixels: PixelFormat) -> None:
+        self.network = network
+        self.view = View(size=config.image_size, pad=config.pad, pad_mode=config.pad_mode, flip=True)
+        self._config, self._pixels = config, pixels
+
+    def loss(self, forward: Callable[..., Any], batch: Batch) -> Loss:
+        """Loss and accuracy over the B * m questions of a batch."""
+        patches, places_BN = self._question(batch)
+        loss, right = forward(patches, places_BN)
+        return Loss(value=loss, metrics={"accuracy": right / self._questions(batch)})
+
+    @torch.no_grad()
+    def context_counts(self, batch: Batch) -> Tensor:
+        """Right answers with each image's own u, right answers with the next image's u, questions: int64 (3,)."""
+        patches, places_BN = self._question(batch)
+        u_BD, h_BmD = self.network.encode(patches, places_BN)
+        _, right = self.network.judge(u_BD, h_BmD, places_BN)
+        _, right_shuffled = self.network.judge(u_BD.roll(1, dims=0), h_BmD, places_BN)
+        return torch.stack([right, right_shuffled, torch.full_like(right, self._questions(batch))])
+
+    def _question(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        config = self._config
+        places_BN = permutations(config.seed, Purpose.MASK, batch.epoch_B, batch.sample_B, config.patches)
+        pixels = self._pixels
+        patches = batch.patches(
+            patch=config.patch, mean=pixels.mean, std=pixels.std, dtype=pixels.dtype, places_BN=places_BN
+        )
+        return patches, places_BN
+
+    def _questions(self, batch: Batch) -> int:
+        return len(batch.sample_B) * (self._config.patches - self._config.visible)
+
+
+def context_gap(counts: Tensor) -> dict[str, float]:
+    """The control that every accuracy needs (design, section 2), from summed `SelfieTask.context_counts`.
+
+    Returns:
+        ``held_out_accuracy``, ``accuracy_shuffled`` (u taken from another image) and ``context_gap``, their difference.
+    """
+    right, right_shuffled, questions = counts.tolist()
+    own, shuffled = right / questions, right_shuffled / questions
+    return {"held_out_accuracy": own, "accuracy_shuffled": shuffled, "context_gap": own - shuffled}

@@ -1,0 +1,40 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write and flush to the disk; for files in a folder that does not count yet."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Replace ``path`` by a file of ``data``: a crash leaves the old one or the new one, a full disk the old one."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write_bytes(partial, data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def replace_json(path: Path, value: dict[str, Any]) -> None:
+    """`replace_bytes` of ``value`` as indented JSON."""
+    replace_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside the folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,91 @@
+"""What this machine has and what ``auto`` therefore means. Every choice carries its reason."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import shutil
+from dataclasses import dataclass
+
+import torch
+
+from fastselfie.config import RunConfig
+from fastselfie.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A resolved setting and why it was resolved so."""
+
+    value: str
+    why: str
+
+
+def choose_device(asked: str) -> Choice:
+    """``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: CUDA was asked for and is not there.
+    """
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise UserError(f"--device cuda: torch {torch.__version__} sees no CUDA device; use --device cpu or see `fastselfie doctor`")
+    if asked != "auto":
+        return Choice(value=asked, why="asked for")
+    if there:
+        return Choice(value="cuda", why=torch.cuda.get_device_name())
+    return Choice(value="cpu", why="no CUDA device")
+
+
+def choose_precision(asked: str, device: str) -> Choice:
+    """``fp32`` or ``bf16``.
+
+    Raises:
+        UserError: bf16 was asked for and the device cannot multiply it.
+    """
+    if device == "cuda":
+        native, what = torch.cuda.is_bf16_supported(including_emulation=False), "the CUDA device"
+    else:
+        native, what = torch.ops.mkldnn._is_mkldnn_bf16_supported(), "the CPU"
+    if asked == "bf16" and not native:
+        raise UserError(f"--precision bf16: {what} has no bf16 arithmetic; use --precision fp32")
+    if asked != "auto":
+        return Choice(value=asked, why="asked for")
+    return Choice(value="bf16", why=f"{what} multiplies bf16") if native else Choice(value="fp32", why=f"{what} has no bf16")
+
+
+def choose_compile(asked: str, device: str) -> Choice:
+    """``on`` or ``off``.
+
+    Raises:
+        UserError: compilation was asked for on a CPU without a C++ compiler.
+    """
+    if asked == "on" and device == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
+        raise UserError("--compile on: needs a C++ compiler on the CPU (g++ or clang++); install one or use --compile off")
+    if asked != "auto":
+        return Choice(value=asked, why="asked for")
+    if device == "cuda":
+        return Choice(value="on", why="CUDA")
+    return Choice(value="off", why="on a CPU compiling takes longer than it saves")
+
+
+def resolve(config: RunConfig, device: str) -> dict[str, Choice]:
+    """Device, precision and compile as they will be, each with its reason."""
+    return {
+        "device": choose_device(config.device),
+        "precision": choose_precision(config.precision, device),
+        "compile": choose_compile(config.compile, device),
+    }
+
+
+def keep_freed_memory() -> bool:
+    """Make the C library keep freed memory instead of returning it to the system after every large tensor.
+
+    Without this a training step on a CPU spends a good part of its time in page faults: each activation is mapped anew.
+    Returns whether the C library is glibc, which knows how.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+    return bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, -1))

@@ -1,0 +1,180 @@
+"""The training loop: one for every task, data source and number of devices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from fastselfie.config import RunConfig
+from fastselfie.errors import UserError
+from fastselfie.pipelines.resident import Pipeline
+from fastselfie.pretext.task import Task
+from fastselfie.randomness import Purpose, scalar_key
+from fastselfie.training import checkpoint
+from fastselfie.training.checkpoint import Checkpoint
+from fastselfie.training.metrics import Throughput, Window
+from fastselfie.training.optimizer import learning_rate, make_optimizer
+from fastselfie.training.reporter import Reporter, reporter, say
+from fastselfie.training.run_folder import RunFolder
+from fastselfie.training.signals import Stopped, stop_signal
+from fastselfie.training.statistics import RunningStatistics
+from fastselfie.training.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is trained, on what, and how it is judged on the way.
+
+    Attributes:
+        config: with device, precision and compile resolved. evaluate: named figures of the network as it stands, in
+            evaluation mode with its running statistics in place; called in all processes at once.
+    """
+
+    config: RunConfig
+    task: Task
+    pipeline: Pipeline
+    evaluate: Callable[[], dict[str, float]]
+
+
+def train(job: Job, world: World, folder: RunFolder) -> None:
+    """Train from the newest checkpoint, or from the start, to the last step.
+
+    Raises:
+        Stopped: a signal came; the state is saved. UserError: the loss is not finite, or a checkpoint cannot be
+        written or read.
+    """
+    trainer = Trainer(job, world, folder)
+    start, steps = trainer.restore(), job.config.steps
+    with reporter(folder, world, start, steps) as report, stop_signal(world) as stop:
+        for step in range(start, steps):
+            trainer.step(step)
+            report.advance()
+            done = step + 1
+            trainer.report(done, report)
+            signal = stop.agreed()
+            if done % job.config.checkpoint_every == 0 or done == steps or signal:
+                trainer.save(done)
+            if signal and done < steps:
+                raise Stopped(f"stopped and saved at step {done} of {steps}; the same command goes on", 128 + signal)
+    trainer.statistics.merge_into_network(world)
+
+
+class Trainer:
+    """The state of a run in training, and what can be done with it."""
+
+    def __init__(self, job: Job, world: World, folder: RunFolder) -> None:
+        config = job.config
+        self.job, self.world, self.folder = job, world, folder
+        self.network = job.task.network
+        self.share = config.batch_size // world.size
+        self.micro_batch = config.micro_batch_size or self.share
+        self.groups = self.share // self.micro_batch
+        self.optimizer = make_optimizer(self.network, config)
+        self.statistics = RunningStatistics(self.network, self.groups)
+        self.forward = _wrap(self.network, config, world)
+        self.window = Window(world)
+        self.throughput = Throughput(config.batch_size, world.device)
+
+    def step(self, step: int) -> None:
+        """One optimiser step on samples [step * batch_size, (step + 1) * batch_size) of the stream."""
+        config = self.job.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, config.steps, config.lr)
+        self.optimizer.zero_grad(set_to_none=True)
+        for index in range(self.groups):
+            self._micro_batch(step, index)
+        self.optimizer.step()
+        self.window.end_step()
+        self.throughput.end_step()
+
+    def _micro_batch(self, step: int, index: int) -> None:
+        """Forward and backward of this process's micro-batch ``index``; gradients meet after the last one."""
+        config = self.job.config
+        group = self.world.rank * self.groups + index
+        start = step * config.batch_size + group * self.micro_batch
+        with self.throughput.waiting():
+            batch = self.job.pipeline.batch(start, start + self.micro_batch)
+        torch.manual_seed(scalar_key(config.seed, Purpose.DROPOUT, step, group))
+        meets = index == self.groups - 1 or not isinstance(self.forward, DistributedDataParallel)
+        with nullcontext() if meets else self.forward.no_sync():
+            with autocast(config):
+                loss = self.job.task.loss(self.forward, batch)
+            (loss.value / self.groups).backward()
+        self.statistics.collect(index)
+        self.window.add(loss, 1 / self.groups)
+
+    def report(self, done: int, report: Reporter) -> None:
+        """Log the window and evaluate, where ``done`` steps make either due."""
+        config, line = self.job.config, {}
+        if done % config.log_every == 0 or done == config.steps:
+            line = self.window.take() | {"lr": learning_rate(done - 1, config.steps, config.lr)} | self.throughput.take()
+        if not math.isfinite(line.get("loss", 0.0)):
+            raise UserError(f"{self.folder.path}: the loss is {line['loss']} at step {done}; take a smaller --lr")
+        if done % config.evaluate_every == 0 or done == config.steps:
+            with self.throughput.paused():
+                line |= self.evaluate()
+        if line:
+            report.log({"step": done} | line)
+
+    def evaluate(self) -> dict[str, float]:
+        """The job's figures, in evaluation mode and with the running statistics of all groups."""
+        self.statistics.merge_into_network(self.world)
+        self.network.eval()
+        with torch.no_grad(), autocast(self.job.config):
+            values = self.job.evaluate()
+        self.network.train()
+        return values
+
+    def save(self, done: int) -> None:
+        """Write a checkpoint after ``done`` steps."""
+        with self.throughput.paused():
+            self.statistics.merge_into_network(self.world)
+            names = {id(parameter): name for name, parameter in self.network.named_parameters()}
+            momentum = {names[id(p)]: state["momentum_buffer"] for p, state in self.optimizer.state.items()}
+            training = {f"momentum/{name}": buffer for name, buffer in momentum.items()}
+            training["running_statistics"] = self.statistics.state(self.world)
+            window, weights = self.window.state(), self.network.state_dict()
+            state = Checkpoint(step=done, weights=weights, training=training, window=window)
+            self.world.in_main(lambda: checkpoint.save(self.folder.checkpoints, state, self.job.config.keep_checkpoints))
+
+    def restore(self) -> int:
+        """Load the newest whole checkpoint; the number of steps that it has done, 0 without one."""
+        self.world.in_main(lambda: checkpoint.remove_partial(self.folder.checkpoints))
+        newest = checkpoint.load_newest(self.folder.checkpoints, warn=say if self.world.is_main else lambda line: None)
+        done = newest.step if newest else 0
+        self.world.in_main(lambda: self.folder.cut_metrics_back(done))
+        if newest is None:
+            return 0
+        self.network.load_state_dict(newest.weights)
+        for name, parameter in self.network.named_parameters():
+            buffer = newest.training[f"momentum/{name}"].to(parameter.device)
+            momentum = torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(buffer)
+            self.optimizer.state[parameter] = {"momentum_buffer": momentum}
+        self.statistics.load(newest.training["running_statistics"], self.world)
+        self.window.load(newest.window)
+        if self.world.is_main and done < self.job.config.steps:
+            say(f"{self.folder.path}: going on from step {done} of {self.job.config.steps}")
+        return done
+
+
+def autocast(config: RunConfig) -> Any:
+    """bf16 autocast over fp32 weights, or nothing, as the resolved precision says."""
+    return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def _wrap(network: torch.nn.Module, config: RunConfig, world: World) -> Callable[..., Any]:
+    """The network as training calls it: compiled inside, distributed outside, each where asked for.
+
+    Buffers are not broadcast: the running statistics are `RunningStatistics`' affair.
+    """
+    forward = torch.compile(network) if config.compile == "on" else network
+    if not world.distributed:
+        return forward
+    ids = [world.device] if world.device.type == "cuda" else None
+    return DistributedDataParallel(forward, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)

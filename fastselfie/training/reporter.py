@@ -1,0 +1,80 @@
+"""What a run says while it trains: metrics.jsonl, TensorBoard, and a progress bar or plain lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fastselfie.training.run_folder import RunFolder
+from fastselfie.training.world import World
+
+_SHOWN = (
+    ("loss", "loss {:.3f}"), ("accuracy", "accuracy {:.3f}"), ("images_per_second", "{:.0f} images/s"),
+    ("data_wait", "data wait {:.1%}"), ("context_gap", "context gap {:+.3f}"), ("test_accuracy", "test accuracy {:.4f}"),
+)  # fmt: skip
+
+
+def say(text: str) -> None:
+    """One line to the user, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Reporter:
+    """Speaks for the main process; silent in the others."""
+
+    def __init__(self, folder: RunFolder, world: World, start: int, steps: int) -> None:
+        self._folder, self._main, self._steps, self._latest = folder, world.is_main, steps, ""
+        if not self._main:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # half a second, and the other processes never write
+
+        self._tensorboard = SummaryWriter(str(folder.path), purge_step=start + 1)
+        console = Console(stderr=True)
+        self._interactive = console.is_terminal
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"),
+            TimeRemainingColumn(), TextColumn("{task.fields[latest]}"), console=console, disable=not self._interactive,
+        )  # fmt: skip
+        self._bar = self._progress.add_task(folder.path.name, total=steps, completed=start, latest="")
+
+    def advance(self) -> None:
+        """A step is done."""
+        if self._main:
+            self._progress.advance(self._bar)
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Write one line of metrics everywhere. ``line["step"]`` steps are done."""
+        if not self._main:
+            return
+        self._folder.append_metrics(line)
+        for name, value in line.items():
+            if name != "step":
+                self._tensorboard.add_scalar(name, value, line["step"])
+        shown = " · ".join(form.format(line[name]) for name, form in _SHOWN if name in line)
+        if self._interactive:
+            self._progress.update(self._bar, latest=shown)
+        else:
+            say(f"{self._folder.path.name}: step {line['step']}/{self._steps} · {shown}")
+
+    def close(self) -> None:
+        """End the bar and flush the event file."""
+        if self._main:
+            self._progress.stop()
+            self._tensorboard.close()
+
+
+@contextmanager
+def reporter(folder: RunFolder, world: World, start: int, steps: int) -> Iterator[Reporter]:
+    """A `Reporter` while the block runs."""
+    report = Reporter(folder, world, start, steps)
+    try:
+        if world.is_main:
+            report._progress.start()
+        yield report
+    finally:
+        report.close()

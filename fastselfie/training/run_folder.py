@@ -1,0 +1,148 @@
+"""A run's folder: what was asked, what came of it, and whether the same command may go on with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy
+import safetensors
+import torch
+
+import fastselfie
+from fastselfie.config import RunConfig
+from fastselfie.errors import UserError
+from fastselfie.training.files import replace_bytes, replace_json
+from fastselfie.training.world import World
+
+# What a run may change when it goes on: where it runs and how often it saves, not what it computes.
+FREE = frozenset({"out", "data", "device", "compile", "micro_batch_size", "checkpoint_every", "keep_checkpoints"})
+
+
+class RunFolder:
+    """The files of one run. Made by the main process, and only once everything that can be refused was checked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self._config = path / "config.json"
+
+    def claim(self, config: RunConfig, command: str, facts: dict[str, Any]) -> None:
+        """Make the folder, or check that it holds a run of the same settings.
+
+        Args:
+            facts: what the settings resolve to that must be the same again, such as the images' fingerprint.
+
+        Raises:
+            UserError: the folder holds something else; names the first setting that differs.
+        """
+        settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+        if self._config.exists():
+            self._compare(read_config(self.path), command, settings, facts)
+            return
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(f"--out {self.path}: is not an empty folder and holds no run; choose another")
+        self.path.mkdir(parents=True, exist_ok=True)
+        record = {"command": command, "settings": settings, "facts": facts, "made_by": versions()}
+        replace_json(self._config, record)
+        self.checkpoints.mkdir(exist_ok=True)
+
+    def _compare(self, record: dict[str, Any], command: str, settings: dict[str, Any], facts: dict[str, Any]) -> None:
+        if record["command"] != command:
+            raise UserError(f"--out {self.path}: holds a {record['command']} run; choose another folder")
+        theirs = {**record["settings"], **record["facts"]}
+        for name, value in {**settings, **facts}.items():
+            if name not in FREE and theirs.get(name) != value:
+                flag = name if name in facts or name == "recipe" else "--" + name.replace("_", "-")
+                raise UserError(
+                    f"--out {self.path}: holds a run with {flag} {theirs.get(name)}, not {value};"
+                    " repeat its settings to go on with it or choose another folder"
+                )
+
+    @contextmanager
+    def locked(self, world: World) -> Iterator[None]:
+        """Keep a second run of the same folder out while this one trains.
+
+        Raises:
+            UserError: another run trains in this folder.
+        """
+        with (self.path / ".lock").open("w") as lock:
+            world.in_main(lambda: self._lock(lock))
+            yield
+
+    def _lock(self, lock: IO[str]) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--out {self.path}: another process is training in it") from None
+
+    def cut_metrics_back(self, step: int) -> None:
+        """Drop the lines after ``step``, and a torn last one: they will be written again."""
+        if not self.metrics.exists():
+            return
+        kept = [line for line in self.metrics.read_text().splitlines() if _step_of(line) <= step]
+        replace_bytes(self.metrics, "".join(line + "\n" for line in kept).encode())
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def last_metrics(self) -> dict[str, Any]:
+        """The newest value of every metric."""
+        merged: dict[str, Any] = {}
+        for line in self.metrics.read_text().splitlines():
+            merged |= json.loads(line)
+        return merged
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The record in a run's config.json.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    try:
+        record = json.loads((path / "config.json").read_text())
+        return {name: record[name] for name in ("command", "settings", "facts")}
+    except FileNotFoundError:
+        raise UserError(f"{path}: is not a run's folder (no config.json)") from None
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(f"{path}/config.json: cannot be read ({error}); remove the folder or restore the file") from None
+
+
+def versions() -> dict[str, str | None]:
+    """Versions that a result depends on, and the commit of this checkout when it is one."""
+    return {
+        "fastselfie": fastselfie.__version__, "git_commit": _git_commit(), "python": platform.python_version(),
+        "torch": torch.__version__, "numpy": numpy.__version__, "safetensors": safetensors.__version__,
+        "processor": platform.processor() or platform.machine(), "cores": str(os.cpu_count()),
+    }  # fmt: skip
+
+
+def _git_commit() -> str | None:
+    here = Path(fastselfie.__file__).parent
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() or None
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

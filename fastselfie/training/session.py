@@ -1,0 +1,122 @@
+"""What every run does before and after its training loop: resolve, refuse, claim the folder, train, close."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from fastselfie.config import RunConfig, require
+from fastselfie.randomness import Purpose, scalar_key
+from fastselfie.training import hardware
+from fastselfie.training.files import replace_bytes, replace_json
+from fastselfie.training.loop import Job, train
+from fastselfie.training.reporter import say
+from fastselfie.training.run_folder import RunFolder, versions
+from fastselfie.training.world import World, join_world
+
+C = TypeVar("C", bound=RunConfig)
+ENCODER = "encoder.safetensors"
+RESULT = "result.json"
+
+
+@contextmanager
+def session(config: C) -> Iterator[tuple[C, World]]:
+    """The configuration with every ``auto`` resolved, and the processes that train.
+
+    Raises:
+        UserError: the machine cannot do what is asked, or the batch does not divide among the processes.
+    """
+    device = hardware.choose_device(config.device)
+    choices = hardware.resolve(config, device.value)
+    with join_world(device.value) as world:
+        require(
+            config.batch_size % world.size == 0,
+            f"--batch-size {config.batch_size}: must be a multiple of the {world.size} processes",
+        )
+        share = config.batch_size // world.size
+        micro_batch = config.micro_batch_size or share
+        require(
+            share % micro_batch == 0,
+            f"--micro-batch-size {micro_batch}: must divide a process's share of {share} images",
+        )
+        require(not config.sync_bn or device.value == "cuda", "--sync-bn: torch synchronises batch norms on CUDA only")
+        if device.value == "cpu" and hardware.keep_freed_memory():
+            choices["allocator"] = hardware.Choice(value="glibc, keeping freed memory", why="fewer page faults")
+        if world.is_main:
+            say("using " + ", ".join(f"{name} {c.value} ({c.why})" for name, c in choices.items()))
+        resolved = {name: choices[name].value for name in ("device", "precision", "compile")}
+        yield dataclasses.replace(config, **resolved), world
+
+
+def fits(config: RunConfig, images: int) -> None:
+    """Refuse a batch that is larger than the ``images`` there are.
+
+    Raises:
+        UserError: it is.
+    """
+    require(
+        config.batch_size <= images,
+        f"--batch-size {config.batch_size}: there are only {images} images to train on; take at most that many",
+    )
+
+
+def make_network(make: Callable[[], nn.Module], config: RunConfig, world: World) -> Any:
+    """A network with the initial weights that the seed decides, whatever the device, channels-last on the device."""
+    torch.manual_seed(scalar_key(config.seed, Purpose.INIT))
+    network = make()
+    if config.sync_bn:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return network.to(world.device, memory_format=torch.channels_last)
+
+
+def count_over(world: World, images: int, chunk: int, values: int, count: Callable[[int, int], Tensor]) -> Tensor:
+    """Sum ``count(start, stop)``, int64 (values,), over chunks of at most ``chunk`` of ``images``.
+
+    Processes take turns at the chunks. They are of nearly equal size, so none is left with a single image.
+    """
+    chunks = -(-images // chunk)
+    edges = [images * index // chunks for index in range(chunks + 1)]
+    total = torch.zeros(values, dtype=torch.int64, device=world.device)
+    for index in range(world.rank, chunks, world.size):
+        total += count(edges[index], edges[index + 1])
+    return world.sum_(total)
+
+
+def run(
+    job: Job, world: World, *, command: str, facts: dict[str, Any], summary: dict[str, Any],
+    prepare: Callable[[Path], None] = lambda folder: None,
+) -> Path:  # fmt: skip
+    """Claim the run's folder, train, and write ``encoder.safetensors`` and ``result.json``; or say that this is done.
+
+    Args:
+        facts: see `RunFolder.claim`. summary: what ``result.json`` says beside the last figures. prepare: writes what
+            else belongs into the folder.
+    """
+    config = job.config
+    assert config.out is not None
+    folder = RunFolder(config.out)
+    world.in_main(lambda: folder.claim(config, command, facts))
+    if (folder.path / RESULT).exists():
+        if world.is_main:
+            say(f"{folder.path}: already done, {config.steps} steps; its figures are in {RESULT}")
+        return folder.path
+    with folder.locked(world):
+        world.in_main(lambda: prepare(folder.path))
+        train(job, world, folder)
+        world.in_main(lambda: _close(job, folder, summary))
+    return folder.path
+
+
+def _close(job: Job, folder: RunFolder, summary: dict[str, Any]) -> None:
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in job.task.network.state_dict().items()}
+    replace_bytes(folder.path / ENCODER, safetensors.torch.save(weights))
+    result = summary | folder.last_metrics() | {"seed": job.config.seed, "made_by": versions()}
+    replace_json(folder.path / RESULT, result)
+    say(f"{folder.path}: done, {job.config.steps} steps")

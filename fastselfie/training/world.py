@@ -1,0 +1,94 @@
+"""The processes that train together, one a device, as torchrun starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fastselfie.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among its peers.
+
+    Attributes:
+        rank, size: which of how many. device: the one that this process trains on.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks to the user."""
+        return self.rank == 0
+
+    @property
+    def distributed(self) -> bool:
+        return self.size > 1
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """``tensor`` summed over all processes, in place."""
+        if self.distributed:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Every process's ``tensor`` (equal shapes), along a new first dimension in order of rank."""
+        if not self.distributed:
+            return tensor[None]
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor)
+        return torch.stack(parts)
+
+    def in_main(self, work: Callable[[], T]) -> T:
+        """Do ``work`` in the main process alone; its result, a plain value, or its refusal is everyone's.
+
+        Raises:
+            UserError: ``work`` raised it.
+        """
+        outcome: list[object] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = work()
+            except UserError as error:
+                outcome[1] = error
+        if self.distributed:
+            dist.broadcast_object_list(outcome, src=0)
+        if isinstance(outcome[1], UserError):
+            raise outcome[1]
+        return cast(T, outcome[0])
+
+
+@contextmanager
+def join_world(device_kind: str) -> Iterator[World]:
+    """Join the process group that torchrun's environment describes, or be alone without one.
+
+    Both gloo and NCCL groups exist with CUDA: collectives on CPU tensors do not stall the device. Leaves through
+    ``destroy_process_group``, else torchrun reports failure.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device(device_kind, local_rank) if device_kind == "cuda" else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if size > 1:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(rank=rank, size=size, device=device)
+        if size > 1:
+            dist.barrier()
+    finally:
+        if size > 1:
+            dist.destroy_process_group()

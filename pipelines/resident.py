@@ -1,0 +1,61 @@
+"""Small images that live on the device whole: loading a batch is an index.
+
+CIFAR-10 is 150 MB of uint8, ImageNet at 32x32 3.9 GB. Shapes: B images a batch, S resident images, H pixels a side.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fastselfie.pipelines.sampler import Sampler
+from fastselfie.pipelines.source import Split
+from fastselfie.pipelines.view import Batch, View
+from fastselfie.randomness import Purpose, integers
+
+
+class Pipeline(Protocol):
+    """What the training loop knows of a pipeline. A batch is a function of its arguments: there is nothing to save."""
+
+    def batch(self, start: int, stop: int) -> Batch:
+        """Entries [start, stop) of the endless stream of epochs, as views on the device."""
+        ...
+
+
+class ResidentPipeline:
+    """A split on the device, or the part of it that ``rows`` names.
+
+    A sample's key is its index in the whole split, so a subset's images are cropped and flipped as they would be there.
+    """
+
+    def __init__(
+        self, split: Split, *, view: View, seed: int, device: torch.device, rows: Tensor | None = None
+    ) -> None:
+        self.view, self.seed = view, seed
+        self._pixels = torch.from_numpy(split.images_SHW3).to(device)
+        self._labels_S = torch.from_numpy(split.labels_S).to(device)
+        self._rows = torch.arange(len(split), device=device) if rows is None else rows.to(device)
+        self._sampler = Sampler(seed=seed, size=len(self._rows), device=device)
+
+    def batch(self, start: int, stop: int) -> Batch:
+        """See `Pipeline.batch`. No host synchronisation."""
+        epoch_B, entry_B = self._sampler.samples(start, stop)
+        return self._describe(epoch_B, self._rows[entry_B], self.view)
+
+    def in_order(self, start: int, stop: int) -> Batch:
+        """Images [start, stop) of the rows as they are, in epoch 0: for evaluation."""
+        rows_B = self._rows[start:stop]
+        return self._describe(torch.zeros_like(rows_B), rows_B, View(size=self.view.size))
+
+    def _describe(self, epoch_B: Tensor, rows_B: Tensor, view: View) -> Batch:
+        corner_B2 = flip_B = None
+        if view.pad:
+            corner_B2 = integers(self.seed, Purpose.CROP, epoch_B, rows_B, 2, 2 * view.pad + 1)
+        if view.flip:
+            flip_B = integers(self.seed, Purpose.FLIP, epoch_B, rows_B, 1, 2)[:, 0].bool()
+        return Batch(
+            view=view, pixels=self._pixels, epoch_B=epoch_B, sample_B=rows_B, labels_B=self._labels_S[rows_B],
+            rows_B=rows_B, corner_B2=corner_B2, flip_B=flip_B,
+        )  # fmt: skip
