@@ -67,8 +67,6 @@ def parse_finetune(words: Sequence[str]) -> FinetuneConfig:
 
         settings = read_settings(Path(started_from))
         default = dataclasses.replace(default, **{name: settings[name] for name in INHERITED})
-    if started_from is not None or "--scratch" not in options:
-        default = _unchecked(default, scratch=False)
     return _parse(FinetuneArguments, FinetuneConfig, default, options, f"fastselfie finetune {name}")
 
 
@@ -79,7 +77,48 @@ def parse(kind: type[Any], words: Sequence[str], program: str) -> Any:
 
 
 def _parse(kind: type[Any], result: type[C], default: C, words: Sequence[str], program: str) -> C:
-    fields = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
+    """Override ``default`` by ``words``. ``kind`` is ``result`` with annotations for the parser."""
+    names = [field.name for field in dataclasses.fields(result)]
+    start = kind(**{name: getattr(default, name) for name in names})
     with tyro_errors.on_parse_error(_refuse):
-        parsed = tyro.cli(kind, args=list(words), prog=program, default=_unchecked_new(kind, fields))
-    return result(**{name: getattr(parsed, name) for name in fields})
+        parsed = tyro.cli(kind, args=list(words), prog=program, default=start)
+    return result(**{name: getattr(parsed, name) for name in names})
+
+
+def _split_recipe(command: str, words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The recipe's name and the options after it. Asking for help without a recipe shows the first one's defaults."""
+    if words and not words[0].startswith("-"):
+        return words[0], words[1:]
+    if "--help" in words or "-h" in words:
+        return next(iter(RECIPES)), ["--help"]
+    raise UserError(f"fastselfie {command}: name a recipe first, one of {', '.join(RECIPES)}")
+
+
+def _value_of(flag: str, words: Sequence[str]) -> str | None:
+    """The word after ``flag``, or after ``flag=``; None without it."""
+    for index, word in enumerate(words):
+        if word == flag and index + 1 < len(words):
+            return words[index + 1]
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+    return None
+
+
+def _refuse(event: tyro_errors.ParseErrorEvent) -> None:
+    """Turn what the parser would print as a box into one line."""
+    match event:
+        case tyro_errors.UnrecognizedArgs(tokens=tokens):
+            reason = f"{' '.join(tokens)}: there is no such option"
+        case tyro_errors.InvalidChoice(argument=argument, value=value, choices=choices):
+            reason = f"{_flag(argument)} {value}: must be one of {', '.join(choices)}"
+        case tyro_errors.BadValue(argument=argument):
+            reason = f"{_flag(argument)}: a value is missing after it"
+        case tyro_errors.InstantiationFailure(message=message, argument=argument):
+            reason = message if argument is None else f"{_flag(argument)}: {message}"
+        case _:
+            reason = f"the command line cannot be understood ({type(event).__name__})"
+    raise UserError(f"{reason}; see {event.prog} --help")
+
+
+def _flag(argument: Any) -> str:
+    return str(argument.lowered.name_or_flags[-1])

@@ -209,8 +209,8 @@ class FinetuneConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            (self.pretrained is None) == self.scratch,
-            "--from or --scratch: give exactly one, a pretraining run to start from or fresh weights",
+            not (self.scratch and self.pretrained is not None),
+            "--scratch: goes against --from; start from fresh weights or from a pretraining run",
         )
         require(0 <= self.label_seed < 2**63, f"--label-seed {self.label_seed}: must be at least 0 and below 2**63")
         label_share(self.labels)

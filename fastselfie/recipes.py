@@ -30,7 +30,7 @@ def cifar10() -> Recipe:
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
     return Recipe(
         pretrain=PretrainConfig(recipe="cifar10", mean=mean, std=std),
-        finetune=FinetuneConfig(recipe="cifar10", mean=mean, std=std, scratch=True),
+        finetune=FinetuneConfig(recipe="cifar10", mean=mean, std=std),
     )
 
 

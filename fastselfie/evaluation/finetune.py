@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastselfie.config import FinetuneConfig, label_share
+from fastselfie.config import FinetuneConfig, label_share, require
 from fastselfie.evaluation.classify import ClassifyTask
 from fastselfie.evaluation.pretrained import Pretrained, read_pretrained, read_settings
 from fastselfie.evaluation.subsets import labelled_subset, write_subset
@@ -35,6 +35,10 @@ def finetune(config: FinetuneConfig) -> Path:
     Raises:
         UserError: see `fastselfie.errors`. Stopped: a signal ended the run; its state is saved.
     """
+    require(
+        config.scratch or config.pretrained is not None,
+        "--from RUN or --scratch: give one, a pretraining run to start from or fresh weights",
+    )
     start = "scratch" if config.scratch else "pretrained"
     name = f"{config.recipe}-finetune-{config.encoder}-{config.labels.rstrip('%')}-{start}"
     config = dataclasses.replace(config, out=config.out or Path("runs") / name, positions=_positions(config))

@@ -1,0 +1,119 @@
+"""The command line: ``fastselfie COMMAND ...``. Every mistake of the user's ends in one line and exit status 2."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import fastselfie
+from fastselfie.errors import UserError
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run a command and end the process with its status: 0 done, 2 refused, 128 + n stopped by signal n and saved."""
+    sys.exit(status(sys.argv[1:] if words is None else words))
+
+
+def status(words: Sequence[str]) -> int:
+    """Run a command; its exit status."""
+    try:
+        return _command(words[0] if words else "--help")(words[1:])
+    except UserError as error:
+        return _refuse(str(error))
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        return _refuse(f"{error.filename or 'the disk'}: cannot be written ({error.strerror}); make room and run again")
+    except BrokenPipeError:
+        return 1
+
+
+def _refuse(line: str) -> int:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"fastselfie: {line}", file=sys.stderr)
+    return 2
+
+
+def _command(name: str) -> Callable[[Sequence[str]], int]:
+    commands = {
+        "pretrain": _pretrain, "finetune": _finetune, "doctor": _doctor, "demo": _demo,
+        "--help": _help, "-h": _help, "--version": _version,
+    }  # fmt: skip
+    if name not in commands:
+        raise UserError(f"{name}: there is no such command; there are pretrain, finetune, doctor and demo")
+    return commands[name]
+
+
+# What a command needs is imported when it runs: help and refusals come without waiting for torch.
+
+
+def _pretrain(words: Sequence[str]) -> int:
+    from fastselfie.arguments import parse_pretrain
+
+    config = parse_pretrain(words)
+    from fastselfie.training.pretrain import pretrain
+
+    return _trained(lambda: pretrain(config))
+
+
+def _finetune(words: Sequence[str]) -> int:
+    from fastselfie.arguments import parse_finetune
+
+    config = parse_finetune(words)
+    from fastselfie.evaluation.finetune import finetune
+
+    return _trained(lambda: finetune(config))
+
+
+def _doctor(words: Sequence[str]) -> int:
+    from fastselfie.arguments import DoctorArguments, parse
+
+    parse(DoctorArguments, words, "fastselfie doctor")
+    from fastselfie.doctor import examine
+
+    examine()
+    return 0
+
+
+def _demo(words: Sequence[str]) -> int:
+    from fastselfie.arguments import DemoArguments, parse
+
+    out = parse(DemoArguments, words, "fastselfie demo").out
+    from fastselfie.demo import demo
+
+    return _trained(lambda: demo(out))
+
+
+def _trained(work: Callable[[], object]) -> int:
+    """Run ``work``; a run that a signal stopped says so and gives the signal's status."""
+    from fastselfie.training.signals import Stopped
+
+    try:
+        work()
+    except Stopped as stopped:
+        print(f"fastselfie: {stopped}", file=sys.stderr)
+        return stopped.status
+    return 0
+
+
+def _version(words: Sequence[str]) -> int:
+    print(f"fastselfie {fastselfie.__version__}")
+    return 0
+
+
+def _help(words: Sequence[str]) -> int:
+    from fastselfie.recipes import RECIPES
+
+    print(
+        "usage: fastselfie COMMAND ...   (fastselfie COMMAND --help shows its options)\n\n"
+        "  pretrain RECIPE [options]                        learn from unlabelled images by masked-patch classification\n"
+        "  finetune RECIPE (--from RUN | --scratch) ...     learn from labels and test\n"
+        "  doctor                                           what this machine has and what will be used\n"
+        "  demo [--out DIR]                                 the whole story, small, on images that it makes itself\n\n"
+        f"recipes: {', '.join(RECIPES)}"
+    )
+    return 0
