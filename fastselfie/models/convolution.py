@@ -55,6 +55,16 @@ def dense_2x2(weight_OC33: Tensor) -> Tensor:
     return torch.stack(taps).permute(0, 1, 3, 4, 2).reshape(4 * O, 4 * C)
 
 
+def channels_last(network: nn.Module) -> None:
+    """Lay the kernels of a network's convolutions out for channels-last maps, in place.
+
+    Not 1x1 ones: they are matrices, and gradients come back in a matrix's strides.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and not isinstance(module, Conv1x1):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+
+
 def _product_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which autocast would multiply ``x``: casting the small kernel beats casting the dense matrix."""
     device = x.device.type

@@ -12,6 +12,7 @@ from fastselfie.config import FinetuneConfig, ModelConfig
 from fastselfie.models.pooler import AttentionPooler
 from fastselfie.models.positions import Positions
 from fastselfie.models.resnet import ResNetV2, trunk
+from fastselfie.models.weights import load_weights
 
 
 class ResNet50Classifier(nn.Module):
@@ -37,7 +38,7 @@ class ResNet50Classifier(nn.Module):
                 renamed[name.replace("trunk.norm.", "trunk.stages.3.0.norm1.")] = value
             elif name.startswith("trunk."):
                 renamed[name] = value
-        _load(self, renamed, fresh=("trunk.stages.3.", "trunk.norm.", "classifier."))
+        load_weights(self, renamed, fresh=("trunk.stages.3.", "trunk.norm.", "classifier."))
 
 
 class AttentionClassifier(nn.Module):
@@ -65,7 +66,7 @@ class AttentionClassifier(nn.Module):
         """Take trunk, pooler and positions from a Selfie network's weights. The classifier stays fresh."""
         if self.positions is None:
             state = {name: value for name, value in state.items() if not name.startswith("positions.")}
-        _load(self, state, fresh=("classifier.",))
+        load_weights(self, state, fresh=("classifier.",))
 
 
 def encoder(config: FinetuneConfig, classes: int) -> ResNet50Classifier | AttentionClassifier:
@@ -80,17 +81,3 @@ def _linear_classifier(features: int, classes: int) -> nn.Linear:
     nn.init.normal_(classifier.weight, std=0.01)
     nn.init.zeros_(classifier.bias)
     return classifier
-
-
-def _load(module: nn.Module, state: dict[str, Tensor], fresh: tuple[str, ...]) -> None:
-    """Load every name of ``state``; names that it lacks must be among the ``fresh`` prefixes. Nothing is skipped.
-
-    Raises:
-        KeyError: a name is missing or unknown. RuntimeError: a shape differs.
-    """
-    own = module.state_dict()
-    unknown = [name for name in state if name not in own]
-    missing = [name for name in own if name not in state and not name.startswith(fresh)]
-    if unknown or missing:
-        raise KeyError(f"pretrained weights do not fit: unknown {unknown[:3]}, missing {missing[:3]}")
-    module.load_state_dict(own | state)

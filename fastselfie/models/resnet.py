@@ -24,11 +24,11 @@ class Bottleneck(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         out_channels = EXPANSION * channels
-        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.norm1 = batch_norm(in_channels)
         self.conv1 = Conv1x1(in_channels, channels)
-        self.norm2 = nn.BatchNorm2d(channels)
+        self.norm2 = batch_norm(channels)
         self.conv2 = Conv3x3(channels, channels, stride)
-        self.norm3 = nn.BatchNorm2d(channels)
+        self.norm3 = batch_norm(channels)
         self.conv3 = Conv1x1(channels, out_channels)
         changes = stride != 1 or in_channels != out_channels
         self.shortcut = Conv1x1(in_channels, out_channels, stride) if changes else None
@@ -78,7 +78,7 @@ class ResNetV2(nn.Module):
                 blocks.append(Bottleneck(channels, width, stride=2 if index > 0 and block == 0 else 1))
                 channels = EXPANSION * width
             self.stages.append(nn.Sequential(*blocks))
-        self.norm = nn.BatchNorm2d(channels)
+        self.norm = batch_norm(channels)
         self.features = channels
         self.apply(_initialise)
 
@@ -92,6 +92,14 @@ class ResNetV2(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, P, P) to (B, features): the map averaged over its positions."""
         return self.forward_map(x).mean(dim=(2, 3))
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Batch norm without the counter of batches: nothing reads it when the momentum is a number, and counting is a
+    kernel launch a layer. Load weights through `fastselfie.models.weights.load_weights`."""
+    norm = nn.BatchNorm2d(channels)
+    norm.num_batches_tracked = None
+    return norm
 
 
 def trunk(config: ModelConfig) -> ResNetV2:

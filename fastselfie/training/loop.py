@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastselfie.config import RunConfig
 from fastselfie.errors import UserError
+from fastselfie.models.weights import load_weights
 from fastselfie.pipelines.resident import Pipeline
 from fastselfie.pretext.task import Task
 from fastselfie.randomness import Purpose, scalar_key
@@ -151,7 +153,7 @@ class Trainer:
         self.world.in_main(lambda: self.folder.cut_metrics_back(done))
         if newest is None:
             return 0
-        self.network.load_state_dict(newest.weights)
+        load_weights(self.network, newest.weights)
         for name, parameter in self.network.named_parameters():
             buffer = newest.training[f"momentum/{name}"].to(parameter.device)
             momentum = torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(buffer)
@@ -177,4 +179,7 @@ def _wrap(network: torch.nn.Module, config: RunConfig, world: World) -> Callable
     if not world.distributed:
         return forward
     ids = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(forward, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    # Torch 2.13 renamed the option; what it is about is the same.
+    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    return DistributedDataParallel(forward, device_ids=ids, gradient_as_bucket_view=True, **options)

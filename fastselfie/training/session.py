@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastselfie.config import RunConfig, require
+from fastselfie.models.convolution import channels_last
 from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import hardware
 from fastselfie.training.files import replace_bytes, replace_json
@@ -73,7 +74,9 @@ def make_network(make: Callable[[], nn.Module], config: RunConfig, world: World)
     network = make()
     if config.sync_bn:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    return network.to(world.device, memory_format=torch.channels_last)
+    network.to(world.device)
+    channels_last(network)
+    return network
 
 
 def count_over(world: World, images: int, chunk: int, values: int, count: Callable[[int, int], Tensor]) -> Tensor:

@@ -29,7 +29,6 @@ class RunningStatistics:
         self._norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
         for norm in self._norms:
             norm.momentum = 1.0
-            norm.num_batches_tracked = None  # nothing reads it once the momentum is a number
         self.values_A2C = self._buffers().expand(groups, -1).clone()
 
     def collect(self, group: int) -> None:
