@@ -129,7 +129,7 @@ class RunConfig(ModelConfig):
     """How many of the newest checkpoints stay on disk."""
     log_every: int = 50
     """Steps that a line of metrics.jsonl is the mean of."""
-    evaluate_every: int = 1_000
+    evaluate_every: int = 250
     """Steps between evaluations on held-out images."""
 
     def __post_init__(self) -> None:

@@ -97,7 +97,8 @@ def location_head(
         The loss, fp32 scalar, and the number of right answers among B * m, int64 scalar.
     """
     with torch.autocast(u_BD.device.type, enabled=False):
-        v_BmD = u_BD.float()[:, None] + positions_ND.float()[places_Bm]
+        # Not positions[places]: that sums its gradient with atomics on a CPU, in an order that changes run by run.
+        v_BmD = u_BD.float()[:, None] + F.embedding(places_Bm, positions_ND.float())
         s_Bmm = scale * v_BmD @ h_BmD.float().transpose(1, 2)
         B, m, _ = s_Bmm.shape
         target = torch.arange(m, device=s_Bmm.device).expand(B, m)

@@ -5,6 +5,7 @@ Shapes: B images, N patches an image, n visible and m = N - n masked, D features
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastselfie.config import PretrainConfig
@@ -51,7 +52,7 @@ class Selfie(nn.Module):
         if self.pooler is None:
             return h_BmD.new_zeros(B, h_BmD.shape[2]), h_BmD
         if self.positions_in_encoder:
-            h_BnD = h_BnD + self.positions()[places_BN[:, :n]]
+            h_BnD = h_BnD + F.embedding(places_BN[:, :n], self.positions())
         return self.pooler(h_BnD), h_BmD
 
     def judge(self, u_BD: Tensor, h_BmD: Tensor, places_BN: Tensor) -> tuple[Tensor, Tensor]:
