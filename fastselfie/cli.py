@@ -24,12 +24,12 @@ def status(words: Sequence[str]) -> int:
         return _command(words[0] if words else "--help")(words[1:])
     except UserError as error:
         return _refuse(str(error))
+    except KeyboardInterrupt:
+        return 130
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
         return _refuse(f"{error.filename or 'the disk'}: cannot be written ({error.strerror}); make room and run again")
-    except BrokenPipeError:
-        return 1
 
 
 def _refuse(line: str) -> int:

@@ -137,8 +137,11 @@ class RunConfig(ModelConfig):
         for name in ("steps", "batch_size", "checkpoint_every", "log_every", "evaluate_every"):
             value = getattr(self, name)
             require(value >= 1, f"--{name.replace('_', '-')} {value}: must be at least 1")
-        require(self.keep_checkpoints >= 2, f"--keep-checkpoints {self.keep_checkpoints}: must be at least 2, "
-                "so that a damaged newest one does not lose the run")
+        require(
+            self.keep_checkpoints >= 2,
+            f"--keep-checkpoints {self.keep_checkpoints}: must be at least 2, "
+            "so that a damaged newest one does not lose the run",
+        )
         if self.micro_batch_size is not None:
             require(
                 self.micro_batch_size >= 1 and self.batch_size % self.micro_batch_size == 0,

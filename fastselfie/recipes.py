@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fastselfie.config import FinetuneConfig, PretrainConfig
 from fastselfie.errors import UserError
@@ -40,7 +41,7 @@ def imagenet32() -> Recipe:
     Command: ``fastselfie pretrain imagenet32 --data FOLDER`` with the batches of Chrabaszcz et al. 2017.
     """
     base = cifar10()
-    change = {"recipe": "imagenet32", "batch_size": 1_024, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    change: dict[str, Any] = {"recipe": "imagenet32", "batch_size": 1_024, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     return Recipe(pretrain=replace(base.pretrain, **change), finetune=replace(base.finetune, **change))
 
 
@@ -51,7 +52,7 @@ def imagenet224() -> Recipe:
     that are 224x224 already the view is a flip, without padding or crop.
     """
     base = imagenet32()
-    change = {"recipe": "imagenet224", "image_size": 224, "patch": 32, "pad": 0}
+    change: dict[str, Any] = {"recipe": "imagenet224", "image_size": 224, "patch": 32, "pad": 0}
     return Recipe(pretrain=replace(base.pretrain, **change), finetune=replace(base.finetune, **change))
 
 
@@ -61,7 +62,7 @@ def tiny() -> Recipe:
     Command: ``fastselfie pretrain tiny --data synthetic``; ``fastselfie demo`` runs it.
     """
     base = cifar10()
-    change = {
+    change: dict[str, Any] = {
         "recipe": "tiny", "width": 0.25, "batch_size": 64, "steps": 200, "log_every": 10, "evaluate_every": 50,
         "checkpoint_every": 100, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25),
     }  # fmt: skip

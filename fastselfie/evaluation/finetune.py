@@ -16,10 +16,9 @@ from fastselfie.evaluation.subsets import labelled_subset, write_subset
 from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier, encoder
 from fastselfie.pipelines.resident import ResidentPipeline
 from fastselfie.pipelines.source import Source
-from fastselfie.pipelines.sources import open_source
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.training.loop import Job
-from fastselfie.training.session import count_over, fits, make_network, run, session
+from fastselfie.training.session import count_over, fits, make_network, open_data, run, session
 from fastselfie.training.world import World
 
 _EVALUATION_CHUNK = 500
@@ -44,7 +43,7 @@ def finetune(config: FinetuneConfig) -> Path:
     config = dataclasses.replace(config, out=config.out or Path("runs") / name, positions=_positions(config))
     with session(config) as (config, world):
         pretrained = read_pretrained(config, config.pretrained) if config.pretrained else None
-        source = open_source(config.data, config.image_size)
+        source = open_data(config, world)
         rows = labelled_subset(torch.from_numpy(source.train.labels_S), label_share(config.labels), config.label_seed)
         fits(config, len(rows))
         facts = {"images": source.fingerprint(), "weights": pretrained.fingerprint if pretrained else None}
@@ -53,7 +52,14 @@ def finetune(config: FinetuneConfig) -> Path:
             "encoder": config.encoder, "pretrained": not config.scratch, "test_images": len(source.test),
         }  # fmt: skip
         job = finetuning_job(config, world, source, rows, pretrained)
-        return run(job, world, command="finetune", facts=facts, summary=summary, prepare=lambda folder: write_subset(folder / SUBSET, rows))
+        return run(
+            job,
+            world,
+            command="finetune",
+            facts=facts,
+            summary=summary,
+            prepare=lambda folder: write_subset(folder / SUBSET, rows),
+        )
 
 
 def _positions(config: FinetuneConfig) -> Literal["both", "query"]:

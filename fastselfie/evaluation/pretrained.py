@@ -61,7 +61,9 @@ def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag} {getattr(config, name)}: {path} was pretrained with {flag} {settings[name]}")
     if config.encoder == "resnet36-attention" and settings["pooler"] == "none":
-        raise UserError(f"--from {path}: was pretrained with --pooler none, so there is no pooler for --encoder {config.encoder}")
+        raise UserError(
+            f"--from {path}: was pretrained with --pooler none, so there is no pooler for --encoder {config.encoder}"
+        )
     try:
         data = file.read_bytes()
         weights = safetensors.torch.load(data)

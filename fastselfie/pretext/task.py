@@ -34,8 +34,11 @@ class Task(Protocol):
         view: the view of images that training wants.
     """
 
-    network: nn.Module
-    view: View
+    @property
+    def network(self) -> nn.Module: ...
+
+    @property
+    def view(self) -> View: ...
 
     def loss(self, forward: Callable[..., Any], batch: Batch) -> Loss:
         """The loss of ``forward``, which is ``network`` itself or a compiled or distributed wrapper of it."""
@@ -53,4 +56,6 @@ class PixelFormat:
     @classmethod
     def of(cls, config: RunConfig, device: torch.device, dtype: torch.dtype) -> PixelFormat:
         """The recipe's statistics, put on the device once: doing so every step would stall it."""
-        return cls(mean=torch.tensor(config.mean, device=device), std=torch.tensor(config.std, device=device), dtype=dtype)
+        return cls(
+            mean=torch.tensor(config.mean, device=device), std=torch.tensor(config.std, device=device), dtype=dtype
+        )

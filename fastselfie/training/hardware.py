@@ -29,7 +29,9 @@ def choose_device(asked: str) -> Choice:
     """
     there = torch.cuda.is_available()
     if asked == "cuda" and not there:
-        raise UserError(f"--device cuda: torch {torch.__version__} sees no CUDA device; use --device cpu or see `fastselfie doctor`")
+        raise UserError(
+            f"--device cuda: torch {torch.__version__} sees no CUDA device; use --device cpu or see `fastselfie doctor`"
+        )
     if asked != "auto":
         return Choice(value=asked, why="asked for")
     if there:
@@ -51,7 +53,11 @@ def choose_precision(asked: str, device: str) -> Choice:
         raise UserError(f"--precision bf16: {what} has no bf16 arithmetic; use --precision fp32")
     if asked != "auto":
         return Choice(value=asked, why="asked for")
-    return Choice(value="bf16", why=f"{what} multiplies bf16") if native else Choice(value="fp32", why=f"{what} has no bf16")
+    return (
+        Choice(value="bf16", why=f"{what} multiplies bf16")
+        if native
+        else Choice(value="fp32", why=f"{what} has no bf16")
+    )
 
 
 def choose_compile(asked: str, device: str) -> Choice:
@@ -61,7 +67,9 @@ def choose_compile(asked: str, device: str) -> Choice:
         UserError: compilation was asked for on a CPU without a C++ compiler.
     """
     if asked == "on" and device == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
-        raise UserError("--compile on: needs a C++ compiler on the CPU (g++ or clang++); install one or use --compile off")
+        raise UserError(
+            "--compile on: needs a C++ compiler on the CPU (g++ or clang++); install one or use --compile off"
+        )
     if asked != "auto":
         return Choice(value=asked, why="asked for")
     if device == "cuda":

@@ -103,8 +103,8 @@ class Trainer:
         with self.throughput.waiting():
             batch = self.job.pipeline.batch(start, start + self.micro_batch)
         torch.manual_seed(scalar_key(config.seed, Purpose.DROPOUT, step, group))
-        meets = index == self.groups - 1 or not isinstance(self.forward, DistributedDataParallel)
-        with nullcontext() if meets else self.forward.no_sync():
+        apart = isinstance(self.forward, DistributedDataParallel) and index < self.groups - 1
+        with self.forward.no_sync() if apart else nullcontext():  # type: ignore[attr-defined]
             with autocast(config):
                 loss = self.job.task.loss(self.forward, batch)
             (loss.value / self.groups).backward()
@@ -115,7 +115,9 @@ class Trainer:
         """Log the window and evaluate, where ``done`` steps make either due."""
         config, line = self.job.config, {}
         if done % config.log_every == 0 or done == config.steps:
-            line = self.window.take() | {"lr": learning_rate(done - 1, config.steps, config.lr)} | self.throughput.take()
+            line = (
+                self.window.take() | {"lr": learning_rate(done - 1, config.steps, config.lr)} | self.throughput.take()
+            )
         if not math.isfinite(line.get("loss", 0.0)):
             raise UserError(f"{self.folder.path}: the loss is {line['loss']} at step {done}; take a smaller --lr")
         if done % config.evaluate_every == 0 or done == config.steps:
@@ -143,7 +145,9 @@ class Trainer:
             training["running_statistics"] = self.statistics.state(self.world)
             window, weights = self.window.state(), self.network.state_dict()
             state = Checkpoint(step=done, weights=weights, training=training, window=window)
-            self.world.in_main(lambda: checkpoint.save(self.folder.checkpoints, state, self.job.config.keep_checkpoints))
+            self.world.in_main(
+                lambda: checkpoint.save(self.folder.checkpoints, state, self.job.config.keep_checkpoints)
+            )
 
     def restore(self) -> int:
         """Load the newest whole checkpoint; the number of steps that it has done, 0 without one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 def decayed_parameters(network: nn.Module) -> list[nn.Parameter]:
     """Weights of convolutions and linear layers: the parameters that weight decay pulls on."""
     layers = (m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
-    return [layer.weight for layer in layers]
+    return [cast(nn.Parameter, layer.weight) for layer in layers]
 
 
 def make_optimizer(network: nn.Module, config: RunConfig) -> torch.optim.SGD:

@@ -11,12 +11,11 @@ from fastselfie.config import PretrainConfig
 from fastselfie.models.selfie import Selfie
 from fastselfie.pipelines.resident import ResidentPipeline
 from fastselfie.pipelines.source import Source
-from fastselfie.pipelines.sources import open_source
 from fastselfie.pretext.selfie import SelfieTask, context_gap
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.randomness import Purpose, random_bits
 from fastselfie.training.loop import Job
-from fastselfie.training.session import count_over, fits, make_network, run, session
+from fastselfie.training.session import count_over, fits, make_network, open_data, run, session
 from fastselfie.training.world import World
 
 _EVALUATION_CHUNK = 256
@@ -33,7 +32,7 @@ def pretrain(config: PretrainConfig) -> Path:
     """
     out = config.out or Path("runs") / f"{config.recipe}-pretrain"
     with session(dataclasses.replace(config, out=out)) as (config, world):
-        source = open_source(config.data, config.image_size)
+        source = open_data(config, world)
         fits(config, len(source.train))
         job = pretraining_job(config, world, source)
         summary = {"task": config.task, "data": source.name, "keep": config.keep, "pooler": config.pooler}

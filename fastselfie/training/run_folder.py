@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,12 +50,17 @@ class RunFolder:
         if self._config.exists():
             self._compare(read_config(self.path), command, settings, facts)
             return
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        there = self.path.exists()
+        if there and (not self.path.is_dir() or any(not file.name.startswith(".") for file in self.path.iterdir())):
             raise UserError(f"--out {self.path}: is not an empty folder and holds no run; choose another")
-        self.path.mkdir(parents=True, exist_ok=True)
         record = {"command": command, "settings": settings, "facts": facts, "made_by": versions()}
-        replace_json(self._config, record)
-        self.checkpoints.mkdir(exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            replace_json(self._config, record)
+        except OSError as error:
+            if not there:
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise UserError(f"--out {self.path}: cannot be written ({error.strerror}); choose another folder") from None
 
     def _compare(self, record: dict[str, Any], command: str, settings: dict[str, Any], facts: dict[str, Any]) -> None:
         if record["command"] != command:
@@ -117,7 +123,9 @@ def read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: is not a run's folder (no config.json)") from None
     except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path}/config.json: cannot be read ({error}); remove the folder or restore the file") from None
+        raise UserError(
+            f"{path}/config.json: cannot be read ({error}); remove the folder or restore the file"
+        ) from None
 
 
 def versions() -> dict[str, str | None]:

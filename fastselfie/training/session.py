@@ -13,7 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from fastselfie.config import RunConfig, require
+from fastselfie.errors import UserError
 from fastselfie.models.convolution import channels_last
+from fastselfie.pipelines.download import cifar10_archive
+from fastselfie.pipelines.source import Source
+from fastselfie.pipelines.sources import open_source
 from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import hardware
 from fastselfie.training.files import replace_bytes, replace_json
@@ -52,8 +56,19 @@ def session(config: C) -> Iterator[tuple[C, World]]:
             choices["allocator"] = hardware.Choice(value="glibc, keeping freed memory", why="fewer page faults")
         if world.is_main:
             say("using " + ", ".join(f"{name} {c.value} ({c.why})" for name, c in choices.items()))
-        resolved = {name: choices[name].value for name in ("device", "precision", "compile")}
+        resolved: dict[str, Any] = {name: choices[name].value for name in ("device", "precision", "compile")}
         yield dataclasses.replace(config, **resolved), world
+
+
+def open_data(config: RunConfig, world: World) -> Source:
+    """The images that ``--data`` names; a download happens once, not in every process.
+
+    Raises:
+        UserError: see `open_source`.
+    """
+    if config.data is None:
+        world.in_main(lambda: str(cifar10_archive()))
+    return open_source(config.data, config.image_size)
 
 
 def fits(config: RunConfig, images: int) -> None:
@@ -112,7 +127,13 @@ def run(
         return folder.path
     with folder.locked(world):
         world.in_main(lambda: prepare(folder.path))
-        train(job, world, folder)
+        try:
+            train(job, world, folder)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"--batch-size {config.batch_size}: a process's share does not fit into the device's memory;"
+                " accumulate gradients over a smaller --micro-batch-size, or take a new --out and a smaller batch"
+            ) from None
         world.in_main(lambda: _close(job, folder, summary))
     return folder.path
 

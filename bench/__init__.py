@@ -1,0 +1,1 @@
+"""What measures: kernels, pipelines, the training step, whole runs. `results` holds what was measured."""

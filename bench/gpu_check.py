@@ -1,0 +1,43 @@
+"""Everything that only a GPU can show, in one go: the tests marked `gpu` and every bench. ``make gpu-check OUT=DIR``.
+
+Leaves at most eight files in the folder: a log of each part, and the benches' JSON. Goes on after a failure; the exit
+status tells whether there was one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+
+def parts(out: Path) -> dict[str, list[str]]:
+    """Name of each part and the command after the interpreter's name."""
+    step = ["-m", "bench.training_step", "--device", "cuda", "--rounds", "10", "--steps", "10", "--batch-size", "512"]
+    return {
+        "tests": ["-m", "pytest", "-m", "gpu", "tests"],
+        "operations": ["-m", "pytest", "bench/operations.py", "--benchmark-enable", "--benchmark-only",
+                       f"--benchmark-json={out / 'operations.json'}"],
+        "training_step_eager": [*step, "--compile", "off", "--out", str(out / "step_eager.json")],
+        "training_step_compiled": [*step, "--compile", "on", "--out", str(out / "step_compiled.json")],
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for logs and JSON")
+    out = parser.parse_args().out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for name, command in parts(out).items():
+        with (out / f"{name}.log").open("w") as log:
+            done = subprocess.run([sys.executable, *command], stdout=log, stderr=subprocess.STDOUT, check=False)
+        print(f"{name}: {'passed' if done.returncode == 0 else f'failed, status {done.returncode}'}", flush=True)
+        if done.returncode != 0:
+            failed.append(name)
+    sys.exit(f"failed: {', '.join(failed)}; see the logs in {out}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""A whole pretraining step: FastSelfie against a plain eager fp32 implementation of the same network, interleaved.
+
+Both do forward, backward and the SGD update on the paper's CIFAR-10 shape (16 patches of 8x8, 12 of them seen). Ours
+also cuts its batch out of resident uint8 images, draws masks and keeps running statistics, as in training; the plain
+side is handed its fp32 patches. Excluded on both: logging, evaluation, checkpoints.
+
+    python -m bench.training_step --out bench/results/training_step_cpu.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.measure import interleaved, product_flops, summary, write
+from bench.plain_selfie import PlainSelfie
+from fastselfie.config import PretrainConfig
+from fastselfie.pipelines.synthetic import synthetic_source
+from fastselfie.recipes import recipe
+from fastselfie.training.hardware import choose_device, keep_freed_memory, resolve
+from fastselfie.training.loop import Trainer
+from fastselfie.training.pretrain import pretraining_job
+from fastselfie.training.run_folder import RunFolder
+from fastselfie.training.world import World
+
+
+def ours(config: PretrainConfig, device: torch.device) -> Callable[[], object]:
+    """One call is one optimiser step of the training loop."""
+    world = World(rank=0, size=1, device=device)
+    source = synthetic_source(config.image_size, train=4 * config.batch_size, test=16)
+    folder = RunFolder(Path(tempfile.gettempdir()) / "fastselfie-bench")  # the steps alone write nothing
+    trainer = Trainer(pretraining_job(config, world, source), world, folder)
+    steps = iter(range(config.steps))
+    return lambda: trainer.step(next(steps))
+
+
+def plain(config: PretrainConfig, device: torch.device) -> Callable[[], object]:
+    """One call is forward, backward and update of the plain network: eager, fp32, NCHW."""
+    network = PlainSelfie(width=config.width, grid=config.grid, patch=config.patch, visible=config.visible).to(device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    B, N = config.batch_size, config.patches
+    patches = torch.randn(B * N, 3, config.patch, config.patch, device=device)
+    places_BN = torch.stack([torch.randperm(N) for _ in range(B)]).to(device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss, _ = network(patches, places_BN)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def flops_per_image(config: PretrainConfig) -> float:
+    """Floating-point operations of a plain step (forward and backward) on one image, counted by torch."""
+    with FlopCounterMode(display=False) as counter:
+        plain(dataclasses.replace(config, batch_size=2), torch.device("cpu"))()
+    return counter.get_total_flops() / 2
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both sides' images a second, their ratio, and the ceiling that the device's matrix products set."""
+    base = dataclasses.replace(
+        recipe(arguments.recipe).pretrain, width=arguments.width, batch_size=arguments.batch_size,
+        device=arguments.device, precision=arguments.precision, compile=arguments.compile,
+    )  # fmt: skip
+    kind = choose_device(base.device).value
+    if kind == "cpu":
+        keep_freed_memory()
+    choices = resolve(base, kind)
+    config = dataclasses.replace(base, **{name: choice.value for name, choice in choices.items()})
+    device = torch.device(kind)
+    sides = {"plain": plain(config, device), "fastselfie": ours(config, device)}
+    seconds = interleaved(sides, arguments.rounds, arguments.steps, device)
+    rates = {name: summary(values, config.batch_size) for name, values in seconds.items()}
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    flops, peak = flops_per_image(config), product_flops(dtype, device)
+    return {
+        "settings": {"recipe": config.recipe, "width": config.width, "batch_size": config.batch_size,
+                     **{name: dataclasses.asdict(choice) for name, choice in choices.items()}},
+        "images_per_second": rates,
+        "ratio_of_medians": rates["fastselfie"]["median"] / rates["plain"]["median"],
+        "ratio_by_round": sorted(p / f for p, f in zip(seconds["plain"], seconds["fastselfie"], strict=True)),
+        "ceiling": {
+            "gflop_per_image": flops / 1e9, "product_tflops": peak / 1e12, "images_per_second": peak / flops,
+            "what": "all operations of a plain step at the speed of a 2048-wide product in the same dtype",
+        },
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="cifar10")
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
+    parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=4, help="steps a side in a round")
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    arguments = parser.parse_args()
+    result = measure(arguments)
+    write(arguments.out, result, torch.device(choose_device(arguments.device).value))
+    for name, rate in result["images_per_second"].items():
+        print(
+            f"{name:12} {rate['median']:.1f} images/s (n = {rate['n']}, {rate['lowest']:.1f} to {rate['highest']:.1f})"
+        )
+    print(
+        f"ratio of medians {result['ratio_of_medians']:.2f}; ceiling {result['ceiling']['images_per_second']:.1f} images/s"
+    )
+
+
+if __name__ == "__main__":
+    main()

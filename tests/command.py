@@ -1,0 +1,135 @@
+"""Runs of the real program in processes of their own, on networks small enough for a busy CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+TIMEOUT_S = 180
+MEASURED = frozenset({"images_per_second", "data_wait", "peak_gib"})
+"""Figures of metrics.jsonl that depend on the machine's mood."""
+SMALL = (
+    *("tiny", "--data", "synthetic:200", "--width", "0.0625", "--heads", "4", "--batch-size", "16"),
+    *("--device", "cpu", "--precision", "fp32"),
+)
+"""Recipe and options of a run of a few seconds."""
+PROGRAM = (sys.executable, "-m", "fastselfie")
+
+
+def environment() -> dict[str, str]:
+    """This process's, with one thread and without what a terminal or an outer torchrun would add."""
+    dropped = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "FORCE_COLOR", "TTY_COMPATIBLE"}
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    return kept | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
+
+
+def torchrun(processes: int) -> tuple[str, ...]:
+    """The program under torchrun on this machine."""
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
+    return (*launcher, "--module", "fastselfie")
+
+
+def start(
+    *words: str | Path, cwd: Path, program: Sequence[str] = PROGRAM, before: Callable[[], None] | None = None
+) -> subprocess.Popen[str]:
+    """Start a command. ``before`` runs in the child, before the program."""
+    return subprocess.Popen(
+        [*program, *map(str, words)], cwd=cwd, env=environment(), text=True, preexec_fn=before,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Wait until it ends; kill it where it does not."""
+    try:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def fastselfie(
+    *words: str | Path, cwd: Path, program: Sequence[str] = PROGRAM, before: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, whatever that is."""
+    return end(start(*words, cwd=cwd, program=program, before=before))
+
+
+def succeed(
+    *words: str | Path, cwd: Path, program: Sequence[str] = PROGRAM
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that must do its work."""
+    ended = fastselfie(*words, cwd=cwd, program=program)
+    assert ended.returncode == 0, ended.stderr
+    return ended
+
+
+def stop_at(
+    step: int, number: signal.Signals, *words: str | Path, run: Path, program: Sequence[str] = PROGRAM
+) -> subprocess.CompletedProcess[str]:
+    """Start a command, send it a signal as soon as metrics.jsonl in ``run`` tells of ``step``, and wait for its end."""
+    process = start(*words, cwd=run.parent, program=program)
+    deadline = time.monotonic() + TIMEOUT_S
+    while newest_step(run) < step and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    return end(process)
+
+
+def newest_step(run: Path) -> int:
+    """The last step that metrics.jsonl tells of; 0 before there is one."""
+    path = run / "metrics.jsonl"
+    whole = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
+    return int(json.loads(whole[-1])["step"]) if whole else 0
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what the machine's mood decides. Every one must be whole."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in MEASURED} for line in lines]
+
+
+def checkpoints(run: Path) -> list[int]:
+    """Steps of the checkpoints there are, ascending. Nothing else may lie beside them."""
+    return sorted(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").iterdir())
+
+
+def checkpoint(run: Path, step: int) -> Path:
+    """The folder of the checkpoint of ``step``."""
+    return run / "checkpoints" / f"step-{step:09d}"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file that a checkpoint's manifest names has its checksum."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return all(hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha for name, sha in manifest.items())
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file and folder below ``folder``; empty where there is none."""
+    found = sorted(folder.rglob("*")) if folder.is_dir() else []
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in found}
+
+
+def assert_equal_runs(run: Path, reference: Path) -> None:
+    """Both logged the same figures and ended with the same weights, to the bit."""
+    assert metrics(run) == metrics(reference)
+    assert (run / "encoder.safetensors").read_bytes() == (reference / "encoder.safetensors").read_bytes()
+
+
+def assert_refused(ended: subprocess.CompletedProcess[str]) -> str:
+    """Exit status 2 and one line, apart from what the run says it uses; that line."""
+    lines = [line for line in ended.stderr.splitlines() if line.strip() and not line.startswith("using ")]
+    assert (ended.returncode, len(lines)) == (2, 1), ended.stderr
+    assert lines[0].startswith("fastselfie: ")
+    assert "Traceback" not in lines[0]
+    return lines[0]
