@@ -110,12 +110,10 @@ def main() -> None:
     result = measure(arguments)
     write(arguments.out, result, torch.device(choose_device(arguments.device).value))
     for name, rate in result["images_per_second"].items():
-        print(
-            f"{name:12} {rate['median']:.1f} images/s (n = {rate['n']}, {rate['lowest']:.1f} to {rate['highest']:.1f})"
-        )
-    print(
-        f"ratio of medians {result['ratio_of_medians']:.2f}; ceiling {result['ceiling']['images_per_second']:.1f} images/s"
-    )
+        spread = f"n = {rate['n']}, {rate['lowest']:.1f} to {rate['highest']:.1f}"
+        print(f"{name:12} {rate['median']:.1f} images/s ({spread})")
+    ceiling = result["ceiling"]["images_per_second"]
+    print(f"ratio of medians {result['ratio_of_medians']:.2f}; ceiling {ceiling:.1f} images/s")
 
 
 if __name__ == "__main__":

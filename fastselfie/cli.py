@@ -110,7 +110,7 @@ def _help(words: Sequence[str]) -> int:
 
     print(
         "usage: fastselfie COMMAND ...   (fastselfie COMMAND --help shows its options)\n\n"
-        "  pretrain RECIPE [options]                        learn from unlabelled images by masked-patch classification\n"
+        "  pretrain RECIPE [options]                        learn from unlabelled images: which patch belongs where?\n"
         "  finetune RECIPE (--from RUN | --scratch) ...     learn from labels and test\n"
         "  doctor                                           what this machine has and what will be used\n"
         "  demo [--out DIR]                                 the whole story, small, on images that it makes itself\n\n"

@@ -1,4 +1,4 @@
-"""ResNet-50v2 and its first three stages, the patch-processing network P (paper, sections 2.1 and 3.2; He et al. 2016b).
+"""ResNet-50v2 (He et al. 2016b) and its first three stages, the patch network P (paper, sections 2.1 and 3.2).
 
 Pre-activation bottlenecks, stride on the 3x3, final batch norm and ReLU, then average pooling.
 Shapes: B images or patches, P pixels a side, D = 1024 * width features, h x w positions.

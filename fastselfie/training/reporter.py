@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +17,8 @@ from fastselfie.training.world import World
 
 _SHOWN = (
     ("loss", "loss {:.3f}"), ("accuracy", "accuracy {:.3f}"), ("images_per_second", "{:.0f} images/s"),
-    ("data_wait", "data wait {:.1%}"), ("context_gap", "context gap {:+.3f}"), ("test_accuracy", "test accuracy {:.4f}"),
+    ("data_wait", "data wait {:.1%}"), ("context_gap", "context gap {:+.3f}"),
+    ("test_accuracy", "test accuracy {:.4f}"),
 )  # fmt: skip
 
 
@@ -28,11 +31,13 @@ class Reporter:
     """Speaks for the main process; silent in the others."""
 
     def __init__(self, folder: RunFolder, world: World, start: int, steps: int) -> None:
-        self._folder, self._main, self._steps, self._latest = folder, world.is_main, steps, ""
+        self._folder, self._main, self._steps = folder, world.is_main, steps
         if not self._main:
             return
         from torch.utils.tensorboard import SummaryWriter  # half a second, and the other processes never write
 
+        self._started = time.perf_counter()
+        self._start = start
         self._tensorboard = SummaryWriter(str(folder.path), purge_step=start + 1)
         console = Console(stderr=True)
         self._interactive = console.is_terminal
@@ -59,7 +64,13 @@ class Reporter:
         if self._interactive:
             self._progress.update(self._bar, latest=shown)
         else:
-            say(f"{self._folder.path.name}: step {line['step']}/{self._steps} · {shown}")
+            at = f"{self._folder.path.name}: step {line['step']}/{self._steps}"
+            say(f"{at} · {shown} · {self._left(line['step'])} left")
+
+    def _left(self, done: int) -> str:
+        """Time left at the pace so far, h:mm:ss."""
+        seconds_a_step = (time.perf_counter() - self._started) / (done - self._start)
+        return str(timedelta(seconds=round(seconds_a_step * (self._steps - done))))
 
     def close(self) -> None:
         """End the bar and flush the event file."""
