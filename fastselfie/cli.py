@@ -26,6 +26,9 @@ def status(words: Sequence[str]) -> int:
         return _refuse(str(error))
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `fastselfie --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise

@@ -88,17 +88,15 @@ class RunConfig(ModelConfig):
     recipe: str
     """The recipe that these settings started from."""
     data: str | None = None
-    """Where the images are: a cifar-10-batches-py folder or its tar.gz, a folder of downsampled-ImageNet 32x32 batches,
-    or `synthetic`. Without it, CIFAR-10 is downloaded."""
+    """cifar-10-batches-py or its tar.gz, a folder of ImageNet 32x32 batches, or synthetic. None downloads CIFAR-10."""
     out: Path | None = None
-    """The run's folder; `runs/` and a name made of the recipe when not given. A half-done run there is gone on with."""
+    """The run's folder, below runs/ when not given. A half-done run there is gone on with."""
     steps: int = 120_000
     """Optimiser steps."""
     batch_size: int = 512
     """Images a step, over all processes and micro-batches."""
     micro_batch_size: int | None = None
-    """Images that one process holds at once; gradients accumulate over the rest of its share. The whole share when not
-    given. Batch-norm statistics are those of a micro-batch."""
+    """Images that one process holds at once; gradients accumulate over its share. Batch norm sees a micro-batch."""
     lr: float = 0.1
     """Peak learning rate; after a linear warm-up of min(100, steps // 5) steps it falls to 0 along a cosine."""
     momentum: float = 0.9

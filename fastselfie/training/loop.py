@@ -21,12 +21,14 @@ from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import checkpoint
 from fastselfie.training.checkpoint import Checkpoint
 from fastselfie.training.metrics import Throughput, Window
-from fastselfie.training.optimizer import learning_rate, make_optimizer
+from fastselfie.training.optimizer import learning_rate, load_momentum, make_optimizer, momentum_of
 from fastselfie.training.reporter import Reporter, reporter, say
 from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.signals import Stopped, stop_signal
 from fastselfie.training.statistics import RunningStatistics
 from fastselfie.training.world import World
+
+_MOMENTUM = "momentum/"  # before a parameter's name: its momentum buffer in a checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +141,7 @@ class Trainer:
         """Write a checkpoint after ``done`` steps."""
         with self.throughput.paused():
             self.statistics.merge_into_network(self.world)
-            names = {id(parameter): name for name, parameter in self.network.named_parameters()}
-            momentum = {names[id(p)]: state["momentum_buffer"] for p, state in self.optimizer.state.items()}
-            training = {f"momentum/{name}": buffer for name, buffer in momentum.items()}
+            training = {_MOMENTUM + name: buffer for name, buffer in momentum_of(self.network, self.optimizer).items()}
             training["running_statistics"] = self.statistics.state(self.world)
             window, weights = self.window.state(), self.network.state_dict()
             state = Checkpoint(step=done, weights=weights, training=training, window=window)
@@ -158,10 +158,8 @@ class Trainer:
         if newest is None:
             return 0
         load_weights(self.network, newest.weights)
-        for name, parameter in self.network.named_parameters():
-            buffer = newest.training[f"momentum/{name}"].to(parameter.device)
-            momentum = torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(buffer)
-            self.optimizer.state[parameter] = {"momentum_buffer": momentum}
+        momentum = {n.removeprefix(_MOMENTUM): t for n, t in newest.training.items() if n.startswith(_MOMENTUM)}
+        load_momentum(self.network, self.optimizer, momentum)
         self.statistics.load(newest.training["running_statistics"], self.world)
         self.window.load(newest.window)
         if self.world.is_main and done < self.job.config.steps:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastselfie.config import RunConfig
 
@@ -34,3 +35,17 @@ def make_optimizer(network: nn.Module, config: RunConfig) -> torch.optim.SGD:
     rest = [parameter for parameter in network.parameters() if id(parameter) not in taken]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
+
+
+def momentum_of(network: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
+    """Momentum buffers by the parameters' names; none before the first step or without momentum."""
+    state = {name: optimizer.state[parameter] for name, parameter in network.named_parameters()}
+    return {name: values["momentum_buffer"] for name, values in state.items() if "momentum_buffer" in values}
+
+
+def load_momentum(network: nn.Module, optimizer: torch.optim.SGD, buffers: Mapping[str, Tensor]) -> None:
+    """Take over what `momentum_of` gave, in each parameter's own strides and device."""
+    for name, parameter in network.named_parameters():
+        if name in buffers:
+            buffer = torch.empty_like(parameter.detach(), memory_format=torch.preserve_format).copy_(buffers[name])
+            optimizer.state[parameter] = {"momentum_buffer": buffer}

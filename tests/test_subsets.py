@@ -1,0 +1,70 @@
+"""Labelled subsets: the same share of every class, nested, chosen by the seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastselfie.evaluation.subsets import labelled_subset, write_subset
+
+
+@pytest.fixture(scope="module")
+def labels() -> Tensor:
+    """CIFAR-10's: 5,000 of each of ten classes, in no order."""
+    return torch.from_numpy(np.random.default_rng(0).permutation(np.arange(50_000) % 10))
+
+
+@pytest.mark.parametrize(("share", "each"), [(0.05, 250), (0.08, 400), (0.2, 1000), (1, 5000), (0.0001, 1), (1e-9, 1)])
+def test_the_same_share_of_every_class(labels: Tensor, share: float, each: int) -> None:
+    indices = labelled_subset(labels, share, seed=0)
+    assert indices.dtype == torch.int64
+    assert indices.tolist() == sorted(set(indices.tolist()))
+    assert labels[indices].bincount().tolist() == [each] * 10
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_smaller_subsets_lie_inside_larger_ones(labels: Tensor, seed: int) -> None:
+    subsets = [set(labelled_subset(labels, share, seed).tolist()) for share in (0.05, 0.08, 0.2, 1.0)]
+    assert subsets[0] < subsets[1] < subsets[2] < subsets[3] == set(range(50_000))
+
+
+def test_the_seed_decides(labels: Tensor) -> None:
+    first, again, other = (labelled_subset(labels, 0.08, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    common = len(set(first.tolist()) & set(other.tolist()))
+    assert 200 < common < 450  # independent halves of 8% share 0.64% of 50,000: 320, give or take 17
+
+
+def test_the_choice_has_no_favourite_end(labels: Tensor) -> None:
+    middle = labelled_subset(labels, 0.08, seed=0).double().mean()
+    assert abs(float(middle) - 25_000) < 1_200  # the mean's standard deviation is 219
+
+
+def test_unbalanced_classes() -> None:
+    sizes = {3: 1, 0: 7, 9: 90, 4: 1000}  # labels with gaps between them
+    labels = torch.tensor([label for label, size in sizes.items() for _ in range(size)])
+    taken = labels[labelled_subset(labels, 0.05, seed=2)]
+    assert {label: int((taken == label).sum()) for label in sizes} == {3: 1, 0: 1, 9: 5, 4: 50}  # 4.5 rounds up
+    assert len(taken) == 57
+
+
+def test_a_sample_is_chosen_whatever_other_classes_there_are(labels: Tensor) -> None:
+    """The order inside a class is the seed's alone: other samples' labels do not move it."""
+    merged = torch.where(labels == 9, 8, labels)
+    own, other = labelled_subset(labels, 0.08, seed=0), labelled_subset(merged, 0.08, seed=0)
+    for label in range(8):
+        assert torch.equal(own[labels[own] == label], other[merged[other] == label])
+
+
+def test_the_file_has_one_index_a_line(tmp_path: Path, labels: Tensor) -> None:
+    indices, path = labelled_subset(labels, 0.001, seed=0), tmp_path / "labels.txt"
+    write_subset(path, indices)
+    assert [int(line) for line in path.read_text(encoding="ascii").splitlines()] == indices.tolist()
+    assert path.read_bytes().endswith(b"\n")
+    write_subset(path, indices[:3])  # replaces
+    assert len(path.read_text().splitlines()) == 3
+    assert [entry.name for entry in tmp_path.iterdir()] == ["labels.txt"]
