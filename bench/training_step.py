@@ -24,7 +24,7 @@ from bench.plain_selfie import PlainSelfie
 from fastselfie.config import PretrainConfig
 from fastselfie.pipelines.synthetic import synthetic_source
 from fastselfie.recipes import recipe
-from fastselfie.training.hardware import choose_device, keep_freed_memory, resolve
+from fastselfie.training.hardware import choose_device, keep_freed_memory, resolve, resolved
 from fastselfie.training.loop import Trainer
 from fastselfie.training.pretrain import pretraining_job
 from fastselfie.training.run_folder import RunFolder
@@ -75,7 +75,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if kind == "cpu":
         keep_freed_memory()
     choices = resolve(base, kind)
-    config = dataclasses.replace(base, **{name: choice.value for name, choice in choices.items()})
+    config = resolved(base, choices)
     device = torch.device(kind)
     sides = {"plain": plain(config, device), "fastselfie": ours(config, device)}
     seconds = interleaved(sides, arguments.rounds, arguments.steps, device)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 
 from fastselfie.config import RunConfig
 from fastselfie.errors import UserError
+
+C = TypeVar("C", bound=RunConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,12 @@ def resolve(config: RunConfig, device: str) -> dict[str, Choice]:
         "precision": choose_precision(config.precision, device),
         "compile": choose_compile(config.compile, device),
     }
+
+
+def resolved(config: C, choices: Mapping[str, Choice]) -> C:
+    """``config`` with the values that `resolve` chose."""
+    values: dict[str, Any] = {name: choices[name].value for name in ("device", "precision", "compile")}
+    return dataclasses.replace(config, **values)
 
 
 def keep_freed_memory() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,8 +55,7 @@ def session(config: C) -> Iterator[tuple[C, World]]:
             choices["allocator"] = hardware.Choice(value="glibc, keeping freed memory", why="fewer page faults")
         if world.is_main:
             say("using " + ", ".join(f"{name} {c.value} ({c.why})" for name, c in choices.items()))
-        resolved: dict[str, Any] = {name: choices[name].value for name in ("device", "precision", "compile")}
-        yield dataclasses.replace(config, **resolved), world
+        yield hardware.resolved(config, choices), world
 
 
 def open_data(config: RunConfig, world: World) -> Source:
