@@ -46,7 +46,7 @@ def patch_batch(
         (B * N, 3, P, P) of ``dtype`` in channels-last strides; row b * N + j shows place ``places_BN[b, j]``.
     """
     if pixels.dim() == 6:
-        pixels = pixels.reshape(pixels.shape[0], pixels.shape[1] * pixels.shape[2], -1, 3)
+        pixels = pixels.flatten(3, 4).flatten(1, 2)
     side, device = pixels.shape[1], pixels.device
     grid = side // patch
     rows_B = torch.arange(pixels.shape[0], device=device) if rows_B is None else rows_B

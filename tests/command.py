@@ -64,9 +64,7 @@ def fastselfie(
     return end(start(*words, cwd=cwd, program=program, before=before))
 
 
-def succeed(
-    *words: str | Path, cwd: Path, program: Sequence[str] = PROGRAM
-) -> subprocess.CompletedProcess[str]:
+def succeed(*words: str | Path, cwd: Path, program: Sequence[str] = PROGRAM) -> subprocess.CompletedProcess[str]:
     """Run a command that must do its work."""
     ended = fastselfie(*words, cwd=cwd, program=program)
     assert ended.returncode == 0, ended.stderr

@@ -96,7 +96,9 @@ def test_the_last_sensible_values_are_taken(settings: dict[str, Any]) -> None:
         assert {name: getattr(config, name) for name in settings} == settings
 
 
-@pytest.mark.parametrize(("text", "share"), [("8%", 0.08), ("100%", 1), (" 5% ", 0.05), ("0.5%", 0.005), ("12.5%", 0.125)])
+@pytest.mark.parametrize(
+    ("text", "share"), [("8%", 0.08), ("100%", 1), (" 5% ", 0.05), ("0.5%", 0.005), ("12.5%", 0.125)]
+)
 def test_label_shares(text: str, share: float) -> None:
     assert label_share(text) == pytest.approx(share, rel=1e-12)
     assert FinetuneConfig(recipe="test", labels=text).labels == text

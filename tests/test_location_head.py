@@ -137,7 +137,7 @@ def test_large_scores_do_not_overflow() -> None:
 @pytest.mark.usefixtures("_two_threads")
 def test_position_gradients_repeat_bit_for_bit() -> None:
     """Thousands of questions add to each of few vectors: threads that raced to add would not repeat themselves."""
-    u, e, places, h = problem(1500, 12, 16, features=64)
+    u, e, places, h = problem(6000, 12, 16, features=16)  # large, so that threads do meet on a busy machine
 
     def gradient() -> Tensor:
         leaf = e.clone().requires_grad_()
@@ -146,4 +146,4 @@ def test_position_gradients_repeat_bit_for_bit() -> None:
         return leaf.grad
 
     first = gradient()
-    assert all(torch.equal(gradient(), first) for _ in range(4))
+    assert all(torch.equal(gradient(), first) for _ in range(11))

@@ -89,7 +89,7 @@ def test_every_corner_even_at_the_widest_padding(pad_mode: PadMode) -> None:
     corners = np.stack(np.meshgrid(np.arange(2 * pad + 1), np.arange(2 * pad + 1)), axis=-1).reshape(-1, 2)
     images = random_images(len(corners), side)
     for flips in (np.zeros(len(corners), bool), np.ones(len(corners), bool)):
-        choices = {"corners": corners, "flips": flips}
+        choices: dict[str, Any] = {"corners": corners, "flips": flips}
         crop: dict[str, Any] = {"pad": pad, "pad_mode": pad_mode}
         actual = patch_batch(torch.from_numpy(images), patch=3, **crop, **tensors(choices), **FORMAT)
         assert_patches(actual, brute_force(images, 3, **crop, **choices), 3)

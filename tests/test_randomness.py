@@ -159,7 +159,6 @@ def test_epoch_orders_are_permutations(size: int) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_cuda_gives_the_same_bits(seed: int) -> None:
     epoch_B, sample_B = keys()
@@ -169,7 +168,8 @@ def test_cuda_gives_the_same_bits(seed: int) -> None:
         twin_bits(seed, Purpose.CROP, epoch, sample, 5) for epoch, sample in zip(EPOCHS, SAMPLES, strict=True)
     ]
     for draw in (uniform, permutations):
-        assert draw(seed, Purpose.MASK, epoch_B.cuda(), sample_B.cuda(), 49).tolist() == draw(
-            seed, Purpose.MASK, epoch_B, sample_B, 49
-        ).tolist()
+        assert (
+            draw(seed, Purpose.MASK, epoch_B.cuda(), sample_B.cuda(), 49).tolist()
+            == draw(seed, Purpose.MASK, epoch_B, sample_B, 49).tolist()
+        )
     assert epoch_order(seed, 2, 1000, "cuda").tolist() == epoch_order(seed, 2, 1000).tolist()

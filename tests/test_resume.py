@@ -110,7 +110,7 @@ def test_damaged_newest_checkpoint(damage: Callable[[Path], None], killed: Path,
     before, newest = checkpoints_of(killed)
     damage(checkpoint(killed, newest))
     ended = succeed(*COMMAND, "--out", killed, cwd=killed.parent)
-    said = [line for line in ended.stderr.splitlines() if "damaged" in line]
+    said = [line for line in ended.stderr.splitlines() if " is damaged (" in line]
     assert len(said) == 1
     assert f"the checkpoint of step {newest} is damaged" in said[0]
     assert f"going on from step {before} of {STEPS}" in ended.stderr

@@ -34,7 +34,7 @@ class SelfieTask:
 
     @torch.no_grad()
     def context_counts(self, batch: Batch) -> Tensor:
-        """Right answers with each image's own u, right answers with the next image's u, questions: int64 (3,)."""
+        """Right answers with each image's own u, right answers with another image's u, questions: int64 (3,)."""
         patches, places_BN = self._question(batch)
         u_BD, h_BmD = self.network.encode(patches, places_BN)
         _, right = self.network.judge(u_BD, h_BmD, places_BN)

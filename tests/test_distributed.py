@@ -1,0 +1,71 @@
+"""Two gloo processes do what one process does with two micro-batches, to the bit; stopped, they save and go on."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.command import (
+    SMALL,
+    assert_equal_runs,
+    checkpoint,
+    checkpoints,
+    is_whole,
+    metrics,
+    stop_at,
+    succeed,
+    torchrun,
+)
+
+STEPS = 24
+LENGTH = ("--steps", str(STEPS), "--log-every", "5", "--checkpoint-every", "9", "--evaluate-every", "7")
+PRETRAIN = ("pretrain", *SMALL, "--held-out", "20", *LENGTH)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process with two micro-batches."""
+    run = tmp_path_factory.mktemp("one") / "run"
+    succeed(*PRETRAIN, "--micro-batch-size", "8", "--out", run, cwd=run.parent)
+    return run
+
+
+def test_pretraining(one_process: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ended = succeed(*PRETRAIN, "--out", run, cwd=tmp_path, program=torchrun(2))
+    assert_equal_runs(run, one_process)
+    said = [line for line in ended.stderr.splitlines() if line.endswith(f"done, {STEPS} steps")]
+    assert len(said) == 1, ended.stderr
+
+
+def test_finetuning(one_process: Path, tmp_path: Path) -> None:
+    command = ("finetune", *SMALL, "--encoder", "resnet36-attention", "--from", one_process, "--labels", "50%")
+    one, two = tmp_path / "one", tmp_path / "two"
+    succeed(*command, "--steps", "10", "--log-every", "3", "--micro-batch-size", "8", "--out", one, cwd=tmp_path)
+    succeed(*command, "--steps", "10", "--log-every", "3", "--out", two, cwd=tmp_path, program=torchrun(2))
+    assert_equal_runs(two, one)
+
+
+def test_processes_with_micro_batches_see_the_same_data(tmp_path: Path) -> None:
+    """Gradients add up in another order, so equal to rounding, which small steps keep small."""
+    command = ("pretrain", *SMALL, "--steps", "4", "--lr", "0.001", "--log-every", "1", "--micro-batch-size", "4")
+    one, two = tmp_path / "one", tmp_path / "two"
+    succeed(*command, "--out", one, cwd=tmp_path)
+    succeed(*command, "--out", two, cwd=tmp_path, program=torchrun(2))
+    assert len(metrics(one)) == 4
+    for ours, theirs in zip(metrics(two), metrics(one), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+
+
+def test_stopped_under_torchrun(one_process: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ended = stop_at(10, signal.SIGTERM, *PRETRAIN, "--out", run, run=run, program=torchrun(2))
+    assert ended.returncode != 0
+    reached = checkpoints(run)[-1]
+    assert 10 <= reached < STEPS
+    assert is_whole(checkpoint(run, reached))
+    assert f"stopped and saved at step {reached} of {STEPS}" in ended.stderr
+    succeed(*PRETRAIN, "--out", run, cwd=tmp_path, program=torchrun(2))
+    assert_equal_runs(run, one_process)

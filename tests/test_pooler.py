@@ -1,0 +1,99 @@
+"""Attention pooling: size by arithmetic, the last block's single query, BERT's places of dropout, initial weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.plain_selfie import AttentionLayer
+from fastselfie.models.pooler import AttentionBlock, AttentionPooler
+from tests.small_networks import assert_near, model_config
+
+ROUNDING = 1e-12
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_parameters() -> None:
+    D, I = 1024, 640
+    attention = 4 * (D * D + D)
+    feed_forward = D * I + I + I * D + D
+    norms = 2 * 2 * D
+    assert 3 * (attention + feed_forward + norms) + D == 16_545_664
+    pooler = AttentionPooler(model_config(width=1.0, heads=32))
+    assert sum(parameter.numel() for parameter in pooler.parameters()) == 16_545_664
+
+
+def test_the_last_block_needs_one_query() -> None:
+    """The same u, and the same gradients, as from computing every output token of every block and discarding all but
+    the first."""
+    pooler = AttentionPooler(model_config()).double().eval()
+    h_BnD = random(3, 12, 64).requires_grad_()
+
+    def every_token() -> Tensor:
+        x_BTD = torch.cat([pooler.u0.expand(3, 1, -1), h_BnD], dim=1)
+        for block in pooler.blocks:
+            x_BTD = block(x_BTD)
+        assert x_BTD.shape == (3, 13, 64)
+        return x_BTD[:, 0]
+
+    leaves = [h_BnD, *pooler.parameters()]
+    results = []
+    for u_BD in (pooler(h_BnD), every_token()):
+        results.append([u_BD, *torch.autograd.grad(u_BD, leaves, random(3, 64))])
+    names = ["u", "h", *(name for name, _ in pooler.named_parameters())]
+    for name, a, b in zip(names, *results, strict=True):
+        assert_near(a, b, ROUNDING, name)
+
+
+@pytest.mark.parametrize("queries", [1, 2, 5])
+def test_a_block_computes_the_first_tokens_alone(queries: int) -> None:
+    block = AttentionBlock(model_config()).double().eval()
+    x_BTD = random(3, 5, 64)
+    assert_near(block(x_BTD, queries=queries), block(x_BTD)[:, :queries], ROUNDING)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_block_is_berts(dropout: float) -> None:
+    """Against nn.MultiheadAttention. With dropout, both draw from the same seed: only if all three are in the same
+    places, on attention weights, on the attention's output and on the second layer's output, do results agree.
+
+    One image, because nn.MultiheadAttention lays several out token by token, which permutes what is drawn.
+    """
+    block = AttentionBlock(model_config(dropout=dropout)).double()
+    plain = AttentionLayer(64, 4, dropout).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # both list their parameters in the order of the computation
+        for ours, theirs in zip(block.parameters(), plain.parameters(), strict=True):
+            ours.copy_(0.3 * torch.randn(ours.shape, generator=generator, dtype=ours.dtype))
+            theirs.copy_(ours)
+    x_1TD = random(1, 13, 64)
+    torch.manual_seed(5)
+    y_1TD = block(x_1TD)
+    torch.manual_seed(5)
+    assert_near(y_1TD, plain(x_1TD), ROUNDING)
+    assert bool((block.eval()(x_1TD) - y_1TD).abs().max() > 0.1) is (dropout > 0)
+
+
+def test_order_of_visible_patches_does_not_matter() -> None:
+    pooler = AttentionPooler(model_config()).double().eval()
+    h_BnD = random(2, 12, 64)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    assert_near(pooler(h_BnD[:, order]), pooler(h_BnD), ROUNDING)
+
+
+def test_initial_weights() -> None:
+    """A normal distribution of deviation 0.02, cut at two deviations: what is left of it deviates by 0.0176."""
+    torch.manual_seed(0)
+    pooler = AttentionPooler(model_config(width=0.5, heads=32))
+    linear = [module for module in pooler.modules() if isinstance(module, nn.Linear)]
+    norms = [module for module in pooler.modules() if isinstance(module, nn.LayerNorm)]
+    assert (len(linear), len(norms)) == (12, 6)
+    for weight in (pooler.u0.detach(), *(layer.weight.detach() for layer in linear)):
+        assert 0.035 < weight.abs().max() <= 0.04
+        assert weight.std().item() == pytest.approx(0.0176, rel=5 * (0.5 / weight.numel()) ** 0.5)
+    assert all((layer.bias == 0).all() for layer in linear)
+    assert all((norm.weight == 1).all() and (norm.bias == 0).all() and norm.eps == 1e-12 for norm in norms)
