@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 
 def parts(out: Path) -> dict[str, list[str]]:
     """Name of each part and the command after the interpreter's name."""
@@ -28,6 +30,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for logs and JSON")
     out = parser.parse_args().out.resolve()
+    if not torch.cuda.is_available():
+        sys.exit(f"gpu-check: torch {torch.__version__} sees no CUDA device; `make test` and `make bench` need none")
     out.mkdir(parents=True, exist_ok=True)
     failed = []
     for name, command in parts(out).items():

@@ -104,3 +104,8 @@ def test_channels_last_changes_strides_alone() -> None:
     assert [parameter.stride() for parameter in layers.parameters()] == [(36, 1, 12, 4), (4, 1, 1, 1)]
     for parameter, value in zip(layers.parameters(), before, strict=True):
         torch.testing.assert_close(parameter, value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("side", [2, 4])
+def test_an_empty_batch(side: int) -> None:
+    assert Conv3x3(3, 4)(torch.zeros(0, 3, side, side)).shape == (0, 4, side, side)

@@ -102,7 +102,6 @@ def test_refused_weights(name: Any) -> None:
             network.load_pretrained(control)
 
 
-@pytest.mark.xfail(strict=True, reason="ResNet50Classifier.load_pretrained takes all of stage 4 for fresh")
 def test_a_missing_final_norm_is_refused() -> None:
     """Stage 4 is fresh but for its first norm, which comes from P: weights without one do not fit."""
     state = {name: value for name, value in pretrained_state().items() if not name.startswith("trunk.norm.")}

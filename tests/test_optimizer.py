@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -79,16 +80,17 @@ UNDECAYED = {"pooler.u0", "positions.row", "positions.column", "trunk.norm.weigh
 
 
 @pytest.mark.parametrize(
-    ("network", "expected"),
+    ("make", "expected"),
     [
-        (Selfie(pretrain_config(image_size=224, patch=32)), convolutions(3) | ATTENTION),
-        (encoder(finetune_config(), 10), convolutions(4) | CLASSIFIER),
-        (encoder(finetune_config(encoder="resnet36-attention"), 10), convolutions(3) | ATTENTION | CLASSIFIER),
+        (lambda: Selfie(pretrain_config(image_size=224, patch=32)), convolutions(3) | ATTENTION),
+        (lambda: encoder(finetune_config(), 10), convolutions(4) | CLASSIFIER),
+        (lambda: encoder(finetune_config(encoder="resnet36-attention"), 10), convolutions(3) | ATTENTION | CLASSIFIER),
     ],
     ids=["selfie", "resnet50", "resnet36-attention"],
 )
-def test_what_decays(network: nn.Module, expected: set[str]) -> None:
+def test_what_decays(make: Callable[[], nn.Module], expected: set[str]) -> None:
     """Weights of convolutions and linear layers: not norms, biases, u0 or positions. Every parameter is trained."""
+    network = make()
     names = {parameter: name for name, parameter in network.named_parameters()}
     optimizer = make_optimizer(network, pretrain_config(weight_decay=1e-4))
     decayed, rest = optimizer.param_groups

@@ -42,7 +42,7 @@ class Conv3x3(nn.Conv2d):
         B, C = input.shape[:2]
         x_B4C = input.permute(0, 2, 3, 1).reshape(B, 4 * C)
         y_B4O = F.linear(x_B4C, dense_2x2(self.weight.to(_product_dtype(input))))
-        return y_B4O.view(B, 2, 2, -1).permute(0, 3, 1, 2)
+        return y_B4O.view(B, 2, 2, self.out_channels).permute(0, 3, 1, 2)
 
 
 def dense_2x2(weight_OC33: Tensor) -> Tensor:

@@ -14,6 +14,11 @@ from fastselfie.models.positions import Positions
 from fastselfie.models.resnet import ResNetV2, trunk
 from fastselfie.models.weights import load_weights
 
+_STAGE_4_BUT_ITS_FIRST_NORM = (
+    *(f"trunk.stages.3.0.{part}" for part in ("norm2.", "norm3.", "conv", "shortcut.")),
+    *("trunk.stages.3.1.", "trunk.stages.3.2."),
+)
+
 
 class ResNet50Classifier(nn.Module):
     """ResNet-50v2 on the whole image and a linear classifier."""
@@ -38,7 +43,7 @@ class ResNet50Classifier(nn.Module):
                 renamed[name.replace("trunk.norm.", "trunk.stages.3.0.norm1.")] = value
             elif name.startswith("trunk."):
                 renamed[name] = value
-        load_weights(self, renamed, fresh=("trunk.stages.3.", "trunk.norm.", "classifier."))
+        load_weights(self, renamed, fresh=(*_STAGE_4_BUT_ITS_FIRST_NORM, "trunk.norm.", "classifier."))
 
 
 class AttentionClassifier(nn.Module):
