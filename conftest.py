@@ -1,9 +1,15 @@
-"""Tests marked `gpu` are skipped, with the reason, where there is no CUDA device."""
+"""Tests marked `gpu` are skipped, with the reason, where there is no CUDA device; all compute with one thread.
+
+The networks of the tests are so small that a second thread costs more than it brings, and rounding stays the same
+whatever the machine.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
+
+torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -66,7 +66,7 @@ def parse_finetune(words: Sequence[str]) -> FinetuneConfig:
         from fastselfie.evaluation.pretrained import INHERITED, read_settings  # torch: only when there is a run to read
 
         settings = read_settings(Path(started_from))
-        default = dataclasses.replace(default, **{name: settings[name] for name in INHERITED})
+        default = dataclasses.replace(default, **{name: settings[name] for name in INHERITED if name in settings})
     return _parse(FinetuneArguments, FinetuneConfig, default, options, f"fastselfie finetune {name}")
 
 
@@ -112,7 +112,8 @@ def _refuse(event: tyro_errors.ParseErrorEvent) -> None:
         case tyro_errors.InvalidChoice(argument=argument, value=value, choices=choices):
             reason = f"{_flag(argument)} {value}: must be one of {', '.join(choices)}"
         case tyro_errors.BadValue(argument=argument):
-            reason = f"{_flag(argument)}: a value is missing after it"
+            values = argument.lowered.nargs or 1
+            reason = f"{_flag(argument)}: takes {values if isinstance(values, int) else 'a'} value{'s' * (values != 1)}"
         case tyro_errors.InstantiationFailure(message=message, argument=argument):
             reason = message if argument is None else f"{_flag(argument)}: {message}"
         case _:

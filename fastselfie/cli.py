@@ -36,9 +36,14 @@ def status(words: Sequence[str]) -> int:
 
 
 def _refuse(line: str) -> int:
+    _say(line)
+    return 2
+
+
+def _say(line: str) -> None:
+    """One line on stderr, from the main process alone."""
     if os.environ.get("RANK", "0") == "0":
         print(f"fastselfie: {line}", file=sys.stderr)
-    return 2
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
@@ -98,7 +103,7 @@ def _trained(work: Callable[[], object]) -> int:
     try:
         work()
     except Stopped as stopped:
-        print(f"fastselfie: {stopped}", file=sys.stderr)
+        _say(str(stopped))
         return stopped.status
     return 0
 

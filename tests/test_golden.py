@@ -8,26 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from fastselfie.recipes import recipe
 from fastselfie.training.pretrain import pretrain
 
 # Written on an x86-64 CPU with torch 2.13; other processors round otherwise, hence the tolerance.
 GOLDEN = [1.47636, 1.44557, 1.45795, 1.46863]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Sums are split among threads, and round accordingly."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_first_losses_are_what_they_were(tmp_path: Path) -> None:

@@ -29,6 +29,15 @@ READING_OPERATORS = frozenset({"_local_scalar_dense", "item", "nonzero", "equal"
 READING_METHODS = frozenset({"tolist", "item", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__"})
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Beside other work, threads that wait for each other make such small steps a hundred times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class _Operators(TorchDispatchMode):
     """Operators whose result, or its shape, the host must wait for."""
 

@@ -57,10 +57,10 @@ def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
     """
     settings, file = read_settings(path), path / ENCODER
     for name in INHERITED:
-        if getattr(config, name) != settings[name]:
+        if getattr(config, name) != settings.get(name):
             flag = "--" + name.replace("_", "-")
-            raise UserError(f"{flag} {getattr(config, name)}: {path} was pretrained with {flag} {settings[name]}")
-    if config.encoder == "resnet36-attention" and settings["pooler"] == "none":
+            raise UserError(f"{flag} {getattr(config, name)}: {path} was pretrained with {flag} {settings.get(name)}")
+    if config.encoder == "resnet36-attention" and settings.get("pooler") == "none":
         raise UserError(
             f"--from {path}: was pretrained with --pooler none, so there is no pooler for --encoder {config.encoder}"
         )

@@ -70,7 +70,9 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
             f"{folder}: cannot write the checkpoint of step {checkpoint.step} ({error.strerror}); {left};"
             " make room and run the same command again"
         ) from error
-    for step in _steps(folder)[:-keep]:
+    steps = _steps(folder)
+    newer = [step for step in steps if step > checkpoint.step]  # damaged: training fell back from them
+    for step in [*newer, *[step for step in steps if step <= checkpoint.step][:-keep]]:
         shutil.rmtree(folder / f"{_PREFIX}{step:09d}")
 
 
@@ -83,14 +85,18 @@ def load_newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     Raises:
         UserError: there are checkpoints and all are damaged.
     """
-    steps = _steps(folder)
+    steps, damaged = _steps(folder), []
     for step in reversed(steps):
         try:
-            return _load(folder / f"{_PREFIX}{step:09d}")
-        except (OSError, ValueError, KeyError) as error:
-            warn(f"{folder}: the checkpoint of step {step} is damaged ({error}); falling back to the one before")
-    if steps:
-        raise UserError(f"{folder}: every checkpoint is damaged; remove the run's folder to start it again")
+            checkpoint = _load(folder / f"{_PREFIX}{step:09d}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            damaged.append(f"{folder}: the checkpoint of step {step} is damaged ({error})")
+        else:
+            for line in damaged:
+                warn(f"{line}; falling back to the one of step {step}")
+            return checkpoint
+    if damaged:
+        raise UserError(f"{damaged[0]}, and so is every other; remove the run's folder to start it again")
     return None
 
 

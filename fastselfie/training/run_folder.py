@@ -24,8 +24,11 @@ from fastselfie.errors import UserError
 from fastselfie.training.files import replace_bytes, replace_json
 from fastselfie.training.world import World
 
-# What a run may change when it goes on: where it runs and how often it saves, not what it computes.
-FREE = frozenset({"out", "data", "device", "compile", "micro_batch_size", "checkpoint_every", "keep_checkpoints"})
+# What a run may change when it goes on: where things lie and how often it saves, not what it computes. The images and
+# the pretrained weights are compared by their checksums, which are among the facts.
+FREE = frozenset(
+    {"out", "data", "device", "compile", "micro_batch_size", "checkpoint_every", "keep_checkpoints", "pretrained"}
+)
 
 
 class RunFolder:
@@ -47,20 +50,25 @@ class RunFolder:
             UserError: the folder holds something else; names the first setting that differs.
         """
         settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-        if self._config.exists():
-            self._compare(read_config(self.path), command, settings, facts)
-            return
+        try:
+            if self._config.exists():
+                self._compare(read_config(self.path), command, settings, facts)
+            else:
+                self._make({"command": command, "settings": settings, "facts": facts, "made_by": versions()})
+        except OSError as error:
+            raise UserError(f"--out {self.path}: cannot be written ({error.strerror}); choose another folder") from None
+
+    def _make(self, record: dict[str, Any]) -> None:
         there = self.path.exists()
         if there and (not self.path.is_dir() or any(not file.name.startswith(".") for file in self.path.iterdir())):
             raise UserError(f"--out {self.path}: is not an empty folder and holds no run; choose another")
-        record = {"command": command, "settings": settings, "facts": facts, "made_by": versions()}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             replace_json(self._config, record)
-        except OSError as error:
+        except OSError:
             if not there:
                 shutil.rmtree(self.path, ignore_errors=True)
-            raise UserError(f"--out {self.path}: cannot be written ({error.strerror}); choose another folder") from None
+            raise
 
     def _compare(self, record: dict[str, Any], command: str, settings: dict[str, Any], facts: dict[str, Any]) -> None:
         if record["command"] != command:
@@ -122,7 +130,7 @@ def read_config(path: Path) -> dict[str, Any]:
         return {name: record[name] for name in ("command", "settings", "facts")}
     except FileNotFoundError:
         raise UserError(f"{path}: is not a run's folder (no config.json)") from None
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(
             f"{path}/config.json: cannot be read ({error}); remove the folder or restore the file"
         ) from None

@@ -56,17 +56,17 @@ class World:
         """Do ``work`` in the main process alone; its result, a plain value, or its refusal is everyone's.
 
         Raises:
-            UserError: ``work`` raised it.
+            UserError, OSError: ``work`` raised it.
         """
         outcome: list[object] = [None, None]
         if self.is_main:
             try:
                 outcome[0] = work()
-            except UserError as error:
+            except (UserError, OSError) as error:
                 outcome[1] = error
         if self.distributed:
             dist.broadcast_object_list(outcome, src=0)
-        if isinstance(outcome[1], UserError):
+        if isinstance(outcome[1], (UserError, OSError)):
             raise outcome[1]
         return cast(T, outcome[0])
 
