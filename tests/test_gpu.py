@@ -34,7 +34,7 @@ def losses(run: Path) -> list[float]:
 def test_patches_are_the_cpus(side: int, patch: int, pad_mode: Any) -> None:
     B, N = 5, (side // patch) ** 2
     pixels = torch.randint(0, 256, (9, side, side, 3), dtype=torch.uint8)
-    tensors = {
+    tensors: dict[str, Any] = {
         "rows_B": torch.randint(0, 9, (B,)), "corner_B2": torch.randint(0, 9, (B, 2)),
         "flip_B": torch.rand(B) < 0.5, "places_BN": torch.rand(B, N).argsort(dim=1),
         "mean": torch.full((3,), 0.4), "std": torch.full((3,), 0.3),

@@ -1,0 +1,80 @@
+"""Checkpoints on disk: what is kept, what is passed over, and what comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastselfie.errors import UserError
+from fastselfie.models.convolution import Conv1x1
+from fastselfie.training import checkpoint
+from fastselfie.training.checkpoint import Checkpoint
+from fastselfie.training.optimizer import load_momentum, make_optimizer, momentum_of
+from tests.small_networks import pretrain_config
+
+
+def state(step: int) -> Checkpoint:
+    return Checkpoint(
+        step=step, weights={"w": torch.full((2,), float(step))}, training={}, window={"steps": 0, "sums": {}}
+    )
+
+
+def steps(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.iterdir())
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 10):
+        checkpoint.save(tmp_path, state(step), keep=2)
+    assert steps(tmp_path) == [3, 10]
+    newest = checkpoint.load_newest(tmp_path, warn=pytest.fail)
+    assert newest is not None
+    assert newest.step == 10
+    assert newest.weights["w"].tolist() == [10, 10]
+
+
+def test_a_damaged_newest_does_not_push_a_whole_one_out(tmp_path: Path) -> None:
+    """After a fall-back from 16 to 8, the checkpoints of 8 and 12 are the two to keep."""
+    for step in (8, 16):
+        checkpoint.save(tmp_path, state(step), keep=2)
+    (tmp_path / "step-000000016" / "state.json").write_text("null")
+    warnings: list[str] = []
+    newest = checkpoint.load_newest(tmp_path, warn=warnings.append)
+    assert newest is not None
+    assert newest.step == 8
+    assert len(warnings) == 1
+    assert "step 16 is damaged" in warnings[0]
+    assert "falling back to the one of step 8" in warnings[0]
+    checkpoint.save(tmp_path, state(12), keep=2)
+    assert steps(tmp_path) == [8, 12]
+
+
+@pytest.mark.parametrize("manifest", ["", "null", "7", "[]", '{"model.safetensors": "0"}', '{"gone.json": "0"}'])
+def test_no_manifest_is_believed(manifest: str, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, state(5), keep=2)
+    (tmp_path / "step-000000005" / "manifest.json").write_text(manifest)
+    with pytest.raises(UserError, match="step 5 is damaged"):
+        checkpoint.load_newest(tmp_path, warn=pytest.fail)
+
+
+def test_none_is_none(tmp_path: Path) -> None:
+    assert checkpoint.load_newest(tmp_path / "nothing", warn=pytest.fail) is None
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_momentum_comes_back(momentum: float) -> None:
+    """Also where there is none to bring back."""
+    networks = [Conv1x1(2, 3), Conv1x1(2, 3)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    optimizers = [make_optimizer(network, pretrain_config(momentum=momentum)) for network in networks]
+    for step in range(3):
+        for network, optimizer in zip(networks, optimizers, strict=True):
+            network.weight.grad = torch.full_like(network.weight, 1.0 + step)
+            optimizer.step()
+        if step == 0:
+            assert bool(momentum_of(networks[0], optimizers[0])) == (momentum > 0)
+            optimizers[1] = make_optimizer(networks[1], pretrain_config(momentum=momentum))
+            load_momentum(networks[1], optimizers[1], momentum_of(networks[0], optimizers[0]))
+    assert networks[0].weight.equal(networks[1].weight)
