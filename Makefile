@@ -28,7 +28,7 @@ lint: $(VENV)/ready
 	rm -rf build/types && mkdir -p build/types/fastselfie
 	ln -s $(CURDIR)/fastselfie/* $(CURDIR)/kernels $(CURDIR)/pipelines build/types/fastselfie/
 	MYPYPATH=build/types $(BIN)/mypy -p fastselfie
-	MYPYPATH=build/types $(BIN)/mypy --explicit-package-bases bench tests conftest.py
+	MYPYPATH=build/types $(BIN)/mypy --explicit-package-bases bench tests
 
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.training_step --out bench/results/training_step_cpu.json
@@ -39,4 +39,4 @@ gpu-check:
 	$(PYTHON) -m bench.gpu_check --out $(OUT)
 
 clean:
-	rm -rf $(VENV) build demo runs *.egg-info
+	rm -rf $(VENV) build demo gpu-check *.egg-info

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+_LIMIT_S = 240  # a part; what hangs must not cost the parts after it
+
 
 def parts(out: Path) -> dict[str, list[str]]:
     """Name of each part and the command after the interpreter's name."""
@@ -26,6 +28,17 @@ def parts(out: Path) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
+def _run(command: list[str], log: Path) -> int | str:
+    """The part's exit status, or that it took too long."""
+    with log.open("w") as file:
+        try:
+            return subprocess.run(
+                [sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, check=False, timeout=_LIMIT_S
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return f"took over {_LIMIT_S} s"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for logs and JSON")
@@ -35,10 +48,9 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     failed = []
     for name, command in parts(out).items():
-        with (out / f"{name}.log").open("w") as log:
-            done = subprocess.run([sys.executable, *command], stdout=log, stderr=subprocess.STDOUT, check=False)
-        print(f"{name}: {'passed' if done.returncode == 0 else f'failed, status {done.returncode}'}", flush=True)
-        if done.returncode != 0:
+        status = _run(command, out / f"{name}.log")
+        print(f"{name}: {'passed' if status == 0 else f'failed, {status}'}", flush=True)
+        if status != 0:
             failed.append(name)
     sys.exit(f"failed: {', '.join(failed)}; see the logs in {out}" if failed else 0)
 

@@ -46,10 +46,11 @@ def summary(seconds: list[float], images: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def product_flops(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
-    """The device's own speed at a square matrix product, FLOP/s: the ceiling that a step is held against."""
+def product_flops(dtype: torch.dtype, device: torch.device) -> float:
+    """The device's own speed at a large square matrix product, FLOP/s: the ceiling that a step is held against."""
+    size, steps = (8192, 20) if device.type == "cuda" else (2048, 3)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = min(interleaved({"product": lambda: a @ b}, rounds=5, steps=3, device=device)["product"])
+    best = min(interleaved({"product": lambda: a @ b}, rounds=5, steps=steps, device=device)["product"])
     return 2 * size**3 / best
 
 

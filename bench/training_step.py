@@ -90,7 +90,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "ratio_by_round": sorted(p / f for p, f in zip(seconds["plain"], seconds["fastselfie"], strict=True)),
         "ceiling": {
             "gflop_per_image": flops / 1e9, "product_tflops": peak / 1e12, "images_per_second": peak / flops,
-            "what": "all operations of a plain step at the speed of a 2048-wide product in the same dtype",
+            "what": "all operations of a plain step at the speed of a large matrix product in the same dtype",
         },
     }  # fmt: skip
 

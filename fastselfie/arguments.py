@@ -66,7 +66,9 @@ def parse_finetune(words: Sequence[str]) -> FinetuneConfig:
         from fastselfie.evaluation.pretrained import INHERITED, read_settings  # torch: only when there is a run to read
 
         settings = read_settings(Path(started_from))
-        default = dataclasses.replace(default, **{name: settings[name] for name in INHERITED if name in settings})
+        inherited = {name: settings[name] for name in INHERITED if name in settings}
+        lists = {name: tuple(value) for name, value in inherited.items() if isinstance(value, list)}
+        default = dataclasses.replace(default, **(inherited | lists))
     return _parse(FinetuneArguments, FinetuneConfig, default, options, f"fastselfie finetune {name}")
 
 

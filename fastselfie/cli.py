@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import fastselfie
-from fastselfie.errors import UserError
+from fastselfie.errors import LocalError, UserError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -23,7 +23,7 @@ def status(words: Sequence[str]) -> int:
     try:
         return _command(words[0] if words else "--help")(words[1:])
     except UserError as error:
-        return _refuse(str(error))
+        return _refuse(str(error), alone=isinstance(error, LocalError))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `fastselfie --help | head`
@@ -35,14 +35,14 @@ def status(words: Sequence[str]) -> int:
         return _refuse(f"{error.filename or 'the disk'}: cannot be written ({error.strerror}); make room and run again")
 
 
-def _refuse(line: str) -> int:
-    _say(line)
+def _refuse(line: str, alone: bool = False) -> int:
+    _say(line, alone)
     return 2
 
 
-def _say(line: str) -> None:
-    """One line on stderr, from the main process alone."""
-    if os.environ.get("RANK", "0") == "0":
+def _say(line: str, alone: bool = False) -> None:
+    """One line on stderr: from one process a machine, or from any that met something ``alone``."""
+    if alone or os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"fastselfie: {line}", file=sys.stderr)
 
 

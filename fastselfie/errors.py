@@ -11,3 +11,7 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class LocalError(UserError):
+    """One that a single process met: it speaks for itself, where otherwise one process a machine speaks for all."""

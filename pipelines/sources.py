@@ -25,6 +25,19 @@ _PHOTOGRAPHS = (".jpeg", ".jpg", ".png", ".webp")
 _MAX_SCENES = 1_000_000
 
 
+def fetch(spec: str | None, size: int) -> None:
+    """Download what ``--data`` names if that is needed, so that the processes of a machine need not all do so.
+
+    Args and errors as in `open_source`.
+    """
+    if spec is None:
+        try:
+            _check_size("CIFAR-10, the default", size)
+            cifar10_archive()
+        except UserError as error:
+            raise UserError(f"--data: {error}") from None
+
+
 def open_source(spec: str | None, size: int) -> Source:
     """The data set that ``--data`` names, whole in memory.
 

@@ -56,7 +56,7 @@ WORDS = [
     ("--out x", "--out: there is no such command"),
     ("pretrain tiny --epochs 5", "--epochs"),
     ("pretrain tiny stray", "stray"),
-    ("pretrain tiny --steps", "--steps: a value is missing"),
+    ("pretrain tiny --steps", "--steps: takes 1 value"),
     ("pretrain tiny --steps --lr 1", "--steps"),
     ("pretrain tiny --steps abc", "--steps"),
     ("pretrain tiny --steps -5", "--steps -5: must be at least 1"),

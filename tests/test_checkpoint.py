@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,18 @@ import torch
 
 from fastselfie.errors import UserError
 from fastselfie.models.convolution import Conv1x1
+from fastselfie.pretext.task import Loss
 from fastselfie.training import checkpoint
 from fastselfie.training.checkpoint import Checkpoint
+from fastselfie.training.metrics import Window
 from fastselfie.training.optimizer import load_momentum, make_optimizer, momentum_of
+from fastselfie.training.world import World
 from tests.small_networks import pretrain_config
 
 
 def state(step: int) -> Checkpoint:
     return Checkpoint(
-        step=step, weights={"w": torch.full((2,), float(step))}, training={}, window={"steps": 0, "sums": {}}
+        step=step, weights={"w": torch.full((2,), float(step))}, training={}, window={"count": 0, "sums": {}}
     )
 
 
@@ -29,10 +33,8 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 10):
         checkpoint.save(tmp_path, state(step), keep=2)
     assert steps(tmp_path) == [3, 10]
-    newest = checkpoint.load_newest(tmp_path, warn=pytest.fail)
-    assert newest is not None
-    assert newest.step == 10
-    assert newest.weights["w"].tolist() == [10, 10]
+    assert checkpoint.newest_whole(tmp_path, warn=pytest.fail) == 10
+    assert checkpoint.load(tmp_path, 10).weights["w"].tolist() == [10, 10]
 
 
 def test_a_damaged_newest_does_not_push_a_whole_one_out(tmp_path: Path) -> None:
@@ -41,9 +43,7 @@ def test_a_damaged_newest_does_not_push_a_whole_one_out(tmp_path: Path) -> None:
         checkpoint.save(tmp_path, state(step), keep=2)
     (tmp_path / "step-000000016" / "state.json").write_text("null")
     warnings: list[str] = []
-    newest = checkpoint.load_newest(tmp_path, warn=warnings.append)
-    assert newest is not None
-    assert newest.step == 8
+    assert checkpoint.newest_whole(tmp_path, warn=warnings.append) == 8
     assert len(warnings) == 1
     assert "step 16 is damaged" in warnings[0]
     assert "falling back to the one of step 8" in warnings[0]
@@ -56,11 +56,11 @@ def test_no_manifest_is_believed(manifest: str, tmp_path: Path) -> None:
     checkpoint.save(tmp_path, state(5), keep=2)
     (tmp_path / "step-000000005" / "manifest.json").write_text(manifest)
     with pytest.raises(UserError, match="step 5 is damaged"):
-        checkpoint.load_newest(tmp_path, warn=pytest.fail)
+        checkpoint.newest_whole(tmp_path, warn=pytest.fail)
 
 
 def test_none_is_none(tmp_path: Path) -> None:
-    assert checkpoint.load_newest(tmp_path / "nothing", warn=pytest.fail) is None
+    assert checkpoint.newest_whole(tmp_path / "nothing", warn=pytest.fail) is None
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -78,3 +78,19 @@ def test_momentum_comes_back(momentum: float) -> None:
             optimizers[1] = make_optimizer(networks[1], pretrain_config(momentum=momentum))
             load_momentum(networks[1], optimizers[1], momentum_of(networks[0], optimizers[0]))
     assert networks[0].weight.equal(networks[1].weight)
+
+
+def test_a_log_window_comes_back_to_the_bit() -> None:
+    """Thirds of a step do not add up in binary: sums and counts are kept, not means."""
+    world = World(device=torch.device("cpu"))
+    unbroken, before, after = Window(world), Window(world), Window(world)
+    values = [0.1, 0.7, 1.3, 0.2, 0.9]
+    for index, value in enumerate(values):
+        loss = Loss(value=torch.tensor(value), metrics={"accuracy": torch.tensor(value / 3)})
+        unbroken.add(loss)
+        (before if index < 2 else after).add(loss)
+        if index == 1:
+            after.load(json.loads(json.dumps(before.state())))
+    assert after.take() == (means := unbroken.take())
+    assert means["loss"] == pytest.approx(sum(values) / 5)
+    assert means["accuracy"] == pytest.approx(sum(values) / 15)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ SMALL: dict[str, Any] = {
     "recipe": "tiny", "data": "synthetic:200", "width": 0.125, "batch_size": 32, "steps": STEPS, "lr": 0.05,
     "held_out": 32, "log_every": 2, "evaluate_every": 4, "checkpoint_every": 4,
 }  # fmt: skip
+FEW = SMALL | {"steps": 3, "log_every": 1, "lr": 0.003}
 
 
 def losses(run: Path) -> list[float]:
@@ -64,7 +67,7 @@ def test_the_head_is_the_cpus(m: int) -> None:
 def test_training_follows_the_cpus_curve(precision: Any, compiled: Any, tmp_path: Path) -> None:
     """Without dropout, whose bits are a device's own, the first losses agree as far as the arithmetic goes. Rounding
     grows about fivefold a step in a network this deep at its start: later losses prove nothing."""
-    config = PretrainConfig(**SMALL | {"steps": 3, "log_every": 1, "lr": 0.003}, dropout=0.0)
+    config = PretrainConfig(**FEW, dropout=0.0)
     cpu = pretrain(dataclasses.replace(config, device="cpu", precision="fp32", compile="off", out=tmp_path / "cpu"))
     options = {"device": "cuda", "precision": precision, "compile": compiled}
     gpu = pretrain(dataclasses.replace(config, **options, out=tmp_path / "gpu"))
@@ -94,3 +97,20 @@ def test_finetuning_runs_to_a_test_accuracy(encoder: Any, tmp_path: Path) -> Non
     result = json.loads((finetune(config) / "result.json").read_text())
     assert 0 <= result["test_accuracy"] <= 1
     assert result["labelled_images"] == 100
+
+
+def test_torchrun_with_one_process_equals_none(tmp_path: Path) -> None:
+    """NCCL, DDP and synchronised batch norms meet a device; alone they change nothing but rounding."""
+    alone = pretrain(
+        PretrainConfig(**FEW, dropout=0.0, device="cuda", precision="fp32", compile="off", out=tmp_path / "a")
+    )
+    script = tmp_path / "train.py"
+    script.write_text(
+        "from pathlib import Path\nfrom fastselfie.config import PretrainConfig\n"
+        "from fastselfie.training.pretrain import pretrain\n"
+        f"pretrain(PretrainConfig(**{FEW!r}, dropout=0.0, device='cuda', precision='fp32', compile='off',"
+        f" sync_bn=True, out=Path({str(tmp_path / 'b')!r})))\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", str(script)]
+    subprocess.run(launcher, check=True, timeout=200)
+    assert losses(tmp_path / "b") == pytest.approx(losses(alone), rel=2e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fastselfie.models.encoders import ResNet50Classifier
-from fastselfie.models.resnet import ResNetV2, trunk
+from fastselfie.models.resnet import ResNetV2, synchronised, trunk
+from fastselfie.models.weights import load_weights
 from tests.small_networks import SETTINGS, finetune_config, model_config
 
 
@@ -116,3 +118,17 @@ def test_initial_weights(settings: dict[str, Any]) -> None:
             assert (state["running_mean"] == 0).all()
             assert (state["running_var"] == 1).all()
     assert seen == 1 + 3 * 16 + 4
+
+
+def test_synchronised_norms_are_the_same_network() -> None:
+    """In one process they normalise as before, and weights keep their names."""
+    torch.manual_seed(0)
+    plain = trunk(model_config())
+    synchronised_too = synchronised(copy.deepcopy(plain))
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in synchronised_too.modules())
+    assert synchronised_too.state_dict().keys() == plain.state_dict().keys()
+    load_weights(synchronised_too, plain.state_dict())
+    x = torch.randn(8, 3, 8, 8)
+    assert synchronised_too(x).equal(plain(x))
+    assert plain.norm.running_var is not None
+    assert synchronised_too.state_dict()["norm.running_var"].equal(plain.norm.running_var)

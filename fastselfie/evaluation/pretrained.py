@@ -18,7 +18,9 @@ from fastselfie.training.run_folder import read_config
 from fastselfie.training.session import ENCODER
 
 # Settings that finetuning shares with the pretrained network: it cannot take the weights otherwise.
-INHERITED = (*(field.name for field in dataclasses.fields(ModelConfig) if field.name != "dropout"), "positions")
+SHARED = (*(field.name for field in dataclasses.fields(ModelConfig) if field.name != "dropout"), "positions")
+# Those, and what the weights are used to: defaults of finetuning, where a run to start from is named.
+INHERITED = (*SHARED, "mean", "std")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +28,10 @@ class Pretrained:
     """A finished pretraining run.
 
     Attributes:
-        weights: the Selfie network's state. settings: the run's. fingerprint: a checksum of the weights.
+        weights: the Selfie network's state. fingerprint: a checksum of them.
     """
 
     weights: dict[str, Tensor]
-    settings: dict[str, Any]
     fingerprint: str
 
 
@@ -56,7 +57,7 @@ def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
         UserError: it is not finished, damaged, or its network does not fit ``config``.
     """
     settings, file = read_settings(path), path / ENCODER
-    for name in INHERITED:
+    for name in SHARED:
         if getattr(config, name) != settings.get(name):
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag} {getattr(config, name)}: {path} was pretrained with {flag} {settings.get(name)}")
@@ -71,4 +72,4 @@ def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
         raise UserError(f"--from {path}: is not finished; run its command again to go on with it") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file}: cannot be read ({error}); pretrain again") from None
-    return Pretrained(weights=weights, settings=settings, fingerprint=hashlib.sha256(data).hexdigest()[:16])
+    return Pretrained(weights=weights, fingerprint=hashlib.sha256(data).hexdigest()[:16])

@@ -62,6 +62,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
             shutil.rmtree(final)
         partial.rename(final)
         sync_folder(folder)
+        _remove_old(folder, checkpoint.step, keep)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         newest = max(_steps(folder), default=None)
@@ -70,14 +71,17 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
             f"{folder}: cannot write the checkpoint of step {checkpoint.step} ({error.strerror}); {left};"
             " make room and run the same command again"
         ) from error
+
+
+def _remove_old(folder: Path, newest: int, keep: int) -> None:
+    """Keep ``keep`` checkpoints up to step ``newest``, none beyond: training fell back from those, they are damaged."""
     steps = _steps(folder)
-    newer = [step for step in steps if step > checkpoint.step]  # damaged: training fell back from them
-    for step in [*newer, *[step for step in steps if step <= checkpoint.step][:-keep]]:
+    for step in [*[s for s in steps if s > newest], *[s for s in steps if s <= newest][:-keep]]:
         shutil.rmtree(folder / f"{_PREFIX}{step:09d}")
 
 
-def load_newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest whole checkpoint below ``folder``; None where there is none at all.
+def newest_whole(folder: Path, warn: Callable[[str], None]) -> int | None:
+    """The step of the newest whole checkpoint below ``folder``; None where there is none at all.
 
     Args:
         warn: told one line for every damaged checkpoint that is passed over.
@@ -85,19 +89,31 @@ def load_newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     Raises:
         UserError: there are checkpoints and all are damaged.
     """
-    steps, damaged = _steps(folder), []
-    for step in reversed(steps):
+    damaged = []
+    for step in reversed(_steps(folder)):
         try:
-            checkpoint = _load(folder / f"{_PREFIX}{step:09d}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            damaged.append(f"{folder}: the checkpoint of step {step} is damaged ({error})")
+            load(folder, step)
+        except UserError as error:
+            damaged.append(str(error))
         else:
             for line in damaged:
                 warn(f"{line}; falling back to the one of step {step}")
-            return checkpoint
+            return step
     if damaged:
         raise UserError(f"{damaged[0]}, and so is every other; remove the run's folder to start it again")
     return None
+
+
+def load(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of that step below ``folder``.
+
+    Raises:
+        UserError: it is damaged or not there.
+    """
+    try:
+        return _load(folder / f"{_PREFIX}{step:09d}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: the checkpoint of step {step} is damaged ({error})") from None
 
 
 def remove_partial(folder: Path) -> None:

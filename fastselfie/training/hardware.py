@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import importlib.util
 import platform
 import shutil
 from collections.abc import Mapping
@@ -53,7 +54,8 @@ def choose_precision(asked: str, device: str) -> Choice:
     if device == "cuda":
         native, what = torch.cuda.is_bf16_supported(including_emulation=False), "the CUDA device"
     else:
-        native, what = torch.ops.mkldnn._is_mkldnn_bf16_supported(), "the CPU"
+        # oneDNN also emulates bf16, slower than fp32: what counts are the processor's own instructions.
+        native, what = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(), "the CPU"
     if asked == "bf16" and not native:
         raise UserError(f"--precision bf16: {what} has no bf16 arithmetic; use --precision fp32")
     if asked != "auto":
@@ -69,17 +71,26 @@ def choose_compile(asked: str, device: str) -> Choice:
     """``on`` or ``off``.
 
     Raises:
-        UserError: compilation was asked for on a CPU without a C++ compiler.
+        UserError: compilation was asked for and something that it needs is missing.
     """
-    if asked == "on" and device == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
-        raise UserError(
-            "--compile on: needs a C++ compiler on the CPU (g++ or clang++); install one or use --compile off"
-        )
+    lacks = _compiling_lacks(device)
+    if asked == "on" and lacks:
+        raise UserError(f"--compile on: needs {lacks}; install it or use --compile off")
     if asked != "auto":
         return Choice(value=asked, why="asked for")
-    if device == "cuda":
-        return Choice(value="on", why="CUDA")
-    return Choice(value="off", why="on a CPU compiling takes longer than it saves")
+    if device == "cpu":
+        return Choice(value="off", why="on a CPU compiling takes longer than it saves")
+    if lacks:
+        return Choice(value="off", why=f"compiling needs {lacks}")
+    return Choice(value="on", why="expected to win on CUDA; not measured yet")
+
+
+def _compiling_lacks(device: str) -> str | None:
+    """What torch.compile would miss on ``device``, None if nothing."""
+    if device == "cuda" and importlib.util.find_spec("triton") is None:
+        return "triton"
+    compilers = ("g++", "clang++") if device == "cpu" else ("gcc", "clang", "cc")
+    return None if any(map(shutil.which, compilers)) else f"a compiler ({' or '.join(compilers[:2])})"
 
 
 def resolve(config: RunConfig, device: str) -> dict[str, Choice]:

@@ -56,6 +56,7 @@ def train(job: Job, world: World, folder: RunFolder) -> None:
     trainer = Trainer(job, world, folder)
     start, steps = trainer.restore(), job.config.steps
     with reporter(folder, world, start, steps) as report, stop_signal(world) as stop:
+        trainer.throughput.restart()
         for step in range(start, steps):
             trainer.step(step)
             report.advance()
@@ -94,7 +95,6 @@ class Trainer:
         for index in range(self.groups):
             self._micro_batch(step, index)
         self.optimizer.step()
-        self.window.end_step()
         self.throughput.end_step()
 
     def _micro_batch(self, step: int, index: int) -> None:
@@ -111,7 +111,7 @@ class Trainer:
                 loss = self.job.task.loss(self.forward, batch)
             (loss.value / self.groups).backward()
         self.statistics.collect(index)
-        self.window.add(loss, 1 / self.groups)
+        self.window.add(loss)
 
     def report(self, done: int, report: Reporter) -> None:
         """Log the window and evaluate, where ``done`` steps make either due."""
@@ -121,7 +121,8 @@ class Trainer:
                 self.window.take() | {"lr": learning_rate(done - 1, config.steps, config.lr)} | self.throughput.take()
             )
         if not math.isfinite(line.get("loss", 0.0)):
-            raise UserError(f"{self.folder.path}: the loss is {line['loss']} at step {done}; take a smaller --lr")
+            what = f"{self.folder.path}: the loss is {line['loss']} at step {done}"
+            raise UserError(f"{what}; start again in another --out with a smaller --lr")
         if done % config.evaluate_every == 0 or done == config.steps:
             with self.throughput.paused():
                 line |= self.evaluate()
@@ -152,11 +153,11 @@ class Trainer:
     def restore(self) -> int:
         """Load the newest whole checkpoint; the number of steps that it has done, 0 without one."""
         self.world.in_main(lambda: checkpoint.remove_partial(self.folder.checkpoints))
-        newest = checkpoint.load_newest(self.folder.checkpoints, warn=say if self.world.is_main else lambda line: None)
-        done = newest.step if newest else 0
+        done = self.world.in_main(lambda: checkpoint.newest_whole(self.folder.checkpoints, warn=say)) or 0
         self.world.in_main(lambda: self.folder.cut_metrics_back(done))
-        if newest is None:
+        if not done:
             return 0
+        newest = checkpoint.load(self.folder.checkpoints, done)
         load_weights(self.network, newest.weights)
         momentum = {n.removeprefix(_MOMENTUM): t for n, t in newest.training.items() if n.startswith(_MOMENTUM)}
         load_momentum(self.network, self.optimizer, momentum)

@@ -16,7 +16,7 @@ from fastselfie.training.world import World
 
 
 class Window:
-    """Means of loss and metrics over the steps since the last log line.
+    """Means of loss and metrics over the micro-batches since the last log line.
 
     Sums are fp64, so that adding up in another order (two processes, or one with two micro-batches) gives the same.
     """
@@ -24,35 +24,35 @@ class Window:
     def __init__(self, world: World) -> None:
         self._world = world
         self._sums: dict[str, Tensor] = {}
-        self._steps = 0
+        self._count = 0
 
-    def add(self, loss: Loss, weight: float) -> None:
-        """Account for one micro-batch that is ``weight`` of this process's step. No host synchronisation."""
+    def add(self, loss: Loss) -> None:
+        """Account for one micro-batch. No host synchronisation."""
         for name, value in {"loss": loss.value.detach(), **loss.metrics}.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.double() * weight
-
-    def end_step(self) -> None:
-        """Count a finished step."""
-        self._steps += 1
+            self._sums[name] = self._sums.get(name, 0.0) + value.double()
+        self._count += 1
 
     def take(self) -> dict[str, float]:
         """The means over all processes; the window starts again. The one place where the host waits for the device."""
         state = self.state()
-        self._sums, self._steps = {}, 0
-        return {name: value / state["steps"] for name, value in state["sums"].items()}
+        self._sums, self._count = {}, 0
+        return {name: value / state["count"] for name, value in state["sums"].items()}
 
     def state(self) -> dict[str, Any]:
-        """Sums over all processes and the number of steps, for a checkpoint."""
+        """Sums over all processes and the number of micro-batches in them, for a checkpoint."""
         if not self._sums:
-            return {"steps": self._steps, "sums": {}}
-        totals = self._world.sum_(torch.stack(list(self._sums.values()))) / self._world.size
-        return {"steps": self._steps, "sums": dict(zip(self._sums, totals.tolist(), strict=True))}
+            return {"count": 0, "sums": {}}
+        values = [*self._sums.values(), torch.tensor(self._count, device=self._world.device, dtype=torch.float64)]
+        *totals, count = self._world.sum_(torch.stack(values)).tolist()
+        return {"count": int(count), "sums": dict(zip(self._sums, totals, strict=True))}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over `state`: a mean over processes, so each starts from it."""
-        self._steps = state["steps"]
+        """Take over `state`: the main process has all of it, the others start from zeros of the same names."""
+        share = 1 if self._world.is_main else 0
+        self._count = share * state["count"]
         device = self._world.device
-        self._sums = {n: torch.tensor(v, device=device, dtype=torch.float64) for n, v in state["sums"].items()}
+        sums = {name: share * value for name, value in state["sums"].items()}
+        self._sums = {n: torch.tensor(v, device=device, dtype=torch.float64) for n, v in sums.items()}
 
 
 class Throughput:
@@ -60,21 +60,24 @@ class Throughput:
 
     def __init__(self, images_per_step: int, device: torch.device) -> None:
         self._images_per_step, self._device = images_per_step, device
-        self._restart()
+        self.restart()
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Start the measurement again."""
         self._started, self._waited_s, self._paused_s, self._steps = time.perf_counter(), 0.0, 0.0, 0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around asking the pipeline for a batch."""
+        """Around asking the pipeline for a batch. On CUDA this is the host's time; the device may still be busy."""
         started = time.perf_counter()
         yield
         self._waited_s += time.perf_counter() - started
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Around an evaluation or a checkpoint."""
+        """Around an evaluation or a checkpoint. Waits for the steps before it, which are training's time."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         started = time.perf_counter()
         yield
         self._paused_s += time.perf_counter() - started
@@ -91,7 +94,7 @@ class Throughput:
             "data_wait": self._waited_s / busy_s,
             "peak_gib": _peak_bytes(self._device) / 2**30,
         }
-        self._restart()
+        self.restart()
         return values
 
 

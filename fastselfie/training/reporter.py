@@ -47,6 +47,11 @@ class Reporter:
         )  # fmt: skip
         self._bar = self._progress.add_task(folder.path.name, total=steps, completed=start, latest="")
 
+    def start(self) -> None:
+        """Show the bar."""
+        if self._main:
+            self._progress.start()
+
     def advance(self) -> None:
         """A step is done."""
         if self._main:
@@ -84,8 +89,7 @@ def reporter(folder: RunFolder, world: World, start: int, steps: int) -> Iterato
     """A `Reporter` while the block runs."""
     report = Reporter(folder, world, start, steps)
     try:
-        if world.is_main:
-            report._progress.start()
+        report.start()
         yield report
     finally:
         report.close()

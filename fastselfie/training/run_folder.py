@@ -10,9 +10,9 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy
 import safetensors
@@ -24,8 +24,9 @@ from fastselfie.errors import UserError
 from fastselfie.training.files import replace_bytes, replace_json
 from fastselfie.training.world import World
 
-# What a run may change when it goes on: where things lie and how often it saves, not what it computes. The images and
-# the pretrained weights are compared by their checksums, which are among the facts.
+# What a run may change when it goes on: where things lie, how often it saves, and how a step is computed. The last
+# changes rounding, and micro-batches change batch norm's groups. The images and the pretrained weights are compared by
+# their checksums, which are among the facts.
 FREE = frozenset(
     {"out", "data", "device", "compile", "micro_batch_size", "checkpoint_every", "keep_checkpoints", "pretrained"}
 )
@@ -89,11 +90,12 @@ class RunFolder:
         Raises:
             UserError: another run trains in this folder.
         """
-        with (self.path / ".lock").open("w") as lock:
-            world.in_main(lambda: self._lock(lock))
+        with ExitStack() as stack:
+            world.in_main(lambda: self._lock(stack))
             yield
 
-    def _lock(self, lock: IO[str]) -> None:
+    def _lock(self, stack: ExitStack) -> None:
+        lock = stack.enter_context((self.path / ".lock").open("w"))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -138,16 +140,23 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     """Versions that a result depends on, and the commit of this checkout when it is one."""
+    cuda = torch.cuda.is_available()
     return {
         "fastselfie": fastselfie.__version__, "git_commit": _git_commit(), "python": platform.python_version(),
         "torch": torch.__version__, "numpy": numpy.__version__, "safetensors": safetensors.__version__,
         "processor": platform.processor() or platform.machine(), "cores": str(os.cpu_count()),
+        "gpu": torch.cuda.get_device_name() if cuda else None, "cuda": torch.version.cuda,
+        "cudnn": str(torch.backends.cudnn.version()) if cuda else None, "processes": os.environ.get("WORLD_SIZE", "1"),
     }  # fmt: skip
 
 
 def _git_commit() -> str | None:
     here = Path(fastselfie.__file__).parent
     try:
+        # Installed into another project's tree, git would answer for that project.
+        own = ["git", "-C", str(here), "ls-files", "--error-unmatch", "__init__.py"]
+        if subprocess.run(own, capture_output=True, timeout=10, check=False).returncode != 0:
+            return None
         asked = subprocess.run(
             ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             capture_output=True, text=True, timeout=10, check=False,

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from fastselfie.config import RunConfig, require
-from fastselfie.errors import UserError
+from fastselfie.errors import LocalError
 from fastselfie.models.convolution import channels_last
-from fastselfie.pipelines.download import cifar10_archive
+from fastselfie.models.resnet import synchronised
 from fastselfie.pipelines.source import Source
-from fastselfie.pipelines.sources import open_source
+from fastselfie.pipelines.sources import fetch, open_source
 from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import hardware
 from fastselfie.training.files import replace_bytes, replace_json
@@ -55,17 +55,26 @@ def session(config: C) -> Iterator[tuple[C, World]]:
             choices["allocator"] = hardware.Choice(value="glibc, keeping freed memory", why="fewer page faults")
         if world.is_main:
             say("using " + ", ".join(f"{name} {c.value} ({c.why})" for name, c in choices.items()))
-        yield hardware.resolved(config, choices), world
+        # fp32 means fp32 in convolutions too, as it does in products by default.
+        torch.backends.cudnn.allow_tf32 = choices["precision"].value != "fp32"
+        try:
+            yield hardware.resolved(config, choices), world
+        except torch.OutOfMemoryError:
+            raise LocalError(
+                f"--batch-size {config.batch_size}: a process's share does not fit into the device's memory;"
+                " accumulate gradients over a smaller --micro-batch-size, or take another --out and a smaller batch"
+            ) from None
 
 
 def open_data(config: RunConfig, world: World) -> Source:
-    """The images that ``--data`` names; a download happens once, not in every process.
+    """The images that ``--data`` names; a download happens once on each machine, not in every process.
 
     Raises:
         UserError: see `open_source`.
     """
-    if config.data is None:
-        world.in_main(lambda: str(cifar10_archive()))
+    if world.local_rank == 0:
+        fetch(config.data, config.image_size)
+    world.barrier()
     return open_source(config.data, config.image_size)
 
 
@@ -86,7 +95,7 @@ def make_network(make: Callable[[], nn.Module], config: RunConfig, world: World)
     torch.manual_seed(scalar_key(config.seed, Purpose.INIT))
     network = make()
     if config.sync_bn:
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = synchronised(network)
     network.to(world.device)
     channels_last(network)
     return network
@@ -119,19 +128,13 @@ def run(
     assert config.out is not None
     folder = RunFolder(config.out)
     world.in_main(lambda: folder.claim(config, command, facts))
-    if (folder.path / RESULT).exists():
+    if world.in_main((folder.path / RESULT).exists):
         if world.is_main:
             say(f"{folder.path}: already done, {config.steps} steps; its figures are in {RESULT}")
         return folder.path
     with folder.locked(world):
         world.in_main(lambda: prepare(folder.path))
-        try:
-            train(job, world, folder)
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"--batch-size {config.batch_size}: a process's share does not fit into the device's memory;"
-                " accumulate gradients over a smaller --micro-batch-size, or take a new --out and a smaller batch"
-            ) from None
+        train(job, world, folder)
         world.in_main(lambda: _close(job, folder, summary))
     return folder.path
 

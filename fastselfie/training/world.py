@@ -22,27 +22,31 @@ class World:
     """This process among its peers.
 
     Attributes:
-        rank, size: which of how many. device: the one that this process trains on.
+        rank, size: which of how many. local_rank: which on this machine. device: the one that this process trains on.
+        distributed: whether torchrun started it; one process alone may be, too.
     """
 
-    rank: int
-    size: int
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
     device: torch.device
+    distributed: bool = False
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes files and speaks to the user."""
         return self.rank == 0
 
-    @property
-    def distributed(self) -> bool:
-        return self.size > 1
-
     def sum_(self, tensor: Tensor) -> Tensor:
         """``tensor`` summed over all processes, in place."""
         if self.distributed:
             dist.all_reduce(tensor)
         return tensor
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.distributed:
+            dist.barrier()
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Every process's ``tensor`` (equal shapes), along a new first dimension in order of rank."""
@@ -77,18 +81,28 @@ def join_world(device_kind: str) -> Iterator[World]:
 
     Both gloo and NCCL groups exist with CUDA: collectives on CPU tensors do not stall the device. Leaves through
     ``destroy_process_group``, else torchrun reports failure.
+
+    Raises:
+        UserError: there are more processes on this machine than CUDA devices.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device(device_kind, local_rank) if device_kind == "cuda" else torch.device("cpu")
-    if device.type == "cuda":
+    launched = "WORLD_SIZE" in os.environ
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cpu")
+    if device_kind == "cuda":
+        there = torch.cuda.device_count()
+        if local_rank >= there:
+            raise UserError(
+                f"--nproc-per-node: there is no CUDA device for process {local_rank}; this machine has {there}"
+            )
+        device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    if size > 1:
+    if launched:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    world = World(rank=rank, size=size, local_rank=local_rank, device=device, distributed=launched)
     try:
-        yield World(rank=rank, size=size, device=device)
-        if size > 1:
-            dist.barrier()
+        yield world
+        world.barrier()
     finally:
-        if size > 1:
+        if launched:
             dist.destroy_process_group()

@@ -1,0 +1,28 @@
+"""The network is one graph for torch.compile: no breaks, and the same numbers. Its generated code is not tested."""
+
+from __future__ import annotations
+
+import torch
+
+from fastselfie.models.selfie import Selfie
+from fastselfie.training.statistics import RunningStatistics
+from tests.small_networks import pretrain_config, question
+
+
+def test_one_graph_gives_the_same_loss_and_statistics() -> None:
+    config = pretrain_config(dropout=0.0)
+    patches, places_BN = question(config, images=4)
+    results = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        network = Selfie(config)
+        statistics = RunningStatistics(network, groups=1)
+        forward = torch.compile(network, fullgraph=True, backend="aot_eager") if compiled else network
+        loss, right = forward(patches.float(), places_BN)
+        loss.backward()
+        statistics.collect(0)
+        gradient = network.trunk.stem.conv.weight.grad
+        assert gradient is not None
+        results.append((loss.detach(), right, gradient, statistics.values_A2C))
+    for eager, graph in zip(*results, strict=True):
+        torch.testing.assert_close(graph, eager, rtol=1e-5, atol=1e-6)
