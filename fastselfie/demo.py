@@ -56,7 +56,8 @@ def _summarise(pretraining: dict[str, Any], pretrained: dict[str, Any], scratch:
     )
     table.add_row(f"ResNet-50, {labelled}", "accuracy, from scratch", f"{scratch['test_accuracy']:.1%}")
     console.print(table)
-    console.print(
-        "One seed, a quarter of the width, minutes of training: this shows that the parts work together, not how much\n"
-        f"pretraining is worth. Runs, curves and weights: {out}; curves: tensorboard --logdir {out}"
+    print(
+        "One seed, a quarter of the width, minutes of training: this shows that the parts\n"
+        "work together, not how much pretraining is worth.\n"
+        f"Runs and weights are in {out}; curves: tensorboard --logdir {out}"
     )

@@ -41,7 +41,8 @@ def finetune(config: FinetuneConfig) -> Path:
     start = "scratch" if config.scratch else "pretrained"
     name = f"{config.recipe}-finetune-{config.encoder}-{config.labels.rstrip('%')}-{start}"
     config = dataclasses.replace(config, out=config.out or Path("runs") / name, positions=_positions(config))
-    with session(config) as (config, world):
+    with session(config) as here:
+        config, world = here.config, here.world
         pretrained = read_pretrained(config, config.pretrained) if config.pretrained else None
         source = open_data(config, world)
         rows = labelled_subset(torch.from_numpy(source.train.labels_S), label_share(config.labels), config.label_seed)
@@ -54,7 +55,7 @@ def finetune(config: FinetuneConfig) -> Path:
         job = finetuning_job(config, world, source, rows, pretrained)
         return run(
             job,
-            world,
+            here,
             command="finetune",
             facts=facts,
             summary=summary,

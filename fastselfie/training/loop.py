@@ -46,8 +46,11 @@ class Job:
     evaluate: Callable[[], dict[str, float]]
 
 
-def train(job: Job, world: World, folder: RunFolder) -> None:
+def train(job: Job, world: World, folder: RunFolder, opening: str) -> None:
     """Train from the newest checkpoint, or from the start, to the last step.
+
+    Args:
+        opening: said to the user once nothing stands in the way any more.
 
     Raises:
         Stopped: a signal came; the state is saved. UserError: the loss is not finite, or a checkpoint cannot be
@@ -55,6 +58,8 @@ def train(job: Job, world: World, folder: RunFolder) -> None:
     """
     trainer = Trainer(job, world, folder)
     start, steps = trainer.restore(), job.config.steps
+    if world.is_main:
+        say(opening)
     with reporter(folder, world, start, steps) as report, stop_signal(world) as stop:
         trainer.throughput.restart()
         for step in range(start, steps):

@@ -31,12 +31,13 @@ def pretrain(config: PretrainConfig) -> Path:
         UserError: see `fastselfie.errors`. Stopped: a signal ended the run; its state is saved.
     """
     out = config.out or Path("runs") / f"{config.recipe}-pretrain"
-    with session(dataclasses.replace(config, out=out)) as (config, world):
+    with session(dataclasses.replace(config, out=out)) as here:
+        config, world = here.config, here.world
         source = open_data(config, world)
         fits(config, len(source.train))
         job = pretraining_job(config, world, source)
         summary = {"task": config.task, "data": source.name, "keep": config.keep, "pooler": config.pooler}
-        return run(job, world, command="pretrain", facts={"images": source.fingerprint()}, summary=summary)
+        return run(job, here, command="pretrain", facts={"images": source.fingerprint()}, summary=summary)
 
 
 def pretraining_job(config: PretrainConfig, world: World, source: Source) -> Job:

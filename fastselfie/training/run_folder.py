@@ -75,6 +75,10 @@ class RunFolder:
         if record["command"] != command:
             raise UserError(f"--out {self.path}: holds a {record['command']} run; choose another folder")
         theirs = {**record["settings"], **record["facts"]}
+        settings = {
+            "recipe": settings["recipe"],
+            **settings,
+        }  # named first where it differs, and not what follows from it
         for name, value in {**settings, **facts}.items():
             if name not in FREE and theirs.get(name) != value:
                 flag = name if name in facts or name == "recipe" else "--" + name.replace("_", "-")

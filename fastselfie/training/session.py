@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import safetensors.torch
 import torch
@@ -30,9 +31,22 @@ ENCODER = "encoder.safetensors"
 RESULT = "result.json"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Session(Generic[C]):
+    """What a run has to work with.
+
+    Attributes:
+        config: with every ``auto`` resolved. world: the processes that train. used: a line on what was chosen and why.
+    """
+
+    config: C
+    world: World
+    used: str
+
+
 @contextmanager
-def session(config: C) -> Iterator[tuple[C, World]]:
-    """The configuration with every ``auto`` resolved, and the processes that train.
+def session(config: C) -> Iterator[Session[C]]:
+    """Resolve a configuration and join the processes that train.
 
     Raises:
         UserError: the machine cannot do what is asked, or the batch does not divide among the processes.
@@ -53,12 +67,11 @@ def session(config: C) -> Iterator[tuple[C, World]]:
         require(not config.sync_bn or device.value == "cuda", "--sync-bn: torch synchronises batch norms on CUDA only")
         if device.value == "cpu" and hardware.keep_freed_memory():
             choices["allocator"] = hardware.Choice(value="glibc, keeping freed memory", why="fewer page faults")
-        if world.is_main:
-            say("using " + ", ".join(f"{name} {c.value} ({c.why})" for name, c in choices.items()))
+        used = "using " + ", ".join(f"{name} {c.value} ({c.why})" for name, c in choices.items())
         # fp32 means fp32 in convolutions too, as it does in products by default.
         torch.backends.cudnn.allow_tf32 = choices["precision"].value != "fp32"
         try:
-            yield hardware.resolved(config, choices), world
+            yield Session(config=hardware.resolved(config, choices), world=world, used=used)
         except torch.OutOfMemoryError:
             raise LocalError(
                 f"--batch-size {config.batch_size}: a process's share does not fit into the device's memory;"
@@ -115,7 +128,7 @@ def count_over(world: World, images: int, chunk: int, values: int, count: Callab
 
 
 def run(
-    job: Job, world: World, *, command: str, facts: dict[str, Any], summary: dict[str, Any],
+    job: Job, session: Session[Any], *, command: str, facts: dict[str, Any], summary: dict[str, Any],
     prepare: Callable[[Path], None] = lambda folder: None,
 ) -> Path:  # fmt: skip
     """Claim the run's folder, train, and write ``encoder.safetensors`` and ``result.json``; or say that this is done.
@@ -124,7 +137,7 @@ def run(
         facts: see `RunFolder.claim`. summary: what ``result.json`` says beside the last figures. prepare: writes what
             else belongs into the folder.
     """
-    config = job.config
+    config, world = job.config, session.world
     assert config.out is not None
     folder = RunFolder(config.out)
     world.in_main(lambda: folder.claim(config, command, facts))
@@ -134,7 +147,7 @@ def run(
         return folder.path
     with folder.locked(world):
         world.in_main(lambda: prepare(folder.path))
-        train(job, world, folder)
+        train(job, world, folder, session.used)
         world.in_main(lambda: _close(job, folder, summary))
     return folder.path
 
