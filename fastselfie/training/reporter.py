@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.world import World
@@ -42,9 +43,15 @@ class Reporter:
         console = Console(stderr=True)
         self._interactive = console.is_terminal
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"),
-            TimeRemainingColumn(), TextColumn("{task.fields[latest]}"), console=console, disable=not self._interactive,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(12, table_column=Column(no_wrap=True)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn("left"),
+            TextColumn("{task.fields[latest]}", table_column=Column()),  # on a narrow terminal the figures alone wrap
+            console=console,
+            disable=not self._interactive,
+        )
         self._bar = self._progress.add_task(folder.path.name, total=steps, completed=start, latest="")
 
     def start(self) -> None:
