@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -57,6 +58,19 @@ def test_processes_with_micro_batches_see_the_same_data(tmp_path: Path) -> None:
     assert len(metrics(one)) == 4
     for ours, theirs in zip(metrics(two), metrics(one), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+
+
+def test_four_processes_go_on_to_the_bit(tmp_path: Path) -> None:
+    """From three on, the order in which gradients add up depends on DDP's layout, which changes after its first pass."""
+    command = ("pretrain", *SMALL, "--steps", "6", "--log-every", "1", "--checkpoint-every", "3", "--held-out", "20")
+    unbroken, resumed = tmp_path / "unbroken", tmp_path / "resumed"
+    succeed(*command, "--out", unbroken, cwd=tmp_path, program=torchrun(4))
+    shutil.copytree(unbroken, resumed)
+    shutil.rmtree(checkpoint(resumed, 6))
+    (resumed / "result.json").unlink()
+    ended = succeed(*command, "--out", resumed, cwd=tmp_path, program=torchrun(4))
+    assert "going on from step 3 of 6" in ended.stderr
+    assert_equal_runs(resumed, unbroken)
 
 
 def test_stopped_under_torchrun(one_process: Path, tmp_path: Path) -> None:

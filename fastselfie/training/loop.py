@@ -61,6 +61,7 @@ def train(job: Job, world: World, folder: RunFolder, opening: str) -> None:
     if world.is_main:
         say(opening)
     with reporter(folder, world, start, steps) as report, stop_signal(world) as stop:
+        trainer.settle()
         trainer.throughput.restart()
         for step in range(start, steps):
             trainer.step(step)
@@ -90,6 +91,17 @@ class Trainer:
         self.forward = _wrap(self.network, config, world)
         self.window = Window(world)
         self.throughput = Throughput(config.batch_size, world.device)
+
+    def settle(self) -> None:
+        """Let DDP find its layout before the first step that counts: one pass whose gradients are dropped.
+
+        After its first backward pass DDP arranges gradients anew, and from three processes on they are then added up
+        in another order. Without this, the first step after a resume would round otherwise than the unbroken run's.
+        """
+        if isinstance(self.forward, DistributedDataParallel):
+            with autocast(self.job.config):
+                loss = self.job.task.loss(self.forward, self.job.pipeline.batch(0, self.micro_batch))
+            loss.value.backward()
 
     def step(self, step: int) -> None:
         """One optimiser step on samples [step * batch_size, (step + 1) * batch_size) of the stream."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -105,4 +106,5 @@ def join_world(device_kind: str) -> Iterator[World]:
         world.barrier()
     finally:
         if launched:
+            gc.collect()  # DDP lies in a reference cycle and would keep the group's threads
             dist.destroy_process_group()
