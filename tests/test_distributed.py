@@ -61,7 +61,7 @@ def test_processes_with_micro_batches_see_the_same_data(tmp_path: Path) -> None:
 
 
 def test_four_processes_go_on_to_the_bit(tmp_path: Path) -> None:
-    """From three on, gradients add up in an order that depends on DDP's layout, and that changes after its first pass."""
+    """From three on, gradients add up in an order that depends on DDP's layout, which its first pass changes."""
     command = ("pretrain", *SMALL, "--steps", "6", "--log-every", "1", "--checkpoint-every", "3", "--held-out", "20")
     unbroken, resumed = tmp_path / "unbroken", tmp_path / "resumed"
     succeed(*command, "--out", unbroken, cwd=tmp_path, program=torchrun(4))
