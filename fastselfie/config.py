@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -204,7 +204,7 @@ class FinetuneConfig(RunConfig):
     """Share of the training labels, such as 8%: stratified by class, smaller shares inside larger ones."""
     label_seed: int = 0
     """Decides which labels a share consists of, apart from --seed."""
-    positions: Literal["both", "query"] | None = field(default=None)
+    positions: Literal["both", "query"] | None = None
     """Whether resnet36-attention adds position vectors to its features; as in pretraining when not given."""
 
     def __post_init__(self) -> None:

@@ -76,7 +76,7 @@ class ResNetV2(nn.Module):
         self.stem = Stem(widths[0], config.patch)
         self.stages = nn.ModuleList()
         channels = widths[0]
-        for index, (width, depth) in enumerate(zip(widths, DEPTHS, strict=False)):
+        for index, (width, depth) in enumerate(zip(widths, DEPTHS[:stages], strict=True)):
             blocks = []
             for block in range(depth):
                 blocks.append(Bottleneck(channels, width, stride=2 if index > 0 and block == 0 else 1))

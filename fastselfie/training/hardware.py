@@ -54,7 +54,7 @@ def choose_precision(asked: str, device: str) -> Choice:
     if device == "cuda":
         native, what = torch.cuda.is_bf16_supported(including_emulation=False), "the CUDA device"
     else:
-        # oneDNN also emulates bf16, slower than fp32: what counts are the processor's own instructions.
+        # oneDNN also emulates bf16: what counts are the processor's own instructions.
         native, what = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(), "the CPU"
     if asked == "bf16" and not native:
         raise UserError(f"--precision bf16: {what} has no bf16 arithmetic; use --precision fp32")
