@@ -26,7 +26,7 @@ from fastselfie.pipelines.synthetic import synthetic_source
 from fastselfie.recipes import recipe
 from fastselfie.training.hardware import choose_device, keep_freed_memory, resolve, resolved
 from fastselfie.training.loop import Trainer
-from fastselfie.training.pretrain import pretraining_job
+from fastselfie.training.pretrain import divide, pretraining_job
 from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.world import World
 
@@ -36,7 +36,7 @@ def ours(config: PretrainConfig, device: torch.device) -> Callable[[], object]:
     world = World(rank=0, size=1, device=device)
     source = synthetic_source(config.image_size, train=4 * config.batch_size, test=16)
     folder = RunFolder(Path(tempfile.gettempdir()) / "fastselfie-bench")  # the steps alone write nothing
-    trainer = Trainer(pretraining_job(config, world, source), world, folder)
+    trainer = Trainer(pretraining_job(config, world, divide(config, source)), world, folder)
     steps = iter(range(config.steps))
     return lambda: trainer.step(next(steps))
 

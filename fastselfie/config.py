@@ -88,7 +88,8 @@ class RunConfig(ModelConfig):
     recipe: str
     """The recipe that these settings started from."""
     data: str | None = None
-    """cifar-10-batches-py or its tar.gz, a folder of ImageNet 32x32 batches, or synthetic. None downloads CIFAR-10."""
+    """A folder of JPEG or PNG files (train/ and val/ with class folders, or flat), cifar-10-batches-py or its tar.gz,
+    a folder of ImageNet 32x32 batches, or synthetic. None downloads CIFAR-10."""
     out: Path | None = None
     """The run's folder, below runs/ when not given. A half-done run there is gone on with."""
     steps: int = 120_000
@@ -105,8 +106,12 @@ class RunConfig(ModelConfig):
     """On convolution and linear weights only: not on norms, biases, positions and u0."""
     seed: int = 0
     """Decides every random choice: initial weights, order, crops, flips, masks, dropout."""
+    crop: Literal["pad", "resized"] = "pad"
+    """`pad`: pad and crop back (the paper's for 32x32). `resized`: random resized crop (its for 224x224; from files)."""
+    min_area: float = 0.08
+    """Smallest share of an image's area that a random resized crop takes."""
     pad: int = 4
-    """Pixels of padding a side before the random crop; 0 switches the crop off."""
+    """Pixels of padding a side before the random crop of --crop pad; 0 switches that crop off."""
     pad_mode: Literal["zero", "reflect"] = "zero"
     """Padding with black (the paper's) or by reflection."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -115,6 +120,10 @@ class RunConfig(ModelConfig):
     """Channel deviations that pixels are then divided by."""
     sync_bn: bool = False
     """Batch-norm statistics over all processes (CUDA only)."""
+    loader_threads: int | None = None
+    """Threads of a process that read and decode files. None: its share of the machine's cores."""
+    prefetch: int = 2
+    """Batches of files that are decoded ahead."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: a CUDA device when there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -152,6 +161,12 @@ class RunConfig(ModelConfig):
             f"--weight-decay {self.weight_decay}: must be a finite number, at least 0",
         )
         require(0 <= self.seed < 2**63, f"--seed {self.seed}: must be at least 0 and below 2**63")
+        require(0 < self.min_area <= 1, f"--min-area {self.min_area}: must be above 0 and at most 1")
+        require(
+            self.loader_threads is None or 1 <= self.loader_threads <= 1024,
+            f"--loader-threads {self.loader_threads}: must be at least 1 and at most 1024",
+        )
+        require(1 <= self.prefetch <= 64, f"--prefetch {self.prefetch}: must be at least 1 and at most 64")
         require(0 <= self.pad < self.image_size, f"--pad {self.pad}: must be at least 0 and below --image-size")
         require(all(0 <= m <= 1 for m in self.mean), f"--mean {self.mean}: each must be in [0, 1]")
         require(all(0 < s <= 1 for s in self.std), f"--std {self.std}: each must be above 0 and at most 1")
@@ -172,7 +187,8 @@ class PretrainConfig(RunConfig):
     logit_scale: Literal["rsqrt", "none"] = "rsqrt"
     """Scores are divided by sqrt(D), or not at all (the paper to the letter)."""
     held_out: int = 1_024
-    """Test images on which accuracy and context gap are measured, without padding or crop."""
+    """Test images on which accuracy and context gap are measured, without padding or crop. Of a source without any,
+    at most a tenth of the training images is set aside for it. 0: none, and no gap is measured."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -182,7 +198,10 @@ class PretrainConfig(RunConfig):
             1 <= visible <= self.patches - 2,
             f"--keep {self.keep}: shows {visible} of {self.patches} patches; at least 1 must be seen and 2 masked",
         )
-        require(self.held_out >= 2, f"--held-out {self.held_out}: must be at least 2, to take u from another image")
+        require(
+            self.held_out == 0 or self.held_out >= 2,
+            f"--held-out {self.held_out}: must be at least 2, to take u from another image, or 0 to measure nothing",
+        )
 
     @property
     def visible(self) -> int:

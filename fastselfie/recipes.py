@@ -48,11 +48,12 @@ def imagenet32() -> Recipe:
 def imagenet224() -> Recipe:
     """ImageNet at 224x224, as in the paper, section 3.2: 32-pixel patches, batch 1,024.
 
-    Command: ``fastselfie pretrain imagenet224 --data synthetic``. Sources of photographs are not read yet; on images
-    that are 224x224 already the view is a flip, without padding or crop.
+    Command: ``fastselfie pretrain imagenet224 --data FOLDER`` with class folders in ``train/`` and ``val/``.
     """
     base = imagenet32()
-    change: dict[str, Any] = {"recipe": "imagenet224", "image_size": 224, "patch": 32, "pad": 0}
+    change: dict[str, Any] = {
+        "recipe": "imagenet224", "image_size": 224, "patch": 32, "crop": "resized", "pad": 0,
+    }  # fmt: skip
     return Recipe(pretrain=replace(base.pretrain, **change), finetune=replace(base.finetune, **change))
 
 

@@ -5,7 +5,7 @@ CIFAR-10 is 150 MB of uint8, ImageNet at 32x32 3.9 GB. Shapes: B images a batch,
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -14,14 +14,6 @@ from fastselfie.pipelines.sampler import Sampler
 from fastselfie.pipelines.source import Split
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.randomness import Purpose, integers
-
-
-class Pipeline(Protocol):
-    """What the training loop knows of a pipeline. A batch is a function of its arguments: there is nothing to save."""
-
-    def batch(self, start: int, stop: int) -> Batch:
-        """Entries [start, stop) of the endless stream of epochs, as views on the device."""
-        ...
 
 
 class ResidentPipeline:
@@ -39,15 +31,18 @@ class ResidentPipeline:
         self._rows = torch.arange(len(split), device=device) if rows is None else rows.to(device)
         self._sampler = Sampler(seed=seed, size=len(self._rows), device=device)
 
+    def announce(self, requests: Iterable[tuple[int, int]]) -> None:
+        """See `Pipeline.announce`. Nothing has to be prepared here."""
+
     def batch(self, start: int, stop: int) -> Batch:
-        """See `Pipeline.batch`. No host synchronisation."""
+        """See `fastselfie.pipelines.pipeline.Pipeline`. No host synchronisation."""
         epoch_B, entry_B = self._sampler.samples(start, stop)
         return self._describe(epoch_B, self._rows[entry_B], self.view)
 
     def in_order(self, start: int, stop: int) -> Batch:
-        """Images [start, stop) of the rows as they are, in epoch 0: for evaluation."""
+        """See `Pipeline.in_order`: images [start, stop) of the rows."""
         rows_B = self._rows[start:stop]
-        return self._describe(torch.zeros_like(rows_B), rows_B, View(size=self.view.size))
+        return self._describe(torch.zeros_like(rows_B), rows_B, self.view.plain())
 
     def _describe(self, epoch_B: Tensor, rows_B: Tensor, view: View) -> Batch:
         corner_B2 = flip_B = None

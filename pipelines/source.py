@@ -1,4 +1,4 @@
-"""What a source of small images gives: arrays in memory, split into train and test.
+"""What a source gives: two splits, of small images in memory or of files on disk.
 
 Shapes: S images, H = W pixels a side, channels last.
 """
@@ -6,10 +6,15 @@ Shapes: S images, H = W pixels a side, channels last.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+_COMPARED = 256  # images of a split whose content is part of its fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +32,61 @@ class Split:
     def __len__(self) -> int:
         return len(self.images_SHW3)
 
+    def identity(self) -> Iterable[bytes]:
+        """What tells it from other data: all labels, and images spread over it."""
+        yield str(self.images_SHW3.shape).encode()
+        yield self.labels_S.tobytes()
+        yield self.images_SHW3[:: max(len(self) // _COMPARED, 1)].tobytes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """One part of a data set as JPEG or PNG files.
+
+    Attributes:
+        root: the folder that ``names``, S of them, are relative to.
+        labels_S: int64 (S,), each in [0, number of classes); all 0 where there are no classes.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    labels_S: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, index: int) -> Path:
+        """Where file ``index`` lies."""
+        return self.root / self.names[index]
+
+    def identity(self) -> Iterable[bytes]:
+        """What tells it from other data: all names and labels, and the content of files spread over it."""
+        yield "\n".join(self.names).encode()
+        yield self.labels_S.tobytes()
+        for index in range(0, len(self), max(len(self) // _COMPARED, 1)):
+            yield self.path(index).read_bytes()
+
+
+AnySplit: TypeAlias = Split | Files
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set: `train` is trained on, `test` only ever evaluated on."""
+    """A data set: ``train`` is trained on, ``test`` only ever evaluated on.
+
+    Attributes:
+        test: None where the data set has none. classes: their names; empty where images have no labels.
+    """
 
     name: str
-    train: Split
-    test: Split
+    train: AnySplit
+    test: AnySplit | None
     classes: tuple[str, ...]
 
     def fingerprint(self) -> str:
-        """A short checksum of all labels and of 256 images spread over each split: is this the same data again?"""
+        """A short checksum: is this the same data again?"""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
-            digest.update(str(split.images_SHW3.shape).encode())
-            digest.update(split.labels_S.tobytes())
-            digest.update(split.images_SHW3[:: max(len(split) // 256, 1)].tobytes())
+            for part in split.identity() if split is not None else ():
+                digest.update(part)
         return digest.hexdigest()[:16]

@@ -11,6 +11,7 @@ from fastselfie.pipelines.cifar import SIZE as BATCH_SIZE
 from fastselfie.pipelines.cifar import is_cifar10, read_cifar10
 from fastselfie.pipelines.download import cifar10_archive
 from fastselfie.pipelines.downsampled_imagenet import is_imagenet32, read_imagenet32
+from fastselfie.pipelines.image_folder import is_image_folder, read_image_folder
 from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.synthetic import CLASSES, synthetic_source
 
@@ -19,9 +20,9 @@ _READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Source]], ...] = 
     (is_imagenet32, read_imagenet32),
 )
 _UNDERSTOOD = (
-    "give a cifar-10-batches-py folder or its tar.gz, a folder of downsampled-ImageNet 32x32 batches, or synthetic"
+    "give a folder of JPEG or PNG files (train/ and val/ with class folders, or flat), a cifar-10-batches-py folder or"
+    " its tar.gz, a folder of downsampled-ImageNet 32x32 batches, or synthetic"
 )
-_PHOTOGRAPHS = (".jpeg", ".jpg", ".png", ".webp")
 _MAX_SCENES = 1_000_000
 
 
@@ -39,7 +40,7 @@ def fetch(spec: str | None, size: int) -> None:
 
 
 def open_source(spec: str | None, size: int) -> Source:
-    """The data set that ``--data`` names, whole in memory.
+    """The data set that ``--data`` names: small images whole in memory, or a list of files.
 
     Args:
         spec: a path; "synthetic" or "synthetic:N" for N training scenes; None for CIFAR-10, downloaded once.
@@ -84,8 +85,8 @@ def _open_path(spec: str, size: int) -> Source:
             return read(path)
     if path.is_dir() and not any(path.iterdir()):
         raise UserError(f"{path} is an empty folder: {_UNDERSTOOD}")
-    if _holds_photographs(path):
-        raise UserError(f"{path} holds photographs, which this version does not read: {_UNDERSTOOD}")
+    if is_image_folder(path):
+        return read_image_folder(path)
     raise UserError(f"{path} is no data set known here: {_UNDERSTOOD}")
 
 
@@ -95,9 +96,3 @@ def _check_size(what: str, size: int) -> None:
             f"{what} has images of {BATCH_SIZE}x{BATCH_SIZE} pixels and the recipe wants {size}x{size}: "
             f"use a recipe for {BATCH_SIZE}x{BATCH_SIZE}, or --data synthetic"
         )
-
-
-def _holds_photographs(path: Path) -> bool:
-    """Whether class folders of photographs begin at most two folders down, as in train/<class>/."""
-    patterns = ("*", "*/*", "*/*/*") if path.is_dir() else ()
-    return any(entry.suffix.lower() in _PHOTOGRAPHS for pattern in patterns for entry in path.glob(pattern))

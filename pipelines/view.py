@@ -5,12 +5,15 @@ Shapes: B images, S resident images, H pixels a side, G patches a side, P pixels
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fastselfie.config import RunConfig
 from fastselfie.kernels import patch_batch
 
 
@@ -19,14 +22,38 @@ class View:
     """How an image is looked at.
 
     Attributes:
-        size: pixels a side, H. pad: pixels of padding a side before a random crop back to H; 0 for no crop.
+        size: pixels a side, H. grid: patches a side, G, that files are handed out in; divides H.
+        crop: ``pad``: the whole image, or of a file its centre, and where ``pad`` is above 0 a random crop of that.
+            ``resized``: a random resized crop.
+        min_area: smallest share of the area that a random resized crop takes.
+        pad: pixels of padding a side before a random crop back to H; 0 for no crop.
         pad_mode: black or reflected padding. flip: mirror at random.
     """
 
     size: int
+    grid: int = 1
+    crop: Literal["pad", "resized"] = "pad"
+    min_area: float = 0.08
     pad: int = 0
     pad_mode: Literal["zero", "reflect"] = "zero"
     flip: bool = False
+
+    @classmethod
+    def of(cls, config: RunConfig, grid: int) -> View:
+        """The view to train on that a configuration asks for."""
+        return cls(
+            size=config.image_size, grid=grid, crop=config.crop, min_area=config.min_area, pad=config.pad,
+            pad_mode=config.pad_mode, flip=True,
+        )  # fmt: skip
+
+    def plain(self) -> View:
+        """The same without anything random: what evaluations see."""
+        return dataclasses.replace(self, crop="pad", pad=0, flip=False)
+
+    @property
+    def shorter_side(self) -> int:
+        """Pixels to which a file's shorter side is resized before its centre is cut out: 256 where H = 224."""
+        return math.floor(self.size * 256 / 224 + 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)

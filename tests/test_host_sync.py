@@ -13,10 +13,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastselfie.config import FinetuneConfig, PretrainConfig
-from fastselfie.evaluation.finetune import finetuning_job
+from fastselfie.evaluation.finetune import finetuning_job, labelled_test
 from fastselfie.pipelines.synthetic import synthetic_source
 from fastselfie.training.loop import Job, Trainer
-from fastselfie.training.pretrain import pretraining_job
+from fastselfie.training.pretrain import divide, pretraining_job
 from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.world import World
 
@@ -83,14 +83,16 @@ def reads() -> Iterator[list[str]]:
 def pretraining(device: torch.device) -> Job:
     settings: dict[str, Any] = {**SMALL, "device": device.type}
     config = PretrainConfig(**settings, held_out=4)
-    return pretraining_job(config, World(rank=0, size=1, device=device), synthetic_source(32, train=20, test=10))
+    parts = divide(config, synthetic_source(32, train=20, test=10))
+    return pretraining_job(config, World(rank=0, size=1, device=device), parts)
 
 
 def finetuning(device: torch.device) -> Job:
     settings: dict[str, Any] = {**SMALL, "device": device.type}
     config = FinetuneConfig(**settings, scratch=True, encoder="resnet36-attention", positions="both")
     world = World(rank=0, size=1, device=device)
-    return finetuning_job(config, world, synthetic_source(32, train=20, test=10), torch.arange(0, 20, 2), None)
+    source = synthetic_source(32, train=20, test=10)
+    return finetuning_job(config, world, source, labelled_test(source), torch.arange(0, 20, 2), None)
 
 
 def trainer(make: Callable[[torch.device], Job], device: torch.device, folder: Path) -> Trainer:

@@ -86,13 +86,6 @@ def test_paths_that_hold_nothing_known(tmp_path: Path) -> None:
         assert understood in message
 
 
-@pytest.mark.parametrize("place", ["cat/1.JPEG", "train/cat/1.jpg", "1.png"])
-def test_photographs(place: str, tmp_path: Path) -> None:
-    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / place).touch()
-    assert "holds photographs, which this version does not read" in refusal(str(tmp_path))
-
-
 def test_wrong_size_is_said_before_reading(cifar: Path) -> None:
     (cifar / "data_batch_1").write_bytes(b"damaged")
     message = refusal(str(cifar), 224)

@@ -19,7 +19,7 @@ class ClassifyTask:
 
     def __init__(self, config: FinetuneConfig, network: nn.Module, pixels: PixelFormat) -> None:
         self.network = network
-        self.view = View(size=config.image_size, pad=config.pad, pad_mode=config.pad_mode, flip=True)
+        self.view = View.of(config, 1)
         self._pixels = pixels
 
     def loss(self, forward: Callable[..., Any], batch: Batch) -> Loss:

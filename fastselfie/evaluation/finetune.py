@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from fastselfie.config import FinetuneConfig, label_share, require
+from fastselfie.errors import UserError
 from fastselfie.evaluation.classify import ClassifyTask
 from fastselfie.evaluation.pretrained import Pretrained, read_pretrained, read_settings
 from fastselfie.evaluation.subsets import labelled_subset, write_subset
 from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier, encoder
-from fastselfie.pipelines.resident import ResidentPipeline
-from fastselfie.pipelines.source import Source
+from fastselfie.pipelines.opening import open_pipeline
+from fastselfie.pipelines.source import AnySplit, Source
 from fastselfie.pretext.task import PixelFormat
-from fastselfie.training.loop import Job
-from fastselfie.training.session import count_over, fits, make_network, open_data, run, session
+from fastselfie.training.loop import Job, micro_batch_size
+from fastselfie.training.session import count_over, fits, loading, make_network, open_data, run, session
 from fastselfie.training.world import World
 
 _EVALUATION_CHUNK = 500
@@ -45,14 +46,15 @@ def finetune(config: FinetuneConfig) -> Path:
         config, world = here.config, here.world
         pretrained = read_pretrained(config, config.pretrained) if config.pretrained else None
         source = open_data(config, world)
+        test = labelled_test(source)
         rows = labelled_subset(torch.from_numpy(source.train.labels_S), label_share(config.labels), config.label_seed)
         fits(config, len(rows))
         facts = {"images": source.fingerprint(), "weights": pretrained.fingerprint if pretrained else None}
         summary = {
             "data": source.name, "labels": config.labels, "labelled_images": len(rows), "label_seed": config.label_seed,
-            "encoder": config.encoder, "pretrained": not config.scratch, "test_images": len(source.test),
+            "encoder": config.encoder, "pretrained": not config.scratch, "test_images": len(test),
         }  # fmt: skip
-        job = finetuning_job(config, world, source, rows, pretrained)
+        job = finetuning_job(config, world, source, test, rows, pretrained)
         return run(
             job,
             here,
@@ -70,8 +72,23 @@ def _positions(config: FinetuneConfig) -> Literal["both", "query"]:
     return config.positions or "both"
 
 
+def labelled_test(source: Source) -> AnySplit:
+    """The split to test on.
+
+    Raises:
+        UserError: the source has no labels or no test images.
+    """
+    require(
+        bool(source.classes),
+        f"--data: the images of {source.name} have no labels; finetuning needs class folders in train/ and val/",
+    )
+    if source.test is None:
+        raise UserError(f"--data: {source.name} has no val/ or test/ to test on; add one with the same class folders")
+    return source.test
+
+
 def finetuning_job(
-    config: FinetuneConfig, world: World, source: Source, rows: Tensor, pretrained: Pretrained | None
+    config: FinetuneConfig, world: World, source: Source, test: AnySplit, rows: Tensor, pretrained: Pretrained | None
 ) -> Job:
     """The encoder, its task, and pipelines over the labelled rows and over the whole test split."""
 
@@ -84,14 +101,20 @@ def finetuning_job(
     network = make_network(make, config, world)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     task = ClassifyTask(config, network, PixelFormat.of(config, world.device, dtype))
-    pipeline = ResidentPipeline(source.train, view=task.view, seed=config.seed, device=world.device, rows=rows)
-    test = ResidentPipeline(source.test, view=task.view, seed=config.seed, device=world.device)
+    pipeline = open_pipeline(
+        source.train, view=task.view, seed=config.seed, device=world.device, rows=rows,
+        loading=loading(config, world, micro_batch_size(config, world)),
+    )  # fmt: skip
+    plain = open_pipeline(
+        test, view=task.view.plain(), seed=config.seed, device=world.device,
+        loading=loading(config, world, _EVALUATION_CHUNK),
+    )  # fmt: skip
 
     def evaluate() -> dict[str, float]:
         def counts(start: int, stop: int) -> Tensor:
-            return task.counts(test.in_order(start, stop))
+            return task.counts(plain.in_order(start, stop))
 
-        right, images = count_over(world, len(source.test), _EVALUATION_CHUNK, 2, counts).tolist()
+        right, images = count_over(world, len(test), _EVALUATION_CHUNK, 2, counts).tolist()
         return {"test_accuracy": right / images}
 
     return Job(config=config, task=task, pipeline=pipeline, evaluate=evaluate)

@@ -23,7 +23,7 @@ class SelfieTask:
 
     def __init__(self, config: PretrainConfig, network: Selfie, pixels: PixelFormat) -> None:
         self.network = network
-        self.view = View(size=config.image_size, pad=config.pad, pad_mode=config.pad_mode, flip=True)
+        self.view = View.of(config, config.grid)
         self._config, self._pixels = config, pixels
 
     def loss(self, forward: Callable[..., Any], batch: Batch) -> Loss:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastselfie.config import RunConfig
 from fastselfie.errors import UserError
 from fastselfie.models.weights import load_weights
-from fastselfie.pipelines.resident import Pipeline
+from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pretext.task import Task
 from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import checkpoint
@@ -62,6 +62,7 @@ def train(job: Job, world: World, folder: RunFolder, opening: str) -> None:
         say(opening)
     with reporter(folder, world, start, steps) as report, stop_signal(world) as stop:
         trainer.settle()
+        job.pipeline.announce(trainer.requests(start))
         trainer.throughput.restart()
         for step in range(start, steps):
             trainer.step(step)
@@ -84,7 +85,7 @@ class Trainer:
         self.job, self.world, self.folder = job, world, folder
         self.network = job.task.network
         self.share = config.batch_size // world.size
-        self.micro_batch = config.micro_batch_size or self.share
+        self.micro_batch = micro_batch_size(config, world)
         self.groups = self.share // self.micro_batch
         self.optimizer = make_optimizer(self.network, config)
         self.statistics = RunningStatistics(self.network, self.groups)
@@ -118,9 +119,8 @@ class Trainer:
         """Forward and backward of this process's micro-batch ``index``; gradients meet after the last one."""
         config = self.job.config
         group = self.world.rank * self.groups + index
-        start = step * config.batch_size + group * self.micro_batch
         with self.throughput.waiting():
-            batch = self.job.pipeline.batch(start, start + self.micro_batch)
+            batch = self.job.pipeline.batch(*self._entries(step, index))
         torch.manual_seed(scalar_key(config.seed, Purpose.DROPOUT, step, group))
         apart = isinstance(self.forward, DistributedDataParallel) and index < self.groups - 1
         with self.forward.no_sync() if apart else nullcontext():  # type: ignore[attr-defined]
@@ -129,6 +129,18 @@ class Trainer:
             (loss.value / self.groups).backward()
         self.statistics.collect(index)
         self.window.add(loss)
+
+    def _entries(self, step: int, index: int) -> tuple[int, int]:
+        """Entries [start, stop) of the stream that are this process's micro-batch ``index`` of ``step``."""
+        group = self.world.rank * self.groups + index
+        start = step * self.job.config.batch_size + group * self.micro_batch
+        return start, start + self.micro_batch
+
+    def requests(self, start: int) -> Iterator[tuple[int, int]]:
+        """What this process will ask its pipeline for from step ``start`` to the last."""
+        for step in range(start, self.job.config.steps):
+            for index in range(self.groups):
+                yield self._entries(step, index)
 
     def report(self, done: int, report: Reporter) -> None:
         """Log the window and evaluate, where ``done`` steps make either due."""
@@ -183,6 +195,11 @@ class Trainer:
         if self.world.is_main and done < self.job.config.steps:
             say(f"{self.folder.path}: going on from step {done} of {self.job.config.steps}")
         return done
+
+
+def micro_batch_size(config: RunConfig, world: World) -> int:
+    """Images that one process holds at once."""
+    return config.micro_batch_size or config.batch_size // world.size
 
 
 def autocast(config: RunConfig) -> Any:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from fastselfie.config import PretrainConfig
+from fastselfie.config import PretrainConfig, require
 from fastselfie.models.selfie import Selfie
-from fastselfie.pipelines.resident import ResidentPipeline
-from fastselfie.pipelines.source import Source
+from fastselfie.pipelines.opening import open_pipeline
+from fastselfie.pipelines.source import AnySplit, Source
 from fastselfie.pretext.selfie import SelfieTask, context_gap
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.randomness import Purpose, random_bits
-from fastselfie.training.loop import Job
-from fastselfie.training.session import count_over, fits, make_network, open_data, run, session
+from fastselfie.training.loop import Job, micro_batch_size
+from fastselfie.training.session import count_over, fits, loading, make_network, open_data, run, session
 from fastselfie.training.world import World
 
 _EVALUATION_CHUNK = 256
@@ -34,32 +37,85 @@ def pretrain(config: PretrainConfig) -> Path:
     with session(dataclasses.replace(config, out=out)) as here:
         config, world = here.config, here.world
         source = open_data(config, world)
-        fits(config, len(source.train))
-        job = pretraining_job(config, world, source)
-        summary = {"task": config.task, "data": source.name, "keep": config.keep, "pooler": config.pooler}
+        parts = divide(config, source)
+        fits(config, len(parts.rows))
+        job = pretraining_job(config, world, parts)
+        summary = {
+            "task": config.task, "data": source.name, "keep": config.keep, "pooler": config.pooler,
+            "images": len(parts.rows), "held_out_images": len(parts.held_out_rows),
+        }  # fmt: skip
         return run(job, here, command="pretrain", facts={"images": source.fingerprint()}, summary=summary)
 
 
-def pretraining_job(config: PretrainConfig, world: World, source: Source) -> Job:
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Which images a pretraining run learns from, and which the context gap is measured on.
+
+    Attributes:
+        train: the split that ``rows``, int64, are of. held_out: likewise of ``held_out_rows``.
+    """
+
+    train: AnySplit
+    rows: Tensor
+    held_out: AnySplit
+    held_out_rows: Tensor
+
+
+def divide(config: PretrainConfig, source: Source) -> Parts:
+    """Hold test images out, or where a source has none at most a tenth of its training images: the seed decides which.
+
+    Raises:
+        UserError: there are too few images to hold any out.
+    """
+    train = torch.arange(len(source.train))
+    if source.test is not None or not config.held_out:
+        test = source.test or source.train
+        return Parts(
+            train=source.train,
+            rows=train,
+            held_out=test,
+            held_out_rows=_drawn(config.seed, len(test))[: config.held_out],
+        )
+    count = min(config.held_out, len(train) // 10)
+    require(
+        count >= 2,
+        f"--held-out {config.held_out}: {source.name} has no val/ or test/, and its {len(train)} images are too few to"
+        " set a tenth aside; add val/, or take --held-out 0 to measure no context gap",
+    )
+    aside = _drawn(config.seed, len(train))[:count]
+    return Parts(train=source.train, rows=train[~torch.isin(train, aside)], held_out=source.train, held_out_rows=aside)
+
+
+def pretraining_job(config: PretrainConfig, world: World, parts: Parts) -> Job:
     """The network, its task, and both pipelines: shuffled views to train on, plain ones to measure the context gap."""
     network: Selfie = make_network(lambda: Selfie(config), config, world)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     task = SelfieTask(config, network, PixelFormat.of(config, world.device, dtype))
-    pipeline = ResidentPipeline(source.train, view=task.view, seed=config.seed, device=world.device)
-    held_out = held_out_rows(config, len(source.test))
-    plain = ResidentPipeline(source.test, view=task.view, seed=config.seed, device=world.device, rows=held_out)
-
-    def evaluate() -> dict[str, float]:
-        def counts(start: int, stop: int) -> torch.Tensor:
-            return task.context_counts(plain.in_order(start, stop))
-
-        return context_gap(count_over(world, len(held_out), _EVALUATION_CHUNK, 3, counts))
-
+    pipeline = open_pipeline(
+        parts.train, view=task.view, seed=config.seed, device=world.device, rows=parts.rows,
+        loading=loading(config, world, micro_batch_size(config, world)),
+    )  # fmt: skip
+    evaluate = context_evaluation(config, world, task, parts) if config.held_out else dict
     return Job(config=config, task=task, pipeline=pipeline, evaluate=evaluate)
 
 
-def held_out_rows(config: PretrainConfig, images: int) -> torch.Tensor:
-    """Which of ``images`` test images the context gap is measured on: int64, at most ``config.held_out``."""
+def context_evaluation(
+    config: PretrainConfig, world: World, task: SelfieTask, parts: Parts
+) -> Callable[[], dict[str, float]]:
+    """What measures accuracy and context gap on the held-out images."""
+    plain = open_pipeline(
+        parts.held_out, view=task.view.plain(), seed=config.seed, device=world.device, rows=parts.held_out_rows,
+        loading=loading(config, world, _EVALUATION_CHUNK),
+    )  # fmt: skip
+
+    def counts(start: int, stop: int) -> Tensor:
+        return task.context_counts(plain.in_order(start, stop))
+
+    return lambda: context_gap(count_over(world, len(parts.held_out_rows), _EVALUATION_CHUNK, 3, counts))
+
+
+def _drawn(seed: int, images: int) -> Tensor:
+    """The order in which images are held out: int64 (images,)."""
     sample_S = torch.arange(images)
-    bits = random_bits(config.seed, Purpose.HELD_OUT, torch.zeros_like(sample_S), sample_S, 1)[:, 0]
-    return bits.argsort(stable=True)[: config.held_out]
+    bits = random_bits(seed, Purpose.HELD_OUT, torch.zeros_like(sample_S), sample_S, 1)[:, 0]
+    return bits.argsort(stable=True)

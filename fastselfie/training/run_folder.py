@@ -28,7 +28,10 @@ from fastselfie.training.world import World
 # changes rounding, and micro-batches change batch norm's groups. The images and the pretrained weights are compared by
 # their checksums, which are among the facts.
 FREE = frozenset(
-    {"out", "data", "device", "compile", "micro_batch_size", "checkpoint_every", "keep_checkpoints", "pretrained"}
+    {
+        *("out", "data", "device", "compile", "micro_batch_size", "loader_threads", "prefetch"),
+        *("checkpoint_every", "keep_checkpoints", "pretrained"),
+    }
 )
 
 

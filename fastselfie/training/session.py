@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from fastselfie.config import RunConfig, require
 from fastselfie.errors import LocalError
 from fastselfie.models.convolution import channels_last
 from fastselfie.models.resnet import synchronised
+from fastselfie.pipelines.file_pipeline import Loading
 from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.sources import fetch, open_source
 from fastselfie.randomness import Purpose, scalar_key
@@ -101,6 +103,12 @@ def fits(config: RunConfig, images: int) -> None:
         config.batch_size <= images,
         f"--batch-size {config.batch_size}: there are only {images} images to train on; take at most that many",
     )
+
+
+def loading(config: RunConfig, world: World, batch: int) -> Loading:
+    """How this process loads files, ``batch`` images at a time at most."""
+    threads = config.loader_threads or max(1, len(os.sched_getaffinity(0)) // world.local_size)
+    return Loading(threads=threads, prefetch=config.prefetch, batch=batch)
 
 
 def make_network(make: Callable[[], nn.Module], config: RunConfig, world: World) -> Any:

@@ -23,13 +23,15 @@ class World:
     """This process among its peers.
 
     Attributes:
-        rank, size: which of how many. local_rank: which on this machine. device: the one that this process trains on.
+        rank, size: which of how many. local_rank, local_size: likewise on this machine. device: the one that this
+            process trains on.
         distributed: whether torchrun started it; one process alone may be, too.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
     device: torch.device
     distributed: bool = False
 
@@ -88,7 +90,7 @@ def join_world(device_kind: str) -> Iterator[World]:
     """
     launched = "WORLD_SIZE" in os.environ
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_rank, local_size = (int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     device = torch.device("cpu")
     if device_kind == "cuda":
         there = torch.cuda.device_count()
@@ -100,7 +102,9 @@ def join_world(device_kind: str) -> Iterator[World]:
         torch.cuda.set_device(device)
     if launched:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    world = World(rank=rank, size=size, local_rank=local_rank, device=device, distributed=launched)
+    world = World(
+        rank=rank, size=size, local_rank=local_rank, local_size=max(local_size, 1), device=device, distributed=launched
+    )
     try:
         yield world
         world.barrier()

@@ -1,0 +1,174 @@
+"""Batches of files: read and decoded ahead of the training step, in the order in which they will be asked for.
+
+A batch stays a function of its arguments. What is announced only decides what is worked on early; a request that comes
+otherwise is served all the same. Shapes: B images a batch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastselfie.errors import LocalError
+from fastselfie.pipelines.decoder import Decoder, Encoded
+from fastselfie.pipelines.draws import window_draws
+from fastselfie.pipelines.sampler import Sampler
+from fastselfie.pipelines.source import Files
+from fastselfie.pipelines.view import Batch, View
+from fastselfie.randomness import Purpose, integers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How files are loaded; changes no batch.
+
+    Attributes:
+        threads: that read, and as many that decode. prefetch: batches decoded ahead. batch: images of one at most.
+    """
+
+    threads: int
+    prefetch: int
+    batch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """A batch on its way: what was asked for, the keys of its samples, its files, and their bytes to come."""
+
+    asked: tuple[int, int]
+    epoch_B: Tensor
+    sample_B: Tensor
+    paths: list[Path]
+    data: list[Future[NDArray[np.uint8]]]
+
+
+class FilePipeline:
+    """A split of files, or the part of it that ``rows`` names, seen through ``view``.
+
+    A sample's key is its index in the whole split, as in `ResidentPipeline`.
+    """
+
+    def __init__(
+        self, files: Files, *, view: View, seed: int, device: torch.device, loading: Loading, rows: Tensor | None = None
+    ) -> None:
+        self.view, self.seed = view, seed
+        self._files, self._device, self._loading = files, device, loading
+        self._labels_S = torch.from_numpy(files.labels_S)
+        self._rows = torch.arange(len(files)) if rows is None else rows.cpu()
+        self._sampler = Sampler(seed=seed, size=len(self._rows), device=torch.device("cpu"))
+        self._readers = ThreadPoolExecutor(loading.threads, thread_name_prefix="read")
+        self._decoder = Decoder(view, batch=loading.batch, threads=loading.threads, device=device)
+        self._announced: Iterator[tuple[int, int]] = iter(())
+        self._reading: deque[_Request] = deque()
+        self._decoding: deque[_Request] = deque()
+
+    def announce(self, requests: Iterable[tuple[int, int]]) -> None:
+        """See `Pipeline.announce`."""
+        self._forget()
+        self._announced = iter(requests)
+        self._work_ahead()
+
+    def batch(self, start: int, stop: int) -> Batch:
+        """See `Pipeline.batch`.
+
+        Raises:
+            LocalError: a file cannot be read or decoded; names it.
+        """
+        if not self._decoding or self._decoding[0].asked != (start, stop):
+            self._forget()
+            self._decode(self._read((start, stop), *self._stream(start, stop)))
+        return self._take()
+
+    def in_order(self, start: int, stop: int) -> Batch:
+        """See `Pipeline.in_order`: images [start, stop) of the rows. Only for a pipeline of a plain view.
+
+        Raises:
+            LocalError: see `batch`.
+        """
+        assert self.view == self.view.plain(), "a pipeline has one graph, and this one's draws at random"
+        self._forget()
+        rows_B = self._rows[start:stop]
+        self._decode(self._read((start, stop), torch.zeros_like(rows_B), rows_B))
+        return self._take()
+
+    def _stream(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        epoch_B, entry_B = self._sampler.samples(start, stop)
+        return epoch_B, self._rows[entry_B]
+
+    def _work_ahead(self) -> None:
+        """Keep ``prefetch`` batches in decoding and as many again in reading."""
+        wanted = 2 * self._loading.prefetch - len(self._decoding) - len(self._reading)
+        for asked in islice(self._announced, wanted):
+            self._reading.append(self._read(asked, *self._stream(*asked)))
+        while self._reading and len(self._decoding) < self._loading.prefetch:
+            self._decode(self._reading.popleft())
+
+    def _forget(self) -> None:
+        """Drop what was announced and is not asked for."""
+        self._announced = iter(())
+        self._reading.clear()
+        self._decoding.clear()
+        self._decoder.drop()
+
+    def _read(self, asked: tuple[int, int], epoch_B: Tensor, sample_B: Tensor) -> _Request:
+        paths = [self._files.path(index) for index in sample_B.tolist()]
+        data = [self._readers.submit(_bytes, path) for path in paths]
+        return _Request(asked=asked, epoch_B=epoch_B, sample_B=sample_B, paths=paths, data=data)
+
+    def _decode(self, request: _Request) -> None:
+        draws = flips = None
+        if self.view.crop == "resized":
+            draws = window_draws(self.seed, request.epoch_B, request.sample_B).numpy()
+            flips = self._flip(request).numpy().astype(np.int32)
+        data = [part.result() for part in request.data]
+        self._decoder.schedule(Encoded(paths=request.paths, data=data, draws=draws, flip=flips))
+        self._decoding.append(request)
+
+    def _take(self) -> Batch:
+        pixels, _ = self._decoder.take()
+        request = self._decoding.popleft()
+        self._work_ahead()
+        epoch_B, sample_B, view = request.epoch_B, request.sample_B, self.view
+        corner_B2 = flip_B = None
+        # A random resized crop was flipped in the graph; a padded crop is made with the patches, flip and all.
+        if view.crop == "pad" and view.pad:
+            corner_B2 = self._there(integers(self.seed, Purpose.CROP, epoch_B, sample_B, 2, 2 * view.pad + 1))
+        if view.crop == "pad" and view.flip:
+            flip_B = self._there(self._flip(request).bool())
+        return Batch(
+            view=view, pixels=pixels, epoch_B=self._there(epoch_B), sample_B=self._there(sample_B),
+            labels_B=self._there(self._labels_S[sample_B]), corner_B2=corner_B2, flip_B=flip_B,
+        )  # fmt: skip
+
+    def _flip(self, request: _Request) -> Tensor:
+        """0 or 1 a sample, int64 (B,)."""
+        if not self.view.flip:
+            return torch.zeros_like(request.sample_B)
+        return integers(self.seed, Purpose.FLIP, request.epoch_B, request.sample_B, 1, 2)[:, 0]
+
+    def _there(self, tensor: Tensor) -> Tensor:
+        """On the device, without waiting for it."""
+        if self._device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+
+def _bytes(path: Path) -> NDArray[np.uint8]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise LocalError(
+            f"{path}: cannot be read ({error.strerror}): check it and run the same command again"
+        ) from None
+    if not data:
+        raise LocalError(f"{path}: is empty; put a readable image of that name in its place and run again")
+    return np.frombuffer(data, dtype=np.uint8)

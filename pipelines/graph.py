@@ -1,0 +1,83 @@
+"""The DALI graphs: encoded bytes in, a uint8 view of patches out. One definition for the CPU and the GPU.
+
+Without a GPU DALI decodes on the CPU; with one the ``mixed`` decoder does, and everything after it stays on the device.
+Windows and shapes are always computed on the CPU. Nothing is drawn in here.
+
+Shapes: G patches a side, P pixels a side of a patch, H = G * P.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nvidia.dali import fn, types
+from nvidia.dali import math as dali_math
+from nvidia.dali.pipeline import Pipeline
+
+from fastselfie.pipelines.view import View
+from fastselfie.pipelines.window import random_window
+
+ENCODED, DRAWN, FLIP = "encoded", "draws", "flip"
+"""Names of the inputs: uint8 (bytes,), fp64 (`DRAWS`,) and int32 () a sample; a plain graph has the first alone."""
+
+
+def build_graph(view: View, *, batch: int, threads: int, device_id: int | None) -> Pipeline:
+    """A graph whose one output is uint8 (G, P, G, P, 3) a sample; of a random resized crop also its window.
+
+    Args:
+        view: ``resized`` crops at random and flips; any other is the plain view, which has no random inputs.
+        batch: images at most a run. device_id: the CUDA device, None without one.
+
+    Returns:
+        A built pipeline with a queue of its own for one run; more runs may be scheduled ahead. Outputs: the pixels, and
+        of a random resized crop int32 (4,) a sample, start and shape of the window.
+    """
+    graph = Pipeline(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=1)
+    with graph:
+        encoded = fn.external_source(name=ENCODED, dtype=types.UINT8, ndim=1)
+        shape = fn.cast(fn.peek_image_shape(encoded), dtype=types.FLOAT64)
+        if view.crop == "resized":
+            pixels, window = _random_resized_crop(encoded, shape, view, decoder_device(device_id))
+            graph.set_outputs(_as_patches(pixels, view), window)
+        else:
+            graph.set_outputs(_as_patches(_centre_crop(encoded, shape, view, decoder_device(device_id)), view))
+    graph.build()
+    return graph
+
+
+def decoder_device(device_id: int | None) -> str:
+    """DALI's name for where images are decoded."""
+    return "cpu" if device_id is None else "mixed"
+
+
+def _random_resized_crop(encoded: Any, shape: Any, view: View, device: str) -> tuple[Any, Any]:
+    """Only the window is decoded, as far as the format allows."""
+    draws = fn.external_source(name=DRAWN, dtype=types.FLOAT64, ndim=1)
+    flip = fn.external_source(name=FLIP, dtype=types.INT32, ndim=0)
+    start, extent = random_window(shape, draws, view.min_area)
+    image = fn.decoders.image_slice(
+        encoded, start=start, shape=extent, axis_names="HW", device=device, output_type=types.RGB
+    )
+    image = _resize(image, [float(view.size)] * 2)
+    return fn.flip(image, horizontal=flip), fn.cat(start, extent)
+
+
+def _centre_crop(encoded: Any, shape: Any, view: View, device: str) -> Any:
+    """The shorter side resized to 256 for a view of 224 pixels, then the centre."""
+    image = fn.decoders.image(encoded, device=device, output_type=types.RGB)
+    scale = view.shorter_side / dali_math.min(shape[0], shape[1])
+    extent = dali_math.floor(fn.stack(shape[0], shape[1]) * scale + 0.5)
+    image = _resize(image, fn.cast(extent, dtype=types.FLOAT))
+    start = fn.cast(dali_math.floor((extent - view.size) * 0.5), dtype=types.INT32)
+    return fn.slice(image, start=start, shape=[view.size] * 2, axis_names="HW")
+
+
+def _resize(image: Any, size: Any) -> Any:
+    """Linear interpolation, with a filter as wide as the scale when the image becomes smaller."""
+    return fn.resize(image, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
+
+
+def _as_patches(image: Any, view: View) -> Any:
+    """(H, H, 3) seen as (G, P, G, P, 3): the same bytes in the same order."""
+    patch = view.size // view.grid
+    return fn.reshape(image, shape=[view.grid, patch, view.grid, patch, 3], layout="")

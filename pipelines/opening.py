@@ -1,0 +1,33 @@
+"""Which pipeline a split gets: images in memory live on the device, files are decoded as they are needed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastselfie.errors import UserError
+from fastselfie.pipelines.decoder import require_dali
+from fastselfie.pipelines.file_pipeline import FilePipeline, Loading
+from fastselfie.pipelines.pipeline import Pipeline
+from fastselfie.pipelines.resident import ResidentPipeline
+from fastselfie.pipelines.source import AnySplit, Files
+from fastselfie.pipelines.view import View
+
+
+def open_pipeline(
+    split: AnySplit, *, view: View, seed: int, device: torch.device, loading: Loading, rows: Tensor | None = None
+) -> Pipeline:
+    """A pipeline over the images of ``split`` that ``rows``, int64, names, or over all.
+
+    Raises:
+        UserError: random resized crops of images in memory are asked for, or files are to be read without DALI.
+    """
+    if isinstance(split, Files):
+        require_dali()
+        return FilePipeline(split, view=view, seed=seed, device=device, loading=loading, rows=rows)
+    if view.crop == "resized":
+        raise UserError(
+            "--crop resized: random resized crops are taken from JPEG and PNG files, and these images are in memory;"
+            " take --crop pad, or write scenes as files (fastselfie render --out DIR) and give --data DIR"
+        )
+    return ResidentPipeline(split, view=view, seed=seed, device=device, rows=rows)
