@@ -107,7 +107,7 @@ class RunConfig(ModelConfig):
     seed: int = 0
     """Decides every random choice: initial weights, order, crops, flips, masks, dropout."""
     crop: Literal["pad", "resized"] = "pad"
-    """`pad`: pad and crop back (the paper's for 32x32). `resized`: random resized crop (its for 224x224; from files)."""
+    """`pad`: pad and crop back (the paper's for 32x32). `resized`: random resized crop of a file (its for 224x224)."""
     min_area: float = 0.08
     """Smallest share of an image's area that a random resized crop takes."""
     pad: int = 4

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines.safe_pickle import load_arrays
-from fastselfie.pipelines.source import Source, Split
+from fastselfie.pipelines.source import ResidentSource, Split
 
 SIZE = 32
 _FOLDER = "cifar-10-batches-py"
@@ -106,7 +106,7 @@ def is_cifar10(path: Path) -> bool:
     return (path / _FOLDER).is_dir() or any((path / name).exists() for name in (*_TRAIN, _TEST))
 
 
-def read_cifar10(path: Path) -> Source:
+def read_cifar10(path: Path) -> ResidentSource:
     """CIFAR-10, whole in memory (180 MB).
 
     Args:
@@ -126,7 +126,7 @@ def read_cifar10(path: Path) -> Source:
         if base not in batches:
             raise UserError(f"{path} has no {_FOLDER}/{base}: it is incomplete; download CIFAR-10 again")
     train = to_split([batches.pop(base) for base in _TRAIN])
-    return Source(name="cifar10", train=train, test=to_split([batches.pop(_TEST)]), classes=classes)
+    return ResidentSource(name="cifar10", train=train, test=to_split([batches.pop(_TEST)]), classes=classes)
 
 
 def _members(path: Path) -> Iterator[tuple[str, str, BinaryIO]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines.cifar import Batch, read_batch, to_split
-from fastselfie.pipelines.source import Source
+from fastselfie.pipelines.source import ResidentSource
 
 _CLASSES = 1000
 _TRAIN = re.compile(r"train_data_batch_([1-9][0-9]*)")
@@ -23,7 +23,7 @@ def is_imagenet32(path: Path) -> bool:
     return path.is_dir() and ((path / _TEST).exists() or bool(_numbers(path)))
 
 
-def read_imagenet32(path: Path) -> Source:
+def read_imagenet32(path: Path) -> ResidentSource:
     """Downsampled ImageNet, whole in memory (3.9 GB). The first few training batches alone will do.
 
     Args:
@@ -43,7 +43,9 @@ def read_imagenet32(path: Path) -> Source:
         raise UserError(f"{path} has no {_TEST}: add it, results are measured on it")
     test = to_split([_read(path / _TEST)])
     train = to_split([_read(path / f"train_data_batch_{number}") for number in numbers])
-    return Source(name="imagenet32", train=train, test=test, classes=tuple(str(label) for label in range(_CLASSES)))
+    return ResidentSource(
+        name="imagenet32", train=train, test=test, classes=tuple(str(label) for label in range(_CLASSES))
+    )
 
 
 def _numbers(path: Path) -> list[int]:

@@ -90,3 +90,11 @@ class Source:
             for part in split.identity() if split is not None else ():
                 digest.update(part)
         return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidentSource(Source):
+    """A data set of small images, whole in memory and with a test split."""
+
+    train: Split
+    test: Split

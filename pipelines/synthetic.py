@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastselfie.pipelines.shapes import SHAPES, Plane
-from fastselfie.pipelines.source import Source, Split
+from fastselfie.pipelines.source import ResidentSource, Split
 from fastselfie.randomness import Purpose, permutations, random_bits, uniform
 
 CLASSES = tuple(SHAPES)
@@ -182,11 +182,11 @@ def render_scenes(seed: int, first: int, count: int, size: int) -> tuple[NDArray
     return images_SHW3, labels_S
 
 
-def synthetic_source(size: int, train: int = 8192, test: int = 2048, seed: int = 0) -> Source:
+def synthetic_source(size: int, train: int = 8192, test: int = 2048, seed: int = 0) -> ResidentSource:
     """Scenes of ``size`` pixels a side; the test scenes are none of the training scenes of any number."""
     train_images, train_labels = render_scenes(seed, 0, train, size)
     test_images, test_labels = render_scenes(seed, _FIRST_TEST, test, size)
-    return Source(
+    return ResidentSource(
         name="synthetic",
         train=Split(images_SHW3=train_images, labels_S=train_labels),
         test=Split(images_SHW3=test_images, labels_S=test_labels),
