@@ -11,6 +11,7 @@ import pytest
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines import sources
+from fastselfie.pipelines.source import ResidentSource
 from fastselfie.pipelines.sources import open_source
 
 
@@ -59,11 +60,11 @@ def test_the_default_is_not_downloaded_for_another_size(monkeypatch: pytest.Monk
 
 
 def test_synthetic() -> None:
-    source = open_source("synthetic:100", 16)
-    assert source.train.images_SHW3.shape == (100, 16, 16, 3)
-    assert len(source.test) == 25
-    assert len(open_source("synthetic:12", 16).test) == 10
-    assert len(open_source("synthetic", 8).train) == 8192
+    for spec, train, test in (("synthetic:100", 100, 25), ("synthetic:12", 12, 10), ("synthetic", 8192, 2048)):
+        source = open_source(spec, 8)
+        assert isinstance(source, ResidentSource)
+        assert source.train.images_SHW3.shape == (train, 8, 8, 3)
+        assert len(source.test) == test
 
 
 @pytest.mark.parametrize("count", ["", "0", "9", "-5", "1e3", "12.5", "many", "1000001", "9" * 5000, "²"])

@@ -70,12 +70,8 @@ def divide(config: PretrainConfig, source: Source) -> Parts:
     train = torch.arange(len(source.train))
     if source.test is not None or not config.held_out:
         test = source.test or source.train
-        return Parts(
-            train=source.train,
-            rows=train,
-            held_out=test,
-            held_out_rows=_drawn(config.seed, len(test))[: config.held_out],
-        )
+        drawn = _drawn(config.seed, len(test))[: config.held_out]
+        return Parts(train=source.train, rows=train, held_out=test, held_out_rows=drawn)
     count = min(config.held_out, len(train) // 10)
     require(
         count >= 2,
