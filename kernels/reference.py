@@ -79,6 +79,14 @@ def _into_image(index: Tensor, side: int, pad_mode: PadMode) -> tuple[Tensor, Te
     return inside, (side - 1) - ((side - 1) - index.abs()).abs()
 
 
+def location_scores(u_BD: Tensor, positions_ND: Tensor, places_Bm: Tensor, h_BmD: Tensor, scale: float) -> Tensor:
+    """How well masked patch k fits masked place j: fp32 (B, m, m), rows j. Arguments as in `location_head`."""
+    with torch.autocast(u_BD.device.type, enabled=False):
+        # Not positions[places]: that sums its gradient with atomics on a CPU, in an order that changes run by run.
+        v_BmD = u_BD.float()[:, None] + F.embedding(places_Bm, positions_ND.float())
+        return scale * v_BmD @ h_BmD.float().transpose(1, 2)
+
+
 def location_head(
     u_BD: Tensor, positions_ND: Tensor, places_Bm: Tensor, h_BmD: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -97,9 +105,7 @@ def location_head(
         The loss, fp32 scalar, and the number of right answers among B * m, int64 scalar.
     """
     with torch.autocast(u_BD.device.type, enabled=False):
-        # Not positions[places]: that sums its gradient with atomics on a CPU, in an order that changes run by run.
-        v_BmD = u_BD.float()[:, None] + F.embedding(places_Bm, positions_ND.float())
-        s_Bmm = scale * v_BmD @ h_BmD.float().transpose(1, 2)
+        s_Bmm = location_scores(u_BD, positions_ND, places_Bm, h_BmD, scale)
         B, m, _ = s_Bmm.shape
         target = torch.arange(m, device=s_Bmm.device).expand(B, m)
         loss = F.cross_entropy(s_Bmm.reshape(B * m, m), target.reshape(-1))

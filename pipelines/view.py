@@ -75,6 +75,12 @@ class Batch:
     corner_B2: Tensor | None = None
     flip_B: Tensor | None = None
 
+    def images(self) -> Tensor:
+        """The pixels of a plain view: uint8 (B, H, H, 3)."""
+        assert self.view == self.view.plain(), "what is cropped or flipped later shows in `patches` alone"
+        pixels = self.pixels if self.rows_B is None else self.pixels[self.rows_B]
+        return pixels.reshape(len(pixels), self.view.size, self.view.size, 3)
+
     def patches(
         self, *, patch: int, mean: Tensor, std: Tensor, dtype: torch.dtype, places_BN: Tensor | None = None
     ) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastselfie.config import PretrainConfig
-from fastselfie.kernels import location_head
+from fastselfie.kernels import location_head, location_scores
 from fastselfie.models.pooler import AttentionPooler
 from fastselfie.models.positions import Positions
 from fastselfie.models.resnet import trunk
@@ -54,6 +54,15 @@ class Selfie(nn.Module):
         if self.positions_in_encoder:
             h_BnD = h_BnD + F.embedding(places_BN[:, :n], self.positions())
         return self.pooler(h_BnD), h_BmD
+
+    def place(self, patches: Tensor, places_BN: Tensor) -> Tensor:
+        """Which masked patch the network puts at each masked place: int64 (B, m), indices into the m masked patches.
+
+        Arguments as in `encode`. A patch may be put at several places: each place is a question of its own.
+        """
+        u_BD, h_BmD = self.encode(patches, places_BN)
+        places_Bm = places_BN[:, self.visible :]
+        return location_scores(u_BD, self.positions(), places_Bm, h_BmD, self.scale).argmax(dim=2)
 
     def judge(self, u_BD: Tensor, h_BmD: Tensor, places_BN: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and number of right answers for summaries ``u_BD``, which need not be those images' own."""

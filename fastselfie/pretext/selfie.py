@@ -41,6 +41,17 @@ class SelfieTask:
         _, right_shuffled = self.network.judge(u_BD.roll(1, dims=0), h_BmD, places_BN)
         return torch.stack([right, right_shuffled, torch.full_like(right, self._questions(batch))])
 
+    @torch.no_grad()
+    def placements(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The masked places, and of each the place that the patch comes from which the network puts there.
+
+        Returns:
+            places, chosen: int64 (B, m) each, row by row in the grid; right where they are equal.
+        """
+        patches, places_BN = self._question(batch)
+        places_Bm = places_BN[:, self._config.visible :]
+        return places_Bm, places_Bm.gather(1, self.network.place(patches, places_BN))
+
     def _question(self, batch: Batch) -> tuple[Tensor, Tensor]:
         config = self._config
         places_BN = permutations(config.seed, Purpose.MASK, batch.epoch_B, batch.sample_B, config.patches)

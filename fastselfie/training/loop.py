@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -22,11 +20,13 @@ from fastselfie.training import checkpoint
 from fastselfie.training.checkpoint import Checkpoint
 from fastselfie.training.metrics import Throughput, Window
 from fastselfie.training.optimizer import learning_rate, load_momentum, make_optimizer, momentum_of
+from fastselfie.training.placements import Placements
 from fastselfie.training.reporter import Reporter, reporter, say
 from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.signals import Stopped, stop_signal
 from fastselfie.training.statistics import RunningStatistics
 from fastselfie.training.world import World
+from fastselfie.training.wrapping import autocast, wrap
 
 _MOMENTUM = "momentum/"  # before a parameter's name: its momentum buffer in a checkpoint
 
@@ -38,12 +38,14 @@ class Job:
     Attributes:
         config: with device, precision and compile resolved. evaluate: named figures of the network as it stands, in
             evaluation mode with its running statistics in place; called in all processes at once.
+        watch: what looks at single images now and then, likewise but in the main process alone.
     """
 
     config: RunConfig
     task: Task
     pipeline: Pipeline
     evaluate: Callable[[], dict[str, float]]
+    watch: Placements | None = None
 
 
 def train(job: Job, world: World, folder: RunFolder, opening: str) -> None:
@@ -62,6 +64,8 @@ def train(job: Job, world: World, folder: RunFolder, opening: str) -> None:
         say(opening)
     with reporter(folder, world, start, steps) as report, stop_signal(world) as stop:
         trainer.settle()
+        if start == 0:
+            trainer.watch(0)
         job.pipeline.announce(trainer.requests(start))
         trainer.throughput.restart()
         for step in range(start, steps):
@@ -69,6 +73,7 @@ def train(job: Job, world: World, folder: RunFolder, opening: str) -> None:
             report.advance()
             done = step + 1
             trainer.report(done, report)
+            trainer.watch(done)
             signal = stop.agreed()
             if done % job.config.checkpoint_every == 0 or done == steps or signal:
                 trainer.save(done)
@@ -89,7 +94,7 @@ class Trainer:
         self.groups = self.share // self.micro_batch
         self.optimizer = make_optimizer(self.network, config)
         self.statistics = RunningStatistics(self.network, self.groups)
-        self.forward = _wrap(self.network, config, world)
+        self.forward = wrap(self.network, config, world)
         self.window = Window(world)
         self.throughput = Throughput(config.batch_size, world.device)
 
@@ -159,13 +164,25 @@ class Trainer:
             report.log({"step": done} | line)
 
     def evaluate(self) -> dict[str, float]:
-        """The job's figures, in evaluation mode and with the running statistics of all groups."""
+        """The job's figures of the network as it stands."""
+        with self._evaluation():
+            return self.job.evaluate()
+
+    def watch(self, done: int) -> None:
+        """Look at single images after ``done`` steps, where that is due."""
+        watch = self.job.watch
+        if watch is not None and watch.due(done):
+            with self.throughput.paused(), self._evaluation():
+                self.world.in_main(lambda: watch.record(done))
+
+    @contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        """The network as it is evaluated: without dropout, and with the running statistics of all groups."""
         self.statistics.merge_into_network(self.world)
         self.network.eval()
         with torch.no_grad(), autocast(self.job.config):
-            values = self.job.evaluate()
+            yield
         self.network.train()
-        return values
 
     def save(self, done: int) -> None:
         """Write a checkpoint after ``done`` steps."""
@@ -179,11 +196,17 @@ class Trainer:
                 lambda: checkpoint.save(self.folder.checkpoints, state, self.job.config.keep_checkpoints)
             )
 
+    def _cut_back(self, done: int) -> None:
+        """Forget what was logged after ``done`` steps: those steps will be done again."""
+        self.folder.cut_metrics_back(done)
+        if self.job.watch is not None:
+            self.job.watch.cut_back(done)
+
     def restore(self) -> int:
         """Load the newest whole checkpoint; the number of steps that it has done, 0 without one."""
         self.world.in_main(lambda: checkpoint.remove_partial(self.folder.checkpoints))
         done = self.world.in_main(lambda: checkpoint.newest_whole(self.folder.checkpoints, warn=say)) or 0
-        self.world.in_main(lambda: self.folder.cut_metrics_back(done))
+        self.world.in_main(lambda: self._cut_back(done))
         if not done:
             return 0
         newest = checkpoint.load(self.folder.checkpoints, done)
@@ -200,23 +223,3 @@ class Trainer:
 def micro_batch_size(config: RunConfig, world: World) -> int:
     """Images that one process holds at once."""
     return config.micro_batch_size or config.batch_size // world.size
-
-
-def autocast(config: RunConfig) -> Any:
-    """bf16 autocast over fp32 weights, or nothing, as the resolved precision says."""
-    return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16")
-
-
-def _wrap(network: torch.nn.Module, config: RunConfig, world: World) -> Callable[..., Any]:
-    """The network as training calls it: compiled inside, distributed outside, each where asked for.
-
-    Buffers are not broadcast: the running statistics are `RunningStatistics`' affair.
-    """
-    forward = torch.compile(network) if config.compile == "on" else network
-    if not world.distributed:
-        return forward
-    ids = [world.device] if world.device.type == "cuda" else None
-    # Torch 2.13 renamed the option; what it is about is the same.
-    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
-    options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-    return DistributedDataParallel(forward, device_ids=ids, gradient_as_bucket_view=True, **options)

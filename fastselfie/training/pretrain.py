@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from fastselfie.pretext.selfie import SelfieTask, context_gap
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.randomness import Purpose, random_bits
 from fastselfie.training.loop import Job, micro_batch_size
+from fastselfie.training.placements import IMAGES, Placements
 from fastselfie.training.session import count_over, fits, loading, make_network, open_data, run, session
 from fastselfie.training.world import World
 
@@ -91,14 +91,8 @@ def pretraining_job(config: PretrainConfig, world: World, parts: Parts) -> Job:
         parts.train, view=task.view, seed=config.seed, device=world.device, rows=parts.rows,
         loading=loading(config, world, micro_batch_size(config, world)),
     )  # fmt: skip
-    evaluate = context_evaluation(config, world, task, parts) if config.held_out else dict
-    return Job(config=config, task=task, pipeline=pipeline, evaluate=evaluate)
-
-
-def context_evaluation(
-    config: PretrainConfig, world: World, task: SelfieTask, parts: Parts
-) -> Callable[[], dict[str, float]]:
-    """What measures accuracy and context gap on the held-out images."""
+    if not config.held_out:
+        return Job(config=config, task=task, pipeline=pipeline, evaluate=dict)
     plain = open_pipeline(
         parts.held_out, view=task.view.plain(), seed=config.seed, device=world.device, rows=parts.held_out_rows,
         loading=loading(config, world, _EVALUATION_CHUNK),
@@ -107,7 +101,12 @@ def context_evaluation(
     def counts(start: int, stop: int) -> Tensor:
         return task.context_counts(plain.in_order(start, stop))
 
-    return lambda: context_gap(count_over(world, len(parts.held_out_rows), _EVALUATION_CHUNK, 3, counts))
+    def evaluate() -> dict[str, float]:
+        return context_gap(count_over(world, len(parts.held_out_rows), _EVALUATION_CHUNK, 3, counts))
+
+    assert config.out is not None
+    watch = Placements(config.out, config.steps, lambda: plain.in_order(0, IMAGES), task.placements)
+    return Job(config=config, task=task, pipeline=pipeline, evaluate=evaluate, watch=watch)
 
 
 def _drawn(seed: int, images: int) -> Tensor:

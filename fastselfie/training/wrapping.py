@@ -1,0 +1,33 @@
+"""What training puts around a network: lower precision, compilation, and other processes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from fastselfie.config import RunConfig
+from fastselfie.training.world import World
+
+
+def autocast(config: RunConfig) -> Any:
+    """bf16 autocast over fp32 weights, or nothing, as the resolved precision says."""
+    return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def wrap(network: torch.nn.Module, config: RunConfig, world: World) -> Callable[..., Any]:
+    """The network as training calls it: compiled inside, distributed outside, each where asked for.
+
+    Buffers are not broadcast: the running statistics are `RunningStatistics`' affair.
+    """
+    forward = torch.compile(network) if config.compile == "on" else network
+    if not world.distributed:
+        return forward
+    ids = [world.device] if world.device.type == "cuda" else None
+    # Torch 2.13 renamed the option; what it is about is the same.
+    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    return DistributedDataParallel(forward, device_ids=ids, gradient_as_bucket_view=True, **options)
