@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro import _errors as tyro_errors  # its documented hook for parse errors, not yet public: hence the version cap
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig
+from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, require
 from fastselfie.errors import UserError
 from fastselfie.recipes import RECIPES, recipe
 
@@ -36,10 +36,33 @@ class FinetuneArguments(FinetuneConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoArguments:
-    """The whole story, small: pretrain on rendered scenes, finetune with and without, compare."""
+    """The whole story, small: render JPEG files, pretrain on them, finetune with and without, compare, report."""
 
     out: Path = Path("demo")
     """Folder of the demo's runs; a half-done demo there is gone on with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderArguments:
+    """Write the scenes of --data synthetic as JPEG files, in train/ and val/ with class folders."""
+
+    out: Path
+    """Folder to make."""
+    size: int = 256
+    """Pixels a side."""
+    train: int = 8192
+    """Scenes to train on."""
+    test: int = 2048
+    """Scenes to test on."""
+    seed: int = 0
+    """Decides the scenes; 0 has those of --data synthetic."""
+
+    def __post_init__(self) -> None:
+        require(8 <= self.size <= 4096, f"--size {self.size}: must be at least 8 and at most 4096")
+        for name in ("train", "test"):
+            value = getattr(self, name)
+            require(10 <= value <= 10**7, f"--{name} {value}: must be at least 10, one a class, and at most 10000000")
+        require(0 <= self.seed < 2**63, f"--seed {self.seed}: must be at least 0 and below 2**63")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +141,8 @@ def _refuse(event: tyro_errors.ParseErrorEvent) -> None:
             reason = f"{_flag(argument)}: takes {values if isinstance(values, int) else 'a'} value{'s' * (values != 1)}"
         case tyro_errors.InstantiationFailure(message=message, argument=argument):
             reason = message if argument is None else f"{_flag(argument)}: {message}"
+        case tyro_errors.MissingArgs(missing_arguments=missing):
+            reason = f"{', '.join(_flag(context.arg) for context in missing)}: must be given"
         case _:
             reason = f"the command line cannot be understood ({type(event).__name__})"
     raise UserError(f"{reason}; see {event.prog} --help")

@@ -55,11 +55,11 @@ def _say(line: str, alone: bool = False) -> None:
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
     commands = {
-        "pretrain": _pretrain, "finetune": _finetune, "doctor": _doctor, "demo": _demo,
+        "pretrain": _pretrain, "finetune": _finetune, "render": _render, "doctor": _doctor, "demo": _demo,
         "--help": _help, "-h": _help, "--version": _version,
     }  # fmt: skip
     if name not in commands:
-        raise UserError(f"{name}: there is no such command; there are pretrain, finetune, doctor and demo")
+        raise UserError(f"{name}: there is no such command; there are pretrain, finetune, render, doctor and demo")
     return commands[name]
 
 
@@ -82,6 +82,25 @@ def _finetune(words: Sequence[str]) -> int:
     from fastselfie.evaluation.finetune import finetune
 
     return _trained(lambda: finetune(config))
+
+
+def _render(words: Sequence[str]) -> int:
+    from fastselfie.arguments import RenderArguments, parse
+
+    asked = parse(RenderArguments, words, "fastselfie render")
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from fastselfie.pipelines.scene_files import write_scenes
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("rendering", total=asked.train + asked.test)
+        write_scenes(
+            asked.out, size=asked.size, train=asked.train, test=asked.test, seed=asked.seed,
+            progress=lambda scenes: bar.advance(task, scenes),
+        )  # fmt: skip
+    print(f"{asked.out}: {asked.train} scenes in train/, {asked.test} in val/")
+    return 0
 
 
 def _doctor(words: Sequence[str]) -> int:
@@ -127,6 +146,7 @@ def _help(words: Sequence[str]) -> int:
         "usage: fastselfie COMMAND ...   (fastselfie COMMAND --help shows its options)\n\n"
         "  pretrain RECIPE [options]                        learn from unlabelled images: which patch belongs where?\n"
         "  finetune RECIPE (--from RUN | --scratch) ...     learn from labels and test\n"
+        "  render --out DIR                                 write the synthetic scenes as JPEG files\n"
         "  doctor                                           what this machine has and what will be used\n"
         "  demo [--out DIR]                                 the whole story, small, on images that it makes itself\n\n"
         f"recipes: {', '.join(RECIPES)}"

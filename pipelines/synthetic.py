@@ -27,7 +27,7 @@ _SCENE, _GRAIN, _LABEL = 0, 1, 2  # what is drawn, in the place of the generator
 _DRAWS = 64
 _GRAIN_SHARE = 0.02
 _CHUNK_PIXELS = 1 << 16  # so that a chunk's planes stay in the processor's cache
-_FIRST_TEST = 10**10  # beyond any training scene, so that test scenes do not change with the number of training scenes
+FIRST_TEST = 10**10  # beyond any training scene, so that test scenes do not change with the number of training scenes
 
 
 class _Draws:
@@ -185,7 +185,7 @@ def render_scenes(seed: int, first: int, count: int, size: int) -> tuple[NDArray
 def synthetic_source(size: int, train: int = 8192, test: int = 2048, seed: int = 0) -> ResidentSource:
     """Scenes of ``size`` pixels a side; the test scenes are none of the training scenes of any number."""
     train_images, train_labels = render_scenes(seed, 0, train, size)
-    test_images, test_labels = render_scenes(seed, _FIRST_TEST, test, size)
+    test_images, test_labels = render_scenes(seed, FIRST_TEST, test, size)
     return ResidentSource(
         name="synthetic",
         train=Split(images_SHW3=train_images, labels_S=train_labels),

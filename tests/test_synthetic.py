@@ -39,7 +39,7 @@ def test_seeds_and_indices_differ() -> None:
     assert distances.min() > 10
 
 
-@pytest.mark.parametrize("first", [0, 10, synthetic._FIRST_TEST])
+@pytest.mark.parametrize("first", [0, 10, synthetic.FIRST_TEST])
 def test_labels_are_balanced_and_without_order(first: int) -> None:
     labels = synthetic._labels(0, first, 1000)
     assert labels.dtype == np.int64
