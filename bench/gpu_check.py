@@ -17,20 +17,22 @@ _LIMIT_S = 240  # a part; what hangs must not cost the parts after it
 
 
 def parts(out: Path) -> dict[str, list[str]]:
-    """Name of each part and the command after the interpreter's name."""
+    """Name of each part and the command after the interpreter's name. Parts of one first word share a log."""
     step = ["-m", "bench.training_step", "--device", "cuda", "--rounds", "10", "--steps", "10", "--batch-size", "512"]
     return {
         "tests": ["-m", "pytest", "-m", "gpu", "tests"],
         "operations": ["-m", "pytest", "bench/operations.py", "--benchmark-enable", "--benchmark-only",
                        f"--benchmark-json={out / 'operations.json'}"],
-        "training_step_eager": [*step, "--compile", "off", "--out", str(out / "step_eager.json")],
-        "training_step_compiled": [*step, "--compile", "on", "--out", str(out / "step_compiled.json")],
+        "training_step eager": [*step, "--compile", "off", "--out", str(out / "step_eager.json")],
+        "training_step compiled": [*step, "--compile", "on", "--out", str(out / "step_compiled.json")],
+        "loader": ["-m", "bench.loader", "--device", "cuda", "--batch-size", "256", "--batches", "8",
+                   "--out", str(out / "loader.json")],
     }  # fmt: skip
 
 
 def _run(command: list[str], log: Path) -> int | str:
     """The part's exit status, or that it took too long."""
-    with log.open("w") as file:
+    with log.open("a") as file:
         try:
             return subprocess.run(
                 [sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, check=False, timeout=_LIMIT_S
@@ -46,9 +48,11 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit(f"gpu-check: torch {torch.__version__} sees no CUDA device; `make test` and `make bench` need none")
     out.mkdir(parents=True, exist_ok=True)
+    for log in out.glob("*.log"):
+        log.unlink()
     failed = []
     for name, command in parts(out).items():
-        status = _run(command, out / f"{name}.log")
+        status = _run(command, out / f"{name.split()[0]}.log")
         print(f"{name}: {'passed' if status == 0 else f'failed, {status}'}", flush=True)
         if status != 0:
             failed.append(name)
