@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from bench.measure import interleaved, summary, write
 from bench.plain_photos import decode, training_view
+from fastselfie.errors import UserError
 from fastselfie.pipelines.decoder import require_dali
 from fastselfie.pipelines.draws import window_draws
 from fastselfie.pipelines.file_pipeline import FilePipeline, Loading
@@ -124,7 +126,10 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=4, help="batches a side in a round")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     arguments = parser.parse_args()
-    require_dali()
+    try:
+        require_dali()
+    except UserError as error:
+        sys.exit(f"loader: {error}")
     device = torch.device(choose_device(arguments.device).value)
     with tempfile.TemporaryDirectory() as folder:
         if arguments.data is None:
