@@ -38,7 +38,7 @@ class FinetuneArguments(FinetuneConfig):
 class ReportArguments:
     """Curves, tables and pictures of runs in one page; the figures also as PNG, in each run's figures/."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")] = ()
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
     """Folders of pretraining and finetuning runs, finished or not."""
     out: Path = Path("report.html")
     """The page: one HTML file that needs no other."""

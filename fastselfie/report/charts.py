@@ -48,7 +48,7 @@ class Chart:
 
 
 CHARTS = (
-    Chart(name="loss", title="Loss", quantities=(Quantity(metric="loss", label="training loss"),)),
+    Chart(name="loss", title="Loss", quantities=(Quantity(metric="loss", label="Cross entropy in training"),)),
     Chart(
         name="accuracy",
         title="Accuracy",
@@ -63,26 +63,26 @@ CHARTS = (
     Chart(
         name="context_gap",
         title="Context gap",
-        quantities=(Quantity(metric="context_gap", label="held-out accuracy minus that with another image's summary"),),
+        quantities=(Quantity(metric="context_gap", label="Held-out accuracy minus that with another image's summary"),),
         share=True,
         signed=True,
     ),
     Chart(
         name="learning_rate",
         title="Learning rate",
-        quantities=(Quantity(metric="lr", label="learning rate"),),
+        quantities=(Quantity(metric="lr", label="At the line's step"),),
         lowest=0,
     ),
     Chart(
         name="throughput",
         title="Images per second",
-        quantities=(Quantity(metric="images_per_second", label="images per second"),),
+        quantities=(Quantity(metric="images_per_second", label="Over all processes"),),
         lowest=0,
     ),
     Chart(
         name="data_wait",
         title="Data wait",
-        quantities=(Quantity(metric="data_wait", label="share of the time spent waiting for data"),),
+        quantities=(Quantity(metric="data_wait", label="Share of the time spent waiting for data"),),
         share=True,
         lowest=0,
         highest=0.05,

@@ -109,7 +109,7 @@ def _furnish(axes: Axes, chart: Chart, colours: dict[str, str]) -> None:
     axes.tick_params(colors=colours["muted"])
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(_short))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(_percent if chart.share else _short))
 
 

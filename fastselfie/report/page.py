@@ -90,9 +90,13 @@ def page(runs: Sequence[Run[RunConfig]], placements: dict[str, Placements | None
         headlines=tables.headlines, steps=tables.steps,
         pretraining_table=tables.pretraining_table(pretraining),
         finetuning_table=tables.finetuning_table(finetuning, pretraining),
-        differences=tables.differences, colour_of=colour_of, dashes_of=dashes_of,
+        differences=tables.differences, counted=_counted, colour_of=colour_of, dashes_of=dashes_of,
         figure_2={name: _cells(found) for name, found in placements.items()}, chance=chance,
     )  # fmt: skip
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number > 1)}" if number else ""
 
 
 def _panels(runs: Sequence[Run[RunConfig]], section: str) -> list[Panel]:

@@ -80,7 +80,15 @@ def _picture(file: Path, size: int) -> NDArray[np.uint8]:
                 raise ValueError(f"{width}x{height} pixels, not the run's {size}x{size}")
             return np.asarray(image.convert("RGB"))
     # What Pillow raises for damage; a broken chunk is a SyntaxError.
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
         raise UserError(f"{file}: cannot be read ({error}); {_REMEDY}") from None
 
 

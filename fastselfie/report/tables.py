@@ -18,6 +18,8 @@ _SCRATCH = "from scratch"
 # Settings without influence on a test accuracy, and where the weights come from. Runs that differ in these alone
 # compare. Micro-batches change batch norm's groups, so they are not among these.
 _BESIDE = (FREE - {"micro_batch_size"}) | {"scratch", "log_every", "evaluate_every", "recipe"}
+# Settings that change no figure of the page, and those that its tables have anyway.
+_UNTOLD = {"out", "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "pretrained", "scratch"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,9 @@ def percent(share: float | None) -> str:
 
 def difference(shares: float | None) -> str:
     """A difference of two shares in percentage points, signed."""
-    return NONE if shares is None else f"{100 * shares:+.1f} points".replace("-", "−")
+    if shares is None:
+        return NONE
+    return f"{round(100 * shares, 1) + 0.0:+.1f}\N{NO-BREAK SPACE}points".replace("-", "−")  # + 0.0: there is no -0.0
 
 
 def number(value: float | None) -> str:
@@ -73,14 +77,15 @@ def steps(run: Run[RunConfig]) -> str:
 
 def headlines(run: Run[PretrainConfig]) -> list[Headline]:
     """What a pretraining run came to, in four figures. Accuracy never stands without the gap beside it."""
-    shuffled = percent(run.figure("accuracy_shuffled"))
+    shuffled = f"{percent(run.figure('accuracy_shuffled'))} with another image's summary"
+    without = "by construction, with --pooler none"
     guessing = percent(chance(run.config))
     return [
         Headline(name="held-out accuracy", value=percent(run.figure("held_out_accuracy")), beside=f"chance {guessing}"),
         Headline(
             name="context gap",
             value=difference(run.figure("context_gap")),
-            beside=f"{shuffled} with another image's summary",
+            beside=without if run.config.pooler == "none" else shuffled,
         ),
         Headline(name="loss", value=number(run.figure("loss")), beside="in training, newest"),
         Headline(
@@ -119,7 +124,7 @@ def pretraining_table(runs: Sequence[Run[PretrainConfig]]) -> Table:
 def finetuning_table(runs: Sequence[Run[FinetuneConfig]], pretraining: Sequence[Run[PretrainConfig]]) -> Table:
     """Every finetuned run in a row: those that compare side by side, the one from scratch first."""
     headings = (
-        "encoder", "labels", "labelled images", "weights", "test accuracy", "gain", "steps", "seed", "run",
+        "run", "encoder", "labels", "labelled images", "weights", "test accuracy", "gain", "steps", "seed",
     )  # fmt: skip
     ordered = sorted(runs, key=lambda run: (_order(run), not run.config.scratch, run.name))
     rows, before = [], None
@@ -127,9 +132,9 @@ def finetuning_table(runs: Sequence[Run[FinetuneConfig]], pretraining: Sequence[
         config, group = run.config, comparable(run)
         labelled = run.result.get("labelled_images") if run.result is not None else None
         cells = (
-            config.encoder, config.labels, f"{labelled:,}" if isinstance(labelled, int) else NONE,
+            run.name, config.encoder, config.labels, f"{labelled:,}" if isinstance(labelled, int) else NONE,
             origin(run, pretraining), percent(run.figure("test_accuracy")), difference(gain(run, runs)), steps(run),
-            str(config.seed), run.name,
+            str(config.seed),
         )  # fmt: skip
         rows.append(Row(cells=cells, first=before is not None and group != before))
         before = group
@@ -171,16 +176,16 @@ def origin(run: Run[FinetuneConfig], pretraining: Sequence[Run[PretrainConfig]])
 
 def differences(runs: Sequence[Run[RunConfig]]) -> Table | None:
     """The settings in which runs of one kind differ, a row each run; None where they do not."""
-    settings = [{"images": run.images, **dataclasses.asdict(run.config)} for run in runs]
-    differing = [name for name in settings[0] if name != "out" and len({str(s[name]) for s in settings}) > 1]
-    if not differing:
+    settings = [dataclasses.asdict(run.config) for run in runs]
+    names = [name for name in settings[0] if name not in _UNTOLD and len({str(s[name]) for s in settings}) > 1]
+    if not names:
         return None
-    headings = ("run", *(f"--{name.replace('_', '-')}" if name != "images" else name for name in differing))
     rows = tuple(
-        Row(cells=(run.name, *(str(setting[name]) for name in differing)))
+        Row(cells=(run.name, " · ".join(f"{name.replace('_', ' ')} {setting[name]}" for name in names)))
         for run, setting in zip(runs, settings, strict=True)
     )
-    return Table(caption="Settings in which the runs differ.", headings=headings, numbers=frozenset(), rows=rows)
+    caption = "Settings in which the runs differ."
+    return Table(caption=caption, headings=("run", "settings"), numbers=frozenset(), rows=rows)
 
 
 def _order(run: Run[FinetuneConfig]) -> tuple[str, float, str, int]:
