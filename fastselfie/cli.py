@@ -91,6 +91,7 @@ def _report(words: Sequence[str]) -> int:
     from fastselfie.report.page import report
 
     report(arguments.runs, arguments.out)
+    print(f"{arguments.out}: written; every figure is also a PNG in its run's figures/", file=sys.stderr)
     return 0
 
 

@@ -70,7 +70,7 @@ CHARTS = (
     Chart(
         name="learning_rate",
         title="Learning rate",
-        quantities=(Quantity(metric="lr", label="At the line's step"),),
+        quantities=(Quantity(metric="lr", label="Warm-up, then a cosine to 0"),),
         lowest=0,
     ),
     Chart(

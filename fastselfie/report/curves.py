@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
@@ -52,7 +53,8 @@ def svg(chart: Chart, runs: Sequence[Run[RunConfig]], identity: str) -> str:
 def png(chart: Chart, run: Run[RunConfig]) -> bytes:
     """A PNG file of a chart of one run alone, on white, with title, axis and legend."""
     buffer = io.BytesIO()
-    with matplotlib.style.context(["default", _STYLE], after_reset=True):
+    with matplotlib.style.context(["default", _STYLE], after_reset=True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the font may lack a letter of a folder's name
         figure = Figure(figsize=_ON_DISK, dpi=150, layout="constrained")
         axes = figure.add_subplot()
         _draw(axes, chart, [run], LIGHT)

@@ -56,9 +56,9 @@ def report(runs: Sequence[Path], out: Path) -> None:
     if out.is_dir():
         raise UserError(f"--out {out}: is a folder; name a file in it, such as {out / 'report.html'}")
     found = read_runs(runs)
-    placements = {run.name: read_placements(run.path, run.config) for run in of_kind(found, PretrainConfig)}
+    placements = {run.path: read_placements(run.path, run.config) for run in of_kind(found, PretrainConfig)}
     text = page(found, placements)
-    drawn = [(run.path / FIGURES, _figures(run, placements.get(run.name))) for run in found]
+    drawn = [(run.path / FIGURES, _figures(run, placements.get(run.path))) for run in found]
     try:
         replace_bytes(out, text.encode())
     except OSError as error:
@@ -73,11 +73,11 @@ def report(runs: Sequence[Path], out: Path) -> None:
             raise UserError(f"{what}; {out} is written, the run's figures as PNG need a folder to write to") from None
 
 
-def page(runs: Sequence[Run[RunConfig]], placements: dict[str, Placements | None]) -> str:
+def page(runs: Sequence[Run[RunConfig]], placements: dict[Path, Placements | None]) -> str:
     """The page's HTML.
 
     Args:
-        placements: by the name of every pretraining run, None where it has none.
+        placements: by the folder of every pretraining run, None where it has none.
     """
     pretraining, finetuning = of_kind(runs, PretrainConfig), of_kind(runs, FinetuneConfig)
     here = files("fastselfie.report")
@@ -91,7 +91,7 @@ def page(runs: Sequence[Run[RunConfig]], placements: dict[str, Placements | None
         pretraining_table=tables.pretraining_table(pretraining),
         finetuning_table=tables.finetuning_table(finetuning, pretraining),
         differences=tables.differences, counted=_counted, colour_of=colour_of, dashes_of=dashes_of,
-        figure_2={name: _cells(found) for name, found in placements.items()}, chance=chance,
+        figure_2={path: _cells(found) for path, found in placements.items()}, chance=chance,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -89,10 +90,11 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
         for length in range(1, len(path.parts) + 1):
             end = path.parts[-length:]
             if sum(other.parts[-length:] == end for other in paths) == 1:
-                return "/".join(end)
+                return str(Path(*end))
         return str(path)
 
-    return [name(path) for path in paths]
+    # A page is UTF-8; a folder's name may be any bytes.
+    return [os.fsencode(name(path)).decode("utf-8", "replace") for path in paths]
 
 
 def _read(path: Path, name: str) -> Run[RunConfig]:
@@ -114,11 +116,22 @@ def _config(path: Path, record: dict[str, Any]) -> RunConfig:
     file, kind = path / "config.json", _CONFIGS.get(str(record["command"]))
     if kind is None or not isinstance(record["settings"], dict):
         raise UserError(f"{file}: holds no pretrain or finetune run; restore the file or leave the run out")
-    known = {field.name for field in dataclasses.fields(kind)}
+    fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    settings = {name: value for name, value in record["settings"].items() if name in fields}
     try:
-        return kind(**{name: value for name, value in record["settings"].items() if name in known})
+        for name, value in settings.items():
+            _check_type(name, value, fields[name])
+        return kind(**settings)
     except (UserError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file}: {error}; restore the file or leave the run out") from None
+
+
+def _check_type(name: str, value: Any, annotation: str) -> None:
+    """Refuse what JSON can hold in a setting's place and the setting cannot be."""
+    types: dict[str, type | tuple[type, ...]] = {"int": int, "float": (int, float), "bool": bool, "tuple": list}
+    optional = annotation.endswith("| None")
+    if not (optional and value is None) and not isinstance(value, types.get(re.split(r"\W", annotation)[0], str)):
+        raise TypeError(f"{name} is {json.dumps(value)[:40]}")
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
@@ -135,17 +148,17 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
         return []
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error}); restore the file or leave the run out") from None
-    whole = text.rpartition("\n")[0]
-    return [_line(file, number, line) for number, line in enumerate(whole.splitlines(), 1)]
+    whole = text.split("\n")[:-1]
+    return [_line(file, number, line) for number, line in enumerate(whole, 1)]
 
 
 def _line(file: Path, number: int, text: str) -> dict[str, Any]:
     try:
         line = json.loads(text)
-        if not isinstance(line, dict) or type(line.get("step")) is not int or line["step"] < 0:
+        if not isinstance(line, dict) or type(line.get("step")) is not int or not 0 <= line["step"] < 2**63:
             raise ValueError("no object with a step")
         _check_figures(line)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         what = f"{file}: line {number} is damaged ({error})"
         raise UserError(f"{what}; remove the line or leave the run out") from None
     return line
@@ -159,7 +172,7 @@ def _result(file: Path) -> dict[str, Any] | None:
         _check_figures(result)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read ({error}); restore the file or leave the run out") from None
     return result
 
