@@ -35,6 +35,16 @@ class FinetuneArguments(FinetuneConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportArguments:
+    """Curves, tables and pictures of runs in one page; the figures also as PNG, in each run's figures/."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
+    """Folders of pretraining and finetuning runs, finished or not."""
+    out: Path = Path("report.html")
+    """The page: one HTML file that needs no other."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoArguments:
     """The whole story, small: render JPEG files, pretrain on them, finetune with and without, compare, report."""
 

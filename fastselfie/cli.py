@@ -55,11 +55,12 @@ def _say(line: str, alone: bool = False) -> None:
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
     commands = {
-        "pretrain": _pretrain, "finetune": _finetune, "render": _render, "doctor": _doctor, "demo": _demo,
-        "--help": _help, "-h": _help, "--version": _version,
+        "pretrain": _pretrain, "finetune": _finetune, "report": _report, "render": _render, "doctor": _doctor,
+        "demo": _demo, "--help": _help, "-h": _help, "--version": _version,
     }  # fmt: skip
     if name not in commands:
-        raise UserError(f"{name}: there is no such command; there are pretrain, finetune, render, doctor and demo")
+        there = ", ".join(word for word in commands if not word.startswith("-"))
+        raise UserError(f"{name}: there is no such command; there are {there}")
     return commands[name]
 
 
@@ -82,6 +83,17 @@ def _finetune(words: Sequence[str]) -> int:
     from fastselfie.evaluation.finetune import finetune
 
     return _trained(lambda: finetune(config))
+
+
+def _report(words: Sequence[str]) -> int:
+    from fastselfie.arguments import ReportArguments, parse
+
+    arguments = parse(ReportArguments, words, "fastselfie report")
+    from fastselfie.report.page import report
+
+    report(arguments.runs, arguments.out)
+    print(f"{arguments.out}: written; every figure is also a PNG in its run's figures/", file=sys.stderr)
+    return 0
 
 
 def _render(words: Sequence[str]) -> int:
@@ -146,6 +158,10 @@ def _help(words: Sequence[str]) -> int:
         "usage: fastselfie COMMAND ...   (fastselfie COMMAND --help shows its options)\n\n"
         "  pretrain RECIPE [options]                        learn from unlabelled images: which patch belongs where?\n"
         "  finetune RECIPE (--from RUN | --scratch) ...     learn from labels and test\n"
+        "  report RUN... [--out FILE.html]                  curves, tables and pictures of runs in one page\n"
+    return 0
+
+
         "  render --out DIR                                 write the synthetic scenes as JPEG files\n"
         "  doctor                                           what this machine has and what will be used\n"
         "  demo [--out DIR]                                 the whole story, small, on images that it makes itself\n\n"

@@ -24,12 +24,13 @@ SHARED = (
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ((), ("pretrain", "finetune", "doctor", "demo", "cifar10", "tiny")),
-        (("--help",), ("pretrain", "finetune", "doctor", "demo", "cifar10", "tiny")),
+        ((), ("pretrain", "finetune", "report", "doctor", "demo", "cifar10", "tiny")),
+        (("--help",), ("pretrain", "finetune", "report", "doctor", "demo", "cifar10", "tiny")),
         (("pretrain", "--help"), ("--keep", "--task", *(f"--{name}" for name in SHARED))),
         (("pretrain", "imagenet224", "--help"), ("--keep", "224")),
         (("finetune", "-h"), ("--from", "--scratch", "--encoder", "--labels", *(f"--{name}" for name in SHARED))),
         (("finetune", "tiny", "--help"), ("--from", "resnet36-attention")),
+        (("report", "--help"), ("RUN...", "--out")),
         (("doctor", "--help"), ()),
         (("demo", "--help"), ("--out",)),
         (("--version",), (fastselfie.__version__,)),

@@ -52,7 +52,7 @@ def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expected_files(tree: Path) -> set[str]:
-    files = {"fastselfie/py.typed"}
+    files = {"fastselfie/py.typed", "fastselfie/report/page.html.jinja", "fastselfie/report/page.css"}
     for folder, installed in INSTALLED.items():
         files |= {f"{installed}/{path.relative_to(tree / folder).as_posix()}" for path in (tree / folder).rglob("*.py")}
     return files

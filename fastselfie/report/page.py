@@ -1,0 +1,145 @@
+"""The report: everything is read and drawn before anything is written, and each file is written whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig
+from fastselfie.errors import UserError
+from fastselfie.report import curves, pictures, tables
+from fastselfie.report.charts import CHARTS, MOST_POINTS, Chart, Quantity, chance, chance_levels, quantities_of
+from fastselfie.report.palette import DARK, LIGHT, colour_of, dashes_of
+from fastselfie.report.placements import Placements, read_placements
+from fastselfie.report.runs import Run, of_kind, read_runs
+from fastselfie.training.files import replace_bytes
+
+FIGURES = "figures"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """A chart on the page. ``key`` tells its curves apart where there are several; ``averaged``: see `charts.points`"""
+
+    chart: Chart
+    svg: Markup
+    key: list[Quantity]
+    chance: bool
+    averaged: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A picture of figure 2 at a moment."""
+
+    image: str
+    step: int
+    right: int
+    masked: int
+
+
+def report(runs: Sequence[Path], out: Path) -> None:
+    """Write a page about ``runs`` to ``out``, and each run's figures as PNG files into its folder.
+
+    Raises:
+        UserError: a run is none, has logged nothing yet or is damaged, and then nothing is written; or a file cannot
+        be written.
+    """
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {out}: must be a file that ends in .html")
+    if out.is_dir():
+        raise UserError(f"--out {out}: is a folder; name a file in it, such as {out / 'report.html'}")
+    found = read_runs(runs)
+    placements = {run.path: read_placements(run.path, run.config) for run in of_kind(found, PretrainConfig)}
+    text = page(found, placements)
+    drawn = [(run.path / FIGURES, _figures(run, placements.get(run.path))) for run in found]
+    try:
+        replace_bytes(out, text.encode())
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}); choose another file") from None
+    for folder, figures in drawn:
+        try:
+            folder.mkdir(exist_ok=True)
+            for name, data in figures.items():
+                replace_bytes(folder / name, data)
+        except OSError as error:
+            what = f"{folder}: cannot be written ({error.strerror})"
+            raise UserError(f"{what}; {out} is written, the run's figures as PNG need a folder to write to") from None
+
+
+def page(runs: Sequence[Run[RunConfig]], placements: dict[Path, Placements | None]) -> str:
+    """The page's HTML.
+
+    Args:
+        placements: by the folder of every pretraining run, None where it has none.
+    """
+    pretraining, finetuning = of_kind(runs, PretrainConfig), of_kind(runs, FinetuneConfig)
+    here = files("fastselfie.report")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((here / "page.html.jinja").read_text(encoding="utf-8"))
+    return template.render(
+        runs=runs, pretraining=pretraining, finetuning=finetuning, light=LIGHT, dark=DARK,
+        css=Markup((here / "page.css").read_text(encoding="utf-8")),
+        panels={"pretraining": _panels(pretraining, "pretraining"), "finetuning": _panels(finetuning, "finetuning")},
+        headlines=tables.headlines, steps=tables.steps,
+        pretraining_table=tables.pretraining_table(pretraining),
+        finetuning_table=tables.finetuning_table(finetuning, pretraining),
+        differences=tables.differences, counted=_counted, colour_of=colour_of, dashes_of=dashes_of,
+        figure_2={path: _cells(found) for path, found in placements.items()}, chance=chance,
+    )  # fmt: skip
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number > 1)}" if number else ""
+
+
+def _panels(runs: Sequence[Run[RunConfig]], section: str) -> list[Panel]:
+    """A section's charts, without those that no run has a figure for."""
+    panels = []
+    for chart in CHARTS:
+        quantities = quantities_of(chart, runs)
+        if quantities:
+            longest = max(len(run.series(quantity.metric)) for run in runs for quantity in quantities)
+            panels.append(
+                Panel(
+                    chart=chart,
+                    svg=Markup(curves.svg(chart, runs, f"{section}-{chart.name}")),
+                    key=quantities if len(quantities) > 1 else [],
+                    chance=chart.name == "accuracy" and bool(chance_levels(runs)),
+                    averaged=longest > MOST_POINTS,
+                )
+            )
+    return panels
+
+
+def _cells(placements: Placements | None) -> list[list[Cell]]:
+    """Figure 2: a row for each picture, a cell for each moment."""
+    if placements is None:
+        return []
+    enlarged = pictures.enlargement(len(placements.pictures[0])) > 1
+    return [
+        [
+            Cell(
+                image=pictures.data_uri(pictures.framed(placements, index, moment), enlarged),
+                step=moment.step,
+                right=moment.right(index),
+                masked=len(moment.places[index]),
+            )
+            for moment in placements.moments
+        ]
+        for index in range(len(placements.pictures))
+    ]
+
+
+def _figures(run: Run[Any], placements: Placements | None) -> dict[str, bytes]:
+    """The PNG files of a run alone, by name."""
+    drawn = {f"{chart.name}.png": curves.png(chart, run) for chart in CHARTS if quantities_of(chart, [run])}
+    if placements is not None:
+        drawn["placements.png"] = pictures.sheet(placements)
+    return drawn

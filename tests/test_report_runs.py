@@ -1,0 +1,188 @@
+"""What a report reads: series and figures as they were logged, unfinished runs, names, and refusals of damage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastselfie.errors import UserError
+from fastselfie.report.charts import MOST_POINTS, Quantity, points
+from fastselfie.report.page import report
+from fastselfie.report.runs import distinct_names, read_runs
+from tests.command import assert_refused, contents, fastselfie
+from tests.run_folders import pretraining_lines, write_placements, write_pretraining, write_run
+
+LOSS, GAP = Quantity(metric="loss", label="loss"), Quantity(metric="context_gap", label="gap")
+
+
+def test_points_are_the_logged_ones(tmp_path: Path) -> None:
+    (run,) = read_runs([write_pretraining(tmp_path / "run")])
+    assert points(run, LOSS) == [(10, 0.2), (20, 0.1), (30, 2 / 30), (40, 0.05)]
+    assert points(run, GAP) == [(20, 0.02), (40, 0.04)]
+    assert run.median("images_per_second") == 125
+    assert run.figure("test_accuracy") is None
+
+
+def test_many_points_are_averaged(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random(5 * MOST_POINTS)
+    lines = [{"step": step, "loss": value} for step, value in enumerate(values.tolist(), 1)]
+    (run,) = read_runs([write_run(tmp_path / "run", "pretrain", lines)])
+    steps, means = zip(*points(run, LOSS), strict=True)
+    assert steps == tuple(range(5, 5 * MOST_POINTS + 1, 5))
+    np.testing.assert_allclose(means, values.reshape(-1, 5).mean(axis=1))
+
+
+def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "pretrain", pretraining_lines())
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 50, "lo')
+    (read,) = read_runs([run])
+    assert (read.step, read.result) == (40, None)
+    assert read.figure("loss") == 0.05
+
+
+def test_a_result_speaks_for_a_finished_run(tmp_path: Path) -> None:
+    (run,) = read_runs([write_run(tmp_path / "run", "pretrain", pretraining_lines(), {"loss": 0.25})])
+    assert run.figure("loss") == 0.25
+    assert run.figure("context_gap") == 0.04
+
+
+def test_a_run_named_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = write_pretraining(tmp_path / "a"), write_pretraining(tmp_path / "b")
+    (tmp_path / "link").symlink_to(first)
+    monkeypatch.chdir(tmp_path)
+    assert [run.name for run in read_runs([second, first, Path("a"), tmp_path / "b", Path("link")])] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["/x/a", "/x/b"], ["a", "b"]),
+        (["/x/a/run", "/x/b/run", "/x/c"], ["a/run", "b/run", "c"]),
+        (["/x/1/a/run", "/x/2/a/run", "/x/2/b/run"], ["1/a/run", "2/a/run", "b/run"]),
+        (["/a", "/x/a"], ["/a", "x/a"]),
+    ],
+)
+def test_names(paths: list[str], names: list[str]) -> None:
+    assert distinct_names([Path(path) for path in paths]) == names
+
+
+def change_config(**change: Any) -> Callable[[Path], None]:
+    def damage(run: Path) -> None:
+        record = json.loads((run / "config.json").read_text())
+        record["settings"] |= change
+        (run / "config.json").write_text(json.dumps(record))
+
+    return damage
+
+
+def write(name: str, data: str | bytes) -> Callable[[Path], None]:
+    def damage(run: Path) -> None:
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_bytes(data.encode() if isinstance(data, str) else data)
+
+    return damage
+
+
+def moments(**change: Any) -> Callable[[Path], None]:
+    moment = {"step": 0, "places": [[0, 5], [1, 2]], "chosen": [[5, 0], [1, 2]]} | change
+    return write("placements/moments.jsonl", json.dumps(moment) + "\n")
+
+
+DAMAGE = [
+    (write("config.json", "[]"), "config.json: cannot be read"),
+    (write("config.json", '{"command": "dance", "settings": {}, "facts": {}}'), "config.json: holds no pretrain"),
+    (write("config.json", '{"command": "pretrain", "settings": [], "facts": {}}'), "config.json: holds no pretrain"),
+    (change_config(patch=0), "config.json: --patch 0"),
+    (change_config(image_size=32.0), "config.json: image_size is 32.0"),
+    (change_config(steps="many"), 'config.json: steps is "many"'),
+    (change_config(recipe=None), "config.json: recipe is null"),
+    (write("metrics.jsonl", ""), "has no line in metrics.jsonl yet"),
+    (write("metrics.jsonl", '{"step": 1'), "has no line in metrics.jsonl yet"),
+    (write("metrics.jsonl", '{"step": 1}\n{"st\n{"step": 3}\n'), "metrics.jsonl: line 2 is damaged"),
+    (write("metrics.jsonl", '{"step": 1, "loss": NaN}\n'), "metrics.jsonl: line 1 is damaged (loss is NaN"),
+    (write("metrics.jsonl", '{"step": 1, "loss": 1' + 400 * "0" + "}\n"), "metrics.jsonl: line 1 is damaged"),
+    (write("metrics.jsonl", '{"loss": 1}\n'), "metrics.jsonl: line 1 is damaged (no object with a step)"),
+    (write("metrics.jsonl", b"\xff\n"), "metrics.jsonl: cannot be read"),
+    (write("result.json", "{"), "result.json: cannot be read"),
+    (write("result.json", '{"loss": "small"}'), "result.json: cannot be read (loss is"),
+    (write("placements/moments.jsonl", '{"step": 0\n'), "moments.jsonl: line 1 is damaged"),
+    (moments(places=[[0, 5]]), "moments.jsonl: line 1: `places` must have a list for each of the 2 pictures"),
+    (moments(places=[[0, 16], [1, 2]]), "line 1: `places` must hold places from 0 to 15"),
+    (moments(chosen=[[0, True], [1, 2]]), "line 1: `chosen` must hold places"),
+    (moments(chosen=[[0, 6], [1, 2]]), "line 1: `chosen` of picture 0"),
+    (moments(chosen=[[0], [1, 2]]), "line 1: `chosen` of picture 0"),
+    (write("placements/picture-1.png", b"\x89PNG\r\n\x1a\n and no more"), "picture-1.png: cannot be read"),
+    (lambda run: (run / "placements/picture-0.png").unlink(), "picture-0.png: cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGE, ids=[said for _, said in DAMAGE])
+def test_damage_is_refused(damage: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+    run = write_pretraining(tmp_path / "run")
+    picture = np.zeros((32, 32, 3), np.uint8)
+    write_placements(run, [picture, picture], [{"step": 0, "places": [[0, 5], [1, 2]], "chosen": [[5, 0], [1, 1]]}])
+    damage(run)
+    before = contents(tmp_path)
+    with pytest.raises(UserError) as refused:
+        report([run], tmp_path / "report.html")
+    assert said in str(refused.value)
+    assert str(run) in str(refused.value)
+    assert contents(tmp_path) == before
+
+
+def test_a_picture_of_another_size(tmp_path: Path) -> None:
+    run = write_pretraining(tmp_path / "run")
+    moment = {"step": 0, "places": [[0, 5]], "chosen": [[5, 0]]}
+    write_placements(run, [np.zeros((32, 40, 3), np.uint8)], [moment])
+    with pytest.raises(UserError, match=r"picture-0.png: cannot be read \(40x32 pixels, not the run's 32x32\)"):
+        report([run], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("runs", "out", "said"),
+    [
+        (["run", "nowhere"], "page.html", "nowhere: there is no such folder"),
+        (["run", "."], "page.html", "is not a run's folder"),
+        (["run"], "run", "--out run: must be a file that ends in .html"),
+        (["run"], "run/config.json", "--out run/config.json: must be a file that ends in .html"),
+        (["run"], "folder.html", "--out folder.html: is a folder"),
+        (["run"], "nowhere/page.html", "--out nowhere/page.html: cannot be written (No such file"),
+        (["run"], "run/config.json/page.html", "cannot be written (Not a directory"),
+    ],
+)
+def test_refused(runs: list[str], out: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pretraining(tmp_path / "run")
+    (tmp_path / "folder.html").mkdir()
+    before = contents(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as refused:
+        report([Path(run) for run in runs], Path(out))
+    assert said in str(refused.value)
+    assert contents(tmp_path) == before
+
+
+def test_figures_that_cannot_be_written(tmp_path: Path) -> None:
+    run = write_pretraining(tmp_path / "run")
+    (run / "figures").write_text("a file")
+    with pytest.raises(UserError, match="run/figures: cannot be written"):
+        report([run], tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().endswith("</html>")
+    assert (run / "figures").read_text() == "a file"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [((), "name the folder of a run"), (("run", "--out", "page.htm"), "metrics.jsonl: line 1 is damaged")],
+)
+def test_refused_words(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    run = write_pretraining(tmp_path / "run")
+    (run / "metrics.jsonl").write_text("damaged\n")
+    before = contents(tmp_path)
+    assert said in assert_refused(fastselfie("report", *words, cwd=tmp_path))
+    assert contents(tmp_path) == before
