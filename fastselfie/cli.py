@@ -159,9 +159,6 @@ def _help(words: Sequence[str]) -> int:
         "  pretrain RECIPE [options]                        learn from unlabelled images: which patch belongs where?\n"
         "  finetune RECIPE (--from RUN | --scratch) ...     learn from labels and test\n"
         "  report RUN... [--out FILE.html]                  curves, tables and pictures of runs in one page\n"
-    return 0
-
-
         "  render --out DIR                                 write the synthetic scenes as JPEG files\n"
         "  doctor                                           what this machine has and what will be used\n"
         "  demo [--out DIR]                                 the whole story, small, on images that it makes itself\n\n"
