@@ -1,4 +1,4 @@
-"""The whole story, small: pretrain on rendered scenes, finetune from that and from scratch on few labels, compare."""
+"""The whole story, small: render JPEG files, pretrain on them, finetune from that and from scratch, and report."""
 
 from __future__ import annotations
 
@@ -11,25 +11,38 @@ from rich.console import Console
 from rich.table import Table
 
 from fastselfie.evaluation.finetune import finetune
+from fastselfie.pipelines.decoder import require_dali
+from fastselfie.pipelines.scene_files import write_scenes
 from fastselfie.recipes import recipe
+from fastselfie.report.page import report
 from fastselfie.training.pretrain import pretrain
+from fastselfie.training.reporter import say
 from fastselfie.training.session import RESULT
 
 _LABELS = "5%"
+_SCENES = {"train": 8192, "test": 2048, "size": 48}
 
 
 def demo(out: Path) -> None:
-    """Run the demo in ``out`` and print its summary; go on with a half-done one.
+    """Run the demo in ``out``, write its page and print a summary; go on with a half-done one.
 
     Raises:
-        UserError: ``out`` holds something else. Stopped: a signal ended a run; its state is saved.
+        UserError: ``out`` holds something else, or DALI is missing. Stopped: a signal ended a run; its state is saved.
     """
+    require_dali()
+    scenes, page = out / "scenes", out / "report.html"
+    if not scenes.exists():
+        say(f"{scenes}: rendering {_SCENES['train'] + _SCENES['test']} scenes as JPEG files")
+        out.mkdir(parents=True, exist_ok=True)
+        write_scenes(scenes, **_SCENES, seed=0, progress=lambda done: None)
     tiny = recipe("tiny")
-    pretraining = pretrain(dataclasses.replace(tiny.pretrain, data="synthetic", out=out / "pretrain", steps=400))
-    settings = dataclasses.replace(tiny.finetune, data="synthetic", labels=_LABELS, steps=150, evaluate_every=150)
+    views: dict[str, Any] = {"data": str(scenes), "crop": "resized", "min_area": 0.3}
+    pretraining = pretrain(dataclasses.replace(tiny.pretrain, **views, out=out / "pretrain", steps=400))
+    settings = dataclasses.replace(tiny.finetune, **views, labels=_LABELS, steps=150, evaluate_every=150)
     pretrained = finetune(dataclasses.replace(settings, out=out / "finetune-pretrained", pretrained=pretraining))
     scratch = finetune(dataclasses.replace(settings, out=out / "finetune-scratch", scratch=True))
-    _summarise(_result(pretraining), _result(pretrained), _result(scratch), out)
+    report([pretraining, pretrained, scratch], page)
+    _summarise(_result(pretraining), _result(pretrained), _result(scratch), page)
 
 
 def _result(run: Path) -> dict[str, Any]:
@@ -37,7 +50,7 @@ def _result(run: Path) -> dict[str, Any]:
     return result
 
 
-def _summarise(pretraining: dict[str, Any], pretrained: dict[str, Any], scratch: dict[str, Any], out: Path) -> None:
+def _summarise(pretraining: dict[str, Any], pretrained: dict[str, Any], scratch: dict[str, Any], page: Path) -> None:
     """Print what the three runs came to, and how much that proves."""
     console = Console()
     table = Table(title="FastSelfie demo: rendered scenes, 10 shapes")
@@ -59,5 +72,5 @@ def _summarise(pretraining: dict[str, Any], pretrained: dict[str, Any], scratch:
     print(
         "One seed, a quarter of the width, minutes of training: this shows that the parts\n"
         "work together, not how much pretraining is worth.\n"
-        f"Runs and weights are in {out}; curves: tensorboard --logdir {out}"
+        f"Curves, tables and how the patches found their places: open {page}"
     )
