@@ -7,11 +7,12 @@ otherwise is served all the same. Shapes: B images a batch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -38,6 +39,10 @@ class Loading:
     threads: int
     prefetch: int
     batch: int
+
+
+# What is asked for, and epoch and sample of each image in it.
+_Announced: TypeAlias = tuple[tuple[int, int], Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +72,13 @@ class FilePipeline:
         self._sampler = Sampler(seed=seed, size=len(self._rows), device=torch.device("cpu"))
         self._readers = ThreadPoolExecutor(loading.threads, thread_name_prefix="read")
         self._decoder = Decoder(view, batch=loading.batch, threads=loading.threads, device=device)
-        self._announced: Iterator[tuple[int, int]] = iter(())
+        self._announced: Iterator[_Announced] = iter(())
         self._reading: deque[_Request] = deque()
         self._decoding: deque[_Request] = deque()
 
     def announce(self, requests: Iterable[tuple[int, int]]) -> None:
         """See `Pipeline.announce`."""
-        self._forget()
-        self._announced = iter(requests)
-        self._work_ahead()
+        self._expect((asked, *self._in_stream(*asked)) for asked in requests)
 
     def batch(self, start: int, stop: int) -> Batch:
         """See `Pipeline.batch`.
@@ -84,40 +87,41 @@ class FilePipeline:
             LocalError: a file cannot be read or decoded; names it.
         """
         if not self._decoding or self._decoding[0].asked != (start, stop):
-            self._forget()
-            self._decode(self._read((start, stop), *self._stream(start, stop)))
+            self.announce([(start, stop)])
         return self._take()
 
-    def in_order(self, start: int, stop: int) -> Batch:
+    def in_order(self, requests: Sequence[tuple[int, int]]) -> Iterator[Batch]:
         """See `Pipeline.in_order`: images [start, stop) of the rows. Only for a pipeline of a plain view.
 
         Raises:
             LocalError: see `batch`.
         """
         assert self.view == self.view.plain(), "a pipeline has one graph, and this one's draws at random"
-        self._forget()
-        rows_B = self._rows[start:stop]
-        self._decode(self._read((start, stop), torch.zeros_like(rows_B), rows_B))
-        return self._take()
+        rows = [self._rows[start:stop] for start, stop in requests]
+        self._expect((asked, torch.zeros_like(rows_B), rows_B) for asked, rows_B in zip(requests, rows, strict=True))
+        for _ in requests:
+            yield self._take()
 
-    def _stream(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def _in_stream(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Epoch and sample of the stream's entries [start, stop)."""
         epoch_B, entry_B = self._sampler.samples(start, stop)
         return epoch_B, self._rows[entry_B]
+
+    def _expect(self, announced: Iterator[_Announced]) -> None:
+        """Begin with other requests; those under way are dropped."""
+        self._reading.clear()
+        self._decoding.clear()
+        self._decoder.drop()
+        self._announced = announced
+        self._work_ahead()
 
     def _work_ahead(self) -> None:
         """Keep ``prefetch`` batches in decoding and as many again in reading."""
         wanted = 2 * self._loading.prefetch - len(self._decoding) - len(self._reading)
-        for asked in islice(self._announced, wanted):
-            self._reading.append(self._read(asked, *self._stream(*asked)))
+        for asked, epoch_B, sample_B in islice(self._announced, wanted):
+            self._reading.append(self._read(asked, epoch_B, sample_B))
         while self._reading and len(self._decoding) < self._loading.prefetch:
             self._decode(self._reading.popleft())
-
-    def _forget(self) -> None:
-        """Drop what was announced and is not asked for."""
-        self._announced = iter(())
-        self._reading.clear()
-        self._decoding.clear()
-        self._decoder.drop()
 
     def _read(self, asked: tuple[int, int], epoch_B: Tensor, sample_B: Tensor) -> _Request:
         paths = [self._files.path(index) for index in sample_B.tolist()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from fastselfie.pipelines.view import Batch
@@ -19,6 +19,6 @@ class Pipeline(Protocol):
         """Entries [start, stop) of the endless stream of epochs, as views on the device."""
         ...
 
-    def in_order(self, start: int, stop: int) -> Batch:
-        """Images [start, stop) as they are, without anything random, in epoch 0: for evaluation."""
+    def in_order(self, requests: Sequence[tuple[int, int]]) -> Iterator[Batch]:
+        """Images [start, stop) of each request as they are, without anything random, in epoch 0: for evaluation."""
         ...

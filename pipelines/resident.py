@@ -5,7 +5,7 @@ CIFAR-10 is 150 MB of uint8, ImageNet at 32x32 3.9 GB. Shapes: B images a batch,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -39,10 +39,11 @@ class ResidentPipeline:
         epoch_B, entry_B = self._sampler.samples(start, stop)
         return self._describe(epoch_B, self._rows[entry_B], self.view)
 
-    def in_order(self, start: int, stop: int) -> Batch:
+    def in_order(self, requests: Sequence[tuple[int, int]]) -> Iterator[Batch]:
         """See `Pipeline.in_order`: images [start, stop) of the rows."""
-        rows_B = self._rows[start:stop]
-        return self._describe(torch.zeros_like(rows_B), rows_B, self.view.plain())
+        for start, stop in requests:
+            rows_B = self._rows[start:stop]
+            yield self._describe(torch.zeros_like(rows_B), rows_B, self.view.plain())
 
     def _describe(self, epoch_B: Tensor, rows_B: Tensor, view: View) -> Batch:
         corner_B2 = flip_B = None

@@ -85,7 +85,7 @@ def test_batches_do_not_depend_on_how_they_are_cut(split: Split) -> None:
 def test_in_order_gives_the_images_as_they_are(split: Split) -> None:
     rows = [20, 3, 4, 11, 17]
     for pipeline, expected in ((make(split), list(range(4, 9))), (make(split, [0, 1, 2, 22, *rows]), rows)):
-        batch = pipeline.in_order(4, 9)
+        batch = next(pipeline.in_order([(4, 9)]))
         np.testing.assert_array_equal(images_of(batch), split.images_SHW3[expected])
         assert batch.sample_B.tolist() == expected
         assert batch.epoch_B.tolist() == [0] * 5
@@ -156,7 +156,7 @@ class Detective:
 
 def test_the_control_takes_u_from_another_image(split: Split) -> None:
     network = Detective()
-    counts = make_task(network).context_counts(make(split).in_order(0, 6))
+    counts = make_task(network).context_counts(next(make(split).in_order([(0, 6)])))
     assert counts.dtype == torch.int64
     assert counts.tolist() == [12, 0, 6 * MASKED]
     assert network.asked[0] == list(range(6))
@@ -167,7 +167,7 @@ def test_the_control_takes_u_from_another_image(split: Split) -> None:
 def test_a_network_without_context_has_no_gap(split: Split) -> None:
     torch.manual_seed(0)
     network = Selfie(CONFIG).eval()
-    own, shuffled, questions = make_task(network).context_counts(make(split).in_order(0, IMAGES)).tolist()
+    own, shuffled, questions = make_task(network).context_counts(next(make(split).in_order([(0, IMAGES)]))).tolist()
     assert own == shuffled
     assert questions == IMAGES * MASKED
     assert 0 < own < questions

@@ -111,10 +111,7 @@ def finetuning_job(
     )  # fmt: skip
 
     def evaluate() -> dict[str, float]:
-        def counts(start: int, stop: int) -> Tensor:
-            return task.counts(plain.in_order(start, stop))
-
-        right, images = count_over(world, len(test), _EVALUATION_CHUNK, 2, counts).tolist()
+        right, images = count_over(world, plain, len(test), _EVALUATION_CHUNK, 2, task.counts).tolist()
         return {"test_accuracy": right / images}
 
     return Job(config=config, task=task, pipeline=pipeline, evaluate=evaluate)

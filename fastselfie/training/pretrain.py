@@ -98,14 +98,12 @@ def pretraining_job(config: PretrainConfig, world: World, parts: Parts) -> Job:
         loading=loading(config, world, _EVALUATION_CHUNK),
     )  # fmt: skip
 
-    def counts(start: int, stop: int) -> Tensor:
-        return task.context_counts(plain.in_order(start, stop))
-
     def evaluate() -> dict[str, float]:
-        return context_gap(count_over(world, len(parts.held_out_rows), _EVALUATION_CHUNK, 3, counts))
+        images = len(parts.held_out_rows)
+        return context_gap(count_over(world, plain, images, _EVALUATION_CHUNK, 3, task.context_counts))
 
     assert config.out is not None
-    watch = Placements(config.out, config.steps, lambda: plain.in_order(0, IMAGES), task.placements)
+    watch = Placements(config.out, config.steps, lambda: next(plain.in_order([(0, IMAGES)])), task.placements)
     return Job(config=config, task=task, pipeline=pipeline, evaluate=evaluate, watch=watch)
 
 

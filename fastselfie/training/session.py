@@ -18,8 +18,10 @@ from fastselfie.errors import LocalError
 from fastselfie.models.convolution import channels_last
 from fastselfie.models.resnet import synchronised
 from fastselfie.pipelines.file_pipeline import Loading
+from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.sources import fetch, open_source
+from fastselfie.pipelines.view import Batch
 from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import hardware
 from fastselfie.training.files import replace_bytes, replace_json
@@ -122,16 +124,18 @@ def make_network(make: Callable[[], nn.Module], config: RunConfig, world: World)
     return network
 
 
-def count_over(world: World, images: int, chunk: int, values: int, count: Callable[[int, int], Tensor]) -> Tensor:
-    """Sum ``count(start, stop)``, int64 (values,), over chunks of at most ``chunk`` of ``images``.
+def count_over(
+    world: World, pipeline: Pipeline, images: int, chunk: int, values: int, count: Callable[[Batch], Tensor]
+) -> Tensor:
+    """Sum ``count(batch)``, int64 (values,), over the first ``images`` of a pipeline, at most ``chunk`` at a time.
 
     Processes take turns at the chunks. They are of nearly equal size, so none is left with a single image.
     """
     chunks = -(-images // chunk)
     edges = [images * index // chunks for index in range(chunks + 1)]
     total = torch.zeros(values, dtype=torch.int64, device=world.device)
-    for index in range(world.rank, chunks, world.size):
-        total += count(edges[index], edges[index + 1])
+    for batch in pipeline.in_order([(edges[i], edges[i + 1]) for i in range(world.rank, chunks, world.size)]):
+        total += count(batch)
     return world.sum_(total)
 
 
