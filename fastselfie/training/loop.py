@@ -173,7 +173,7 @@ class Trainer:
         watch = self.job.watch
         if watch is not None and watch.due(done):
             with self.throughput.paused(), self._evaluation():
-                self.world.in_main(lambda: watch.record(done))
+                self.world.in_main(lambda: watch.record(self.folder.path, done))
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
@@ -200,7 +200,7 @@ class Trainer:
         """Forget what was logged after ``done`` steps: those steps will be done again."""
         self.folder.cut_metrics_back(done)
         if self.job.watch is not None:
-            self.job.watch.cut_back(done)
+            self.job.watch.cut_back(self.folder.path, done)
 
     def restore(self) -> int:
         """Load the newest whole checkpoint; the number of steps that it has done, 0 without one."""

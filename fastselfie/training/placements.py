@@ -11,13 +11,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from fastselfie.pipelines.view import Batch
 from fastselfie.training.files import replace_bytes
 
-FOLDER = "placements"
+FOLDER, _MOMENTS = "placements", "moments.jsonl"
 IMAGES = 4
 _SHARES = (0, 1 / 32, 1 / 8, 1 / 4, 1 / 2, 1)  # of the steps: most is learnt early
 
@@ -28,45 +30,45 @@ def moments(steps: int) -> list[int]:
 
 
 class Placements:
-    """Writes a run's ``placements/``. For the main process alone."""
+    """Writes the ``placements/`` of a run's folder. For the main process alone."""
 
     def __init__(
-        self, run: Path, steps: int, images: Callable[[], Batch], place: Callable[[Batch], tuple[Tensor, Tensor]]
+        self, steps: int, images: Callable[[], Batch], place: Callable[[Batch], tuple[Tensor, Tensor]]
     ) -> None:
         """Args: images: the batch to look at. place: masked and chosen places of it, see `SelfieTask.placements`."""
-        self._folder, self._images, self._place = run / FOLDER, images, place
-        self._file = self._folder / "moments.jsonl"
-        self._moments = frozenset(moments(steps))
+        self._images, self._place, self._moments = images, place, frozenset(moments(steps))
 
     def due(self, done: int) -> bool:
         """Whether the images are to be looked at after ``done`` steps."""
         return done in self._moments
 
-    def cut_back(self, done: int) -> None:
+    def cut_back(self, run: Path, done: int) -> None:
         """Drop the moments after ``done`` steps, and a torn one: they will come again."""
-        lines = self._file.read_text().splitlines() if self._file.exists() else []
+        file = run / FOLDER / _MOMENTS
+        lines = file.read_text().splitlines() if file.exists() else []
         kept = [line for line in lines if _step(line) <= done]
         if kept != lines:
-            replace_bytes(self._file, "".join(line + "\n" for line in kept).encode())
+            replace_bytes(file, "".join(line + "\n" for line in kept).encode())
 
-    def record(self, done: int) -> None:
+    def record(self, run: Path, done: int) -> None:
         """Look at the images with the network as it stands, in evaluation mode."""
-        batch = self._images()
+        folder, batch = run / FOLDER, self._images()
         places, chosen = (answer.tolist() for answer in self._place(batch))
         line = json.dumps({"step": done, "places": places, "chosen": chosen}) + "\n"
         if done == 0:  # a run that starts, maybe again, before its first checkpoint
-            self._write_images(batch)
-            replace_bytes(self._file, line.encode())
+            folder.mkdir(exist_ok=True)
+            for index, pixels in enumerate(batch.images().cpu().numpy()):
+                replace_bytes(folder / f"picture-{index}.png", _png(pixels))
+            replace_bytes(folder / _MOMENTS, line.encode())
             return
-        with self._file.open("a") as file:
+        with (folder / _MOMENTS).open("a") as file:
             file.write(line)
 
-    def _write_images(self, batch: Batch) -> None:
-        self._folder.mkdir(exist_ok=True)
-        for index, pixels in enumerate(batch.images().cpu().numpy()):
-            png = io.BytesIO()
-            Image.fromarray(pixels).save(png, "png")
-            replace_bytes(self._folder / f"picture-{index}.png", png.getvalue())
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
 
 
 def _step(line: str) -> float:

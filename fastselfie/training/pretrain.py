@@ -102,8 +102,7 @@ def pretraining_job(config: PretrainConfig, world: World, parts: Parts) -> Job:
         images = len(parts.held_out_rows)
         return context_gap(count_over(world, plain, images, _EVALUATION_CHUNK, 3, task.context_counts))
 
-    assert config.out is not None
-    watch = Placements(config.out, config.steps, lambda: next(plain.in_order([(0, IMAGES)])), task.placements)
+    watch = Placements(config.steps, lambda: next(plain.in_order([(0, IMAGES)])), task.placements)
     return Job(config=config, task=task, pipeline=pipeline, evaluate=evaluate, watch=watch)
 
 
