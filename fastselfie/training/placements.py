@@ -55,8 +55,8 @@ class Placements:
         folder, batch = run / FOLDER, self._images()
         places, chosen = (answer.tolist() for answer in self._place(batch))
         line = json.dumps({"step": done, "places": places, "chosen": chosen}) + "\n"
+        folder.mkdir(exist_ok=True)
         if done == 0:  # a run that starts, maybe again, before its first checkpoint
-            folder.mkdir(exist_ok=True)
             for index, pixels in enumerate(batch.images().cpu().numpy()):
                 replace_bytes(folder / f"picture-{index}.png", _png(pixels))
             replace_bytes(folder / _MOMENTS, line.encode())
