@@ -35,7 +35,7 @@ class Chart:
     Attributes:
         name: of its PNG file. title: its heading. quantities: its curves. share: values are shares, shown in percent.
         lowest: a value that the vertical axis must show. highest: one more, so that small values look small.
-        signed: zero is marked.
+        signed: values are differences, and zero is marked.
     """
 
     name: str
@@ -63,7 +63,11 @@ CHARTS = (
     Chart(
         name="context_gap",
         title="Context gap",
-        quantities=(Quantity(metric="context_gap", label="Held-out accuracy minus that with another image's summary"),),
+        quantities=(
+            Quantity(
+                metric="context_gap", label="Held-out accuracy minus that with another image's summary, in points"
+            ),
+        ),
         share=True,
         signed=True,
     ),
