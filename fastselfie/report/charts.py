@@ -11,8 +11,8 @@ from fastselfie.report.runs import Run
 
 EVALUATED = frozenset({"held_out_accuracy", "accuracy_shuffled", "context_gap", "test_accuracy"})
 """Metrics that are measured now and then, on images that the run does not train on."""
-MOST_POINTS = 400
-"""A curve of more lines than this is averaged over neighbours: a chart is some 300 points wide."""
+MOST_POINTS = 240
+"""A curve of more lines than this is averaged over neighbours: a chart is that many points wide."""
 
 
 @dataclass(frozen=True, kw_only=True)

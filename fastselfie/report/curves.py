@@ -23,6 +23,7 @@ from fastselfie.report.runs import Run
 
 # Inches. At 4.2 a point is about a CSS pixel on the narrowest phones, so the text there is as large as it says.
 _ON_PAGE, _ON_DISK = (4.2, 2.8), (6.4, 4.2)
+_LONGEST = 48  # letters of a run's name that fit into a title
 _FEW = 60  # points up to which a measurement has its mark
 _WIDTHS = {"first": 1.8, "second": 1.3, "faint": 1.0}
 # Colours that stand for the page's variables until the SVG is written.
@@ -58,8 +59,9 @@ def png(chart: Chart, run: Run[RunConfig]) -> bytes:
         figure = Figure(figsize=_ON_DISK, dpi=150, layout="constrained")
         axes = figure.add_subplot()
         _draw(axes, chart, [run], LIGHT)
+        name = run.name if len(run.name) <= _LONGEST else f"…{run.name[-_LONGEST:]}"
         # A dollar sign in a folder's name is no formula.
-        axes.set_title(f"{chart.title}: {run.name}", loc="left", color=LIGHT["ink"], parse_math=False)
+        axes.set_title(f"{chart.title}: {name}", loc="left", color=LIGHT["ink"], parse_math=False)
         if len(quantities_of(chart, [run])) > 1:
             axes.legend(labelcolor=LIGHT["ink"])
         FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})

@@ -92,6 +92,7 @@ def page(runs: Sequence[Run[RunConfig]], placements: dict[Path, Placements | Non
         finetuning_table=comparison.finetuning_table(finetuning, pretraining),
         seeds_table=comparison.seeds_table(finetuning, pretraining),
         differences=tables.differences, counted=_counted, colour_of=colour_of, dashes_of=dashes_of,
+        without_figure_2=[run.name for run in pretraining if placements[run.path] is None],
         figure_2={path: _cells(found) for path, found in placements.items()}, chance=chance,
     )  # fmt: skip
 

@@ -51,7 +51,8 @@ def difference(shares: float | None) -> str:
     """A difference of two shares in percentage points, signed."""
     if shares is None:
         return NONE
-    return f"{round(100 * shares, 1) + 0.0:+.1f}\N{NO-BREAK SPACE}points".replace("-", "−")  # + 0.0: there is no -0.0
+    points = round(100 * shares, 1)
+    return (f"{points:+.1f}".replace("-", "−") if points else "0.0") + "\N{NO-BREAK SPACE}points"
 
 
 def number(value: float | None) -> str:
