@@ -12,8 +12,10 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-# On a machine for `make gpu-check` the argument parser need not be there.
+# On a machine for `make gpu-check` the argument parser and what reports need are perhaps not there.
 collect_ignore = [] if importlib.util.find_spec("tyro") else ["test_cli.py"]
+if not all(map(importlib.util.find_spec, ("matplotlib", "PIL", "jinja2"))):
+    collect_ignore += ["test_report_page.py", "test_report_pictures.py", "test_report_runs.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

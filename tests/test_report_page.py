@@ -75,8 +75,16 @@ def some_runs(folder: Path) -> list[Path]:
     ]
 
 
-def test_the_page_is_whole_and_needs_no_other(tmp_path: Path) -> None:
-    text = pages_of(tmp_path, *some_runs(tmp_path))
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], str]:
+    """Some runs and their page."""
+    folder = tmp_path_factory.mktemp("shown")
+    runs = some_runs(folder)
+    return runs, pages_of(folder, *runs)
+
+
+def test_the_page_is_whole_and_needs_no_other(shown: tuple[list[Path], str]) -> None:
+    _, text = shown
     page = Page(text)
     assert page.scripts == 0
     assert len(page.ids) == len(set(page.ids)) > 10
@@ -86,8 +94,8 @@ def test_the_page_is_whole_and_needs_no_other(tmp_path: Path) -> None:
     assert not re.search(r"url\((?!#)|@import|https?://", text)
 
 
-def test_charts_take_the_colours_of_the_scheme(tmp_path: Path) -> None:
-    text = pages_of(tmp_path, *some_runs(tmp_path))
+def test_charts_take_the_colours_of_the_scheme(shown: tuple[list[Path], str]) -> None:
+    _, text = shown
     light, dark = re.findall(r":root \{ ((?:--[\w-]+: #\w{6}; )+)\}", text)
     assert dict(re.findall(r"--([\w-]+): (#\w{6})", light)) == LIGHT
     assert dict(re.findall(r"--([\w-]+): (#\w{6})", dark)) == DARK
@@ -114,8 +122,8 @@ def test_a_curve_goes_through_the_figures(tmp_path: Path) -> None:
         assert drawn == pytest.approx([drawn[0] + scale * (value - values[0]) for value in values], abs=0.02)
 
 
-def test_tables(tmp_path: Path) -> None:
-    pretraining, settings, finetuning = Page(pages_of(tmp_path, *some_runs(tmp_path))).tables
+def test_tables(shown: tuple[list[Path], str]) -> None:
+    pretraining, settings, finetuning = Page(shown[1]).tables
     rows = {row[0].strip(): [cell.strip() for cell in row] for row in pretraining}
     gap = "+4.0\N{NO-BREAK SPACE}points"
     assert rows["full"] == ["full", "50.0%", "46.0%", gap, "25.0%", "0.0500", "40", "125", "1.0%"]
@@ -124,6 +132,23 @@ def test_tables(tmp_path: Path) -> None:
     assert [row[0] for row in finetuning[1:]] == ["scratch", "tuned"]
     assert finetuning[1][2:] == ["5%", "1,250", "from scratch", "50.0%", "–", "20", "0"]
     assert finetuning[2][2:] == ["5%", "1,250", "from full", "62.5%", "+12.5\N{NO-BREAK SPACE}points", "20", "0"]
+
+
+def test_seeds_are_averaged(tmp_path: Path) -> None:
+    full = write_pretraining(tmp_path / "full")
+    accuracies = {"tuned": (0.7, 0.6, 0.8), "scratch": (0.5, 0.5, 0.65)}
+    config = {"tuned": full, "scratch": None}
+    runs = [
+        write_finetuning(tmp_path / f"{start}-{seed}", accuracy, config[start], seed=seed, label_seed=seed)
+        for start, values in accuracies.items()
+        for seed, accuracy in enumerate(values)
+    ]
+    _, over_seeds, _ = Page(pages_of(tmp_path, *runs)).tables
+    # Deviations 0.1 and sqrt(0.0075); gains 0.2, 0.1 and 0.15.
+    assert over_seeds[1:] == [
+        ["resnet50", "5%", "from scratch", "3", "55.0%", "8.7%", "–"],
+        ["resnet50", "5%", "from full", "3", "70.0%", "10.0%", "+15.0\N{NO-BREAK SPACE}points"],
+    ]
 
 
 def test_a_gain_is_against_the_same_settings(tmp_path: Path) -> None:
@@ -158,17 +183,15 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert "&" not in re.sub(r"&(amp|lt|gt|quot|#34|#39);", "", text)
 
 
-def test_equal_runs_make_equal_pages(tmp_path: Path) -> None:
-    runs = some_runs(tmp_path)
-    first = pages_of(tmp_path, *runs)
+def test_equal_runs_make_equal_pages(shown: tuple[list[Path], str], tmp_path: Path) -> None:
+    runs, text = shown
     figures = {path: path.read_bytes() for run in runs for path in (run / "figures").iterdir()}
-    assert pages_of(tmp_path, *runs) == first
+    assert pages_of(tmp_path, *runs) == text
     assert {path: path.read_bytes() for path in figures} == figures
 
 
-def test_figures(tmp_path: Path) -> None:
-    full, _, tuned, _ = runs = some_runs(tmp_path)
-    report(runs, tmp_path / "report.html")
+def test_figures(shown: tuple[list[Path], str]) -> None:
+    full, _, tuned, _ = shown[0]
     common = {"loss.png", "accuracy.png"}
     pretraining = {"context_gap.png", "learning_rate.png", "throughput.png", "data_wait.png"}
     assert {path.name for path in (full / "figures").iterdir()} == common | pretraining

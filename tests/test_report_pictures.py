@@ -111,7 +111,7 @@ def test_reading(tmp_path: Path) -> None:
 def test_the_page_shows_what_there_is(tmp_path: Path) -> None:
     run = write_pretraining(tmp_path / "run")
     report([run], tmp_path / "report.html")
-    assert "run has no pictures of placed patches" in (tmp_path / "report.html").read_text()
+    assert "No pictures of placed patches in run:" in (tmp_path / "report.html").read_text()
     assert not (run / "figures" / "placements.png").exists()
     moments = [{"step": step, "places": [[3, 1]] * 3, "chosen": [[1, 1]] * 3} for step in (0, 12, 40)]
     write_placements(run, [noise(32)] * 3, moments)

@@ -106,6 +106,7 @@ DAMAGE = [
     (write("metrics.jsonl", '{"step": 1'), "has no line in metrics.jsonl yet"),
     (write("metrics.jsonl", '{"step": 1}\n{"st\n{"step": 3}\n'), "metrics.jsonl: line 2 is damaged"),
     (write("metrics.jsonl", '{"step": 1, "loss": NaN}\n'), "metrics.jsonl: line 1 is damaged (loss is NaN"),
+    (write("metrics.jsonl", '{"step": 1, "loss": 1e308}\n'), "metrics.jsonl: line 1 is damaged (loss is 1e+308"),
     (write("metrics.jsonl", '{"step": 1, "loss": 1' + 400 * "0" + "}\n"), "metrics.jsonl: line 1 is damaged"),
     (write("metrics.jsonl", '{"loss": 1}\n'), "metrics.jsonl: line 1 is damaged (no object with a step)"),
     (write("metrics.jsonl", b"\xff\n"), "metrics.jsonl: cannot be read"),

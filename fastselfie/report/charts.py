@@ -11,8 +11,8 @@ from fastselfie.report.runs import Run
 
 EVALUATED = frozenset({"held_out_accuracy", "accuracy_shuffled", "context_gap", "test_accuracy"})
 """Metrics that are measured now and then, on images that the run does not train on."""
-MOST_POINTS = 400
-"""A curve of more lines than this is averaged over neighbours: a chart is some 300 points wide."""
+MOST_POINTS = 240
+"""A curve of more lines than this is averaged over neighbours: a chart is that many points wide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Chart:
     Attributes:
         name: of its PNG file. title: its heading. quantities: its curves. share: values are shares, shown in percent.
         lowest: a value that the vertical axis must show. highest: one more, so that small values look small.
-        signed: zero is marked.
+        signed: values are differences, and zero is marked.
     """
 
     name: str
@@ -63,7 +63,11 @@ CHARTS = (
     Chart(
         name="context_gap",
         title="Context gap",
-        quantities=(Quantity(metric="context_gap", label="Held-out accuracy minus that with another image's summary"),),
+        quantities=(
+            Quantity(
+                metric="context_gap", label="Held-out accuracy minus that with another image's summary, in points"
+            ),
+        ),
         share=True,
         signed=True,
     ),

@@ -22,7 +22,8 @@ from fastselfie.report.palette import LIGHT, colour_of, dashes_of
 from fastselfie.report.runs import Run
 
 # Inches. At 4.2 a point is about a CSS pixel on the narrowest phones, so the text there is as large as it says.
-_ON_PAGE, _ON_DISK = (4.2, 2.7), (6.4, 4.2)
+_ON_PAGE, _ON_DISK = (4.2, 2.8), (6.4, 4.2)
+_LONGEST = 48  # letters of a run's name that fit into a title
 _FEW = 60  # points up to which a measurement has its mark
 _WIDTHS = {"first": 1.8, "second": 1.3, "faint": 1.0}
 # Colours that stand for the page's variables until the SVG is written.
@@ -42,7 +43,7 @@ def svg(chart: Chart, runs: Sequence[Run[RunConfig]], identity: str) -> str:
     buffer = io.BytesIO()
     with matplotlib.style.context(["default", _STYLE | {"svg.hashsalt": identity}], after_reset=True):
         figure = Figure(figsize=_ON_PAGE)
-        axes = figure.add_axes((0.145, 0.125, 0.835, 0.835))
+        axes = figure.add_axes((0.145, 0.185, 0.835, 0.785))
         for background in (figure.patch, axes.patch):
             background.set_visible(False)
         _draw(axes, chart, runs, _STANDS_FOR)
@@ -58,9 +59,9 @@ def png(chart: Chart, run: Run[RunConfig]) -> bytes:
         figure = Figure(figsize=_ON_DISK, dpi=150, layout="constrained")
         axes = figure.add_subplot()
         _draw(axes, chart, [run], LIGHT)
+        name = run.name if len(run.name) <= _LONGEST else f"…{run.name[-_LONGEST:]}"
         # A dollar sign in a folder's name is no formula.
-        axes.set_title(f"{chart.title}: {run.name}", loc="left", color=LIGHT["ink"], parse_math=False)
-        axes.set_xlabel("step", color=LIGHT["muted"])
+        axes.set_title(f"{chart.title}: {name}", loc="left", color=LIGHT["ink"], parse_math=False)
         if len(quantities_of(chart, [run])) > 1:
             axes.legend(labelcolor=LIGHT["ink"])
         FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
@@ -108,11 +109,12 @@ def _furnish(axes: Axes, chart: Chart, colours: dict[str, str]) -> None:
     axes.margins(x=0.02)
     axes.spines["left"].set_visible(False)
     axes.spines["bottom"].set_color(colours["muted"])
+    axes.set_xlabel("step", color=colours["muted"], labelpad=2)
     axes.tick_params(colors=colours["muted"])
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(_short))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(_percent if chart.share else _short))
+    axes.yaxis.set_major_formatter(FuncFormatter(_points if chart.signed else _percent if chart.share else _short))
 
 
 def _short(value: float, _: object = None) -> str:
@@ -126,6 +128,11 @@ def _short(value: float, _: object = None) -> str:
 def _percent(share: float, _: object = None) -> str:
     """A share on an axis."""
     return f"{100 * share:.6g}%"
+
+
+def _points(difference: float, _: object = None) -> str:
+    """A difference of shares on an axis, in percentage points."""
+    return f"{100 * difference:+.6g}".replace("-", "−") if difference else "0"
 
 
 def _described(chart: Chart, runs: Sequence[Run[RunConfig]]) -> str:

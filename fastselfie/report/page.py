@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig
 from fastselfie.errors import UserError
-from fastselfie.report import curves, pictures, tables
+from fastselfie.report import comparison, curves, pictures, tables
 from fastselfie.report.charts import CHARTS, MOST_POINTS, Chart, Quantity, chance, chance_levels, quantities_of
 from fastselfie.report.palette import DARK, LIGHT, colour_of, dashes_of
 from fastselfie.report.placements import Placements, read_placements
@@ -89,8 +89,10 @@ def page(runs: Sequence[Run[RunConfig]], placements: dict[Path, Placements | Non
         panels={"pretraining": _panels(pretraining, "pretraining"), "finetuning": _panels(finetuning, "finetuning")},
         headlines=tables.headlines, steps=tables.steps,
         pretraining_table=tables.pretraining_table(pretraining),
-        finetuning_table=tables.finetuning_table(finetuning, pretraining),
+        finetuning_table=comparison.finetuning_table(finetuning, pretraining),
+        seeds_table=comparison.seeds_table(finetuning, pretraining),
         differences=tables.differences, counted=_counted, colour_of=colour_of, dashes_of=dashes_of,
+        without_figure_2=[run.name for run in pretraining if placements[run.path] is None],
         figure_2={path: _cells(found) for path, found in placements.items()}, chance=chance,
     )  # fmt: skip
 

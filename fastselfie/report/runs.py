@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import re
 import statistics
@@ -24,6 +23,7 @@ METRICS = (
     "images_per_second", "data_wait",
 )  # fmt: skip
 """What a report reads of a line of metrics.jsonl and of result.json, beside the step."""
+_LARGEST = 1e100
 _CONFIGS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 
 
@@ -158,7 +158,7 @@ def _line(file: Path, number: int, text: str) -> dict[str, Any]:
         if not isinstance(line, dict) or type(line.get("step")) is not int or not 0 <= line["step"] < 2**63:
             raise ValueError("no object with a step")
         _check_figures(line)
-    except (ValueError, OverflowError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         what = f"{file}: line {number} is damaged ({error})"
         raise UserError(f"{what}; remove the line or leave the run out") from None
     return line
@@ -172,7 +172,7 @@ def _result(file: Path) -> dict[str, Any] | None:
         _check_figures(result)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read ({error}); restore the file or leave the run out") from None
     return result
 
@@ -180,5 +180,6 @@ def _result(file: Path) -> dict[str, Any] | None:
 def _check_figures(values: dict[str, Any]) -> None:
     for metric in METRICS:
         value = values.get(metric, 0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"{metric} is {json.dumps(value)[:40]}, not a finite number")
+        # Not in range: NaN, infinity, and what would overflow in drawing.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST < value < _LARGEST:
+            raise ValueError(f"{metric} is {json.dumps(value)[:40]}, no number that a run logs")

@@ -1,23 +1,16 @@
-"""The figures of runs as text: headlines, tables, and which finetuned runs compare with which."""
+"""The figures of runs as text: headlines and tables."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, label_share
+from fastselfie.config import PretrainConfig, RunConfig
 from fastselfie.report.charts import chance
 from fastselfie.report.runs import Run
-from fastselfie.training.run_folder import FREE
 
 NONE = "–"
-_SCRATCH = "from scratch"
-# Settings without influence on a test accuracy, and where the weights come from. Runs that differ in these alone
-# compare. Micro-batches change batch norm's groups, so they are not among these.
-_BESIDE = (FREE - {"micro_batch_size"}) | {"scratch", "log_every", "evaluate_every", "recipe"}
 # Settings that change no figure of the page, and those that its tables have anyway.
 _UNTOLD = {"out", "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "pretrained", "scratch"}
 
@@ -58,7 +51,8 @@ def difference(shares: float | None) -> str:
     """A difference of two shares in percentage points, signed."""
     if shares is None:
         return NONE
-    return f"{round(100 * shares, 1) + 0.0:+.1f}\N{NO-BREAK SPACE}points".replace("-", "−")  # + 0.0: there is no -0.0
+    points = round(100 * shares, 1)
+    return (f"{points:+.1f}".replace("-", "−") if points else "0.0") + "\N{NO-BREAK SPACE}points"
 
 
 def number(value: float | None) -> str:
@@ -121,59 +115,6 @@ def pretraining_table(runs: Sequence[Run[PretrainConfig]]) -> Table:
     )
 
 
-def finetuning_table(runs: Sequence[Run[FinetuneConfig]], pretraining: Sequence[Run[PretrainConfig]]) -> Table:
-    """Every finetuned run in a row: those that compare side by side, the one from scratch first."""
-    headings = (
-        "run", "encoder", "labels", "labelled images", "weights", "test accuracy", "gain", "steps", "seed",
-    )  # fmt: skip
-    ordered = sorted(runs, key=lambda run: (_order(run), not run.config.scratch, run.name))
-    rows, before = [], None
-    for run in ordered:
-        config, group = run.config, comparable(run)
-        labelled = run.result.get("labelled_images") if run.result is not None else None
-        cells = (
-            run.name, config.encoder, config.labels, f"{labelled:,}" if isinstance(labelled, int) else NONE,
-            origin(run, pretraining), percent(run.figure("test_accuracy")), difference(gain(run, runs)), steps(run),
-            str(config.seed),
-        )  # fmt: skip
-        rows.append(Row(cells=cells, first=before is not None and group != before))
-        before = group
-    return Table(
-        caption="Finetuned runs. Gain: test accuracy above that of the run from scratch with the same settings,"
-        " images, labels and seed.",
-        headings=headings,
-        numbers=frozenset({"labels", "labelled images", "test accuracy", "gain", "steps", "seed"}),
-        rows=tuple(rows),
-    )
-
-
-def comparable(run: Run[FinetuneConfig]) -> dict[str, Any]:
-    """What two finetuned runs must have in common for their test accuracies to compare."""
-    settings = {name: value for name, value in dataclasses.asdict(run.config).items() if name not in _BESIDE}
-    return settings | {"images": run.images, "labels": label_share(run.config.labels)}
-
-
-def gain(run: Run[FinetuneConfig], runs: Sequence[Run[FinetuneConfig]]) -> float | None:
-    """Test accuracy above that of the finished run from scratch that compares; None without one, or for itself."""
-    accuracy = run.figure("test_accuracy")
-    if run.config.scratch or run.result is None or accuracy is None:
-        return None
-    for other in runs:
-        if other.config.scratch and other.result is not None and comparable(other) == comparable(run):
-            baseline = other.figure("test_accuracy")
-            return None if baseline is None else accuracy - baseline
-    return None
-
-
-def origin(run: Run[FinetuneConfig], pretraining: Sequence[Run[PretrainConfig]]) -> str:
-    """Where a finetuned run's weights come from: the pretraining run as the page calls it, or its folder's name."""
-    if run.config.pretrained is None:
-        return _SCRATCH
-    path = Path(run.config.pretrained)
-    known = [other.name for other in pretraining if other.path.resolve() == path.resolve()]
-    return f"from {known[0] if known else path.name}"
-
-
 def differences(runs: Sequence[Run[RunConfig]]) -> Table | None:
     """The settings in which runs of one kind differ, a row each run; None where they do not."""
     settings = [dataclasses.asdict(run.config) for run in runs]
@@ -186,9 +127,3 @@ def differences(runs: Sequence[Run[RunConfig]]) -> Table | None:
     )
     caption = "Settings in which the runs differ."
     return Table(caption=caption, headings=("run", "settings"), numbers=frozenset(), rows=rows)
-
-
-def _order(run: Run[FinetuneConfig]) -> tuple[str, float, str, int]:
-    group = comparable(run)
-    apart_from_seed = str(sorted((name, str(value)) for name, value in group.items() if name != "seed"))
-    return run.config.encoder, group["labels"], apart_from_seed, run.config.seed
