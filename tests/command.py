@@ -119,8 +119,9 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 
 def assert_equal_runs(run: Path, reference: Path) -> None:
-    """Both logged the same figures and ended with the same weights, to the bit."""
+    """Both logged the same figures, put patches in the same places and ended with the same weights, to the bit."""
     assert metrics(run) == metrics(reference)
+    assert contents(run / "placements") == contents(reference / "placements")
     assert (run / "encoder.safetensors").read_bytes() == (reference / "encoder.safetensors").read_bytes()
 
 

@@ -24,8 +24,8 @@ SHARED = (
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ((), ("pretrain", "finetune", "report", "doctor", "demo", "cifar10", "tiny")),
-        (("--help",), ("pretrain", "finetune", "report", "doctor", "demo", "cifar10", "tiny")),
+        ((), ("pretrain", "finetune", "report", "render", "doctor", "demo", "cifar10", "tiny")),
+        (("--help",), ("pretrain", "finetune", "report", "render", "doctor", "demo", "cifar10", "tiny")),
         (("pretrain", "--help"), ("--keep", "--task", *(f"--{name}" for name in SHARED))),
         (("pretrain", "imagenet224", "--help"), ("--keep", "224")),
         (("finetune", "-h"), ("--from", "--scratch", "--encoder", "--labels", *(f"--{name}" for name in SHARED))),

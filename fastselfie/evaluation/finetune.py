@@ -59,6 +59,7 @@ def finetune(config: FinetuneConfig) -> Path:
             job,
             here,
             command="finetune",
+            images=f"data {source.name}: {len(rows)} labelled images to train on, {len(test)} to test on",
             facts=facts,
             summary=summary,
             prepare=lambda folder: write_subset(folder / SUBSET, rows),

@@ -16,8 +16,8 @@ from PIL import Image
 from fastselfie.config import PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.report.runs import read_lines
+from fastselfie.training.placements import FOLDER, MOMENTS
 
-FOLDER, MOMENTS = "placements", "moments.jsonl"
 _REMEDY = "restore the file, or remove the folder to report without it"
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from fastselfie.pipelines.view import Batch
 from fastselfie.training.files import replace_bytes
 
-FOLDER, _MOMENTS = "placements", "moments.jsonl"
+FOLDER, MOMENTS = "placements", "moments.jsonl"
 IMAGES = 4
 _SHARES = (0, 1 / 32, 1 / 8, 1 / 4, 1 / 2, 1)  # of the steps: most is learnt early
 
@@ -44,7 +44,7 @@ class Placements:
 
     def cut_back(self, run: Path, done: int) -> None:
         """Drop the moments after ``done`` steps, and a torn one: they will come again."""
-        file = run / FOLDER / _MOMENTS
+        file = run / FOLDER / MOMENTS
         lines = file.read_text().splitlines() if file.exists() else []
         kept = [line for line in lines if _step(line) <= done]
         if kept != lines:
@@ -59,9 +59,9 @@ class Placements:
         if done == 0:  # a run that starts, maybe again, before its first checkpoint
             for index, pixels in enumerate(batch.images().cpu().numpy()):
                 replace_bytes(folder / f"picture-{index}.png", _png(pixels))
-            replace_bytes(folder / _MOMENTS, line.encode())
+            replace_bytes(folder / MOMENTS, line.encode())
             return
-        with (folder / _MOMENTS).open("a") as file:
+        with (folder / MOMENTS).open("a") as file:
             file.write(line)
 
 

@@ -44,7 +44,8 @@ def pretrain(config: PretrainConfig) -> Path:
             "task": config.task, "data": source.name, "keep": config.keep, "pooler": config.pooler,
             "images": len(parts.rows), "held_out_images": len(parts.held_out_rows),
         }  # fmt: skip
-        return run(job, here, command="pretrain", facts={"images": source.fingerprint()}, summary=summary)
+        facts = {"images": source.fingerprint()}
+        return run(job, here, command="pretrain", images=parts.told(source), facts=facts, summary=summary)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,12 @@ class Parts:
     rows: Tensor
     held_out: AnySplit
     held_out_rows: Tensor
+
+    def told(self, source: Source) -> str:
+        """For the user: how many images there are for what."""
+        whence = "set aside, there is no val/ or test/" if self.held_out is self.train else "of its test images"
+        held_out = f"{len(self.held_out_rows)} held out ({whence})" if len(self.held_out_rows) else "none held out"
+        return f"data {source.name}: {len(self.rows)} images to train on, {held_out}"
 
 
 def divide(config: PretrainConfig, source: Source) -> Parts:

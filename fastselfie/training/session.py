@@ -140,14 +140,14 @@ def count_over(
 
 
 def run(
-    job: Job, session: Session[Any], *, command: str, facts: dict[str, Any], summary: dict[str, Any],
+    job: Job, session: Session[Any], *, command: str, images: str, facts: dict[str, Any], summary: dict[str, Any],
     prepare: Callable[[Path], None] = lambda folder: None,
 ) -> Path:  # fmt: skip
     """Claim the run's folder, train, and write ``encoder.safetensors`` and ``result.json``; or say that this is done.
 
     Args:
-        facts: see `RunFolder.claim`. summary: what ``result.json`` says beside the last figures. prepare: writes what
-            else belongs into the folder.
+        images: says to the user what is trained and tested on. facts: see `RunFolder.claim`. summary: what
+            ``result.json`` says beside the last figures. prepare: writes what else belongs into the folder.
     """
     config, world = job.config, session.world
     assert config.out is not None
@@ -159,7 +159,7 @@ def run(
         return folder.path
     with folder.locked(world):
         world.in_main(lambda: prepare(folder.path))
-        train(job, world, folder, session.used)
+        train(job, world, folder, f"{images}\n{session.used}")
         world.in_main(lambda: _close(job, folder, summary))
     return folder.path
 
