@@ -17,7 +17,7 @@ from fastselfie.pipelines.synthetic import CLASSES, synthetic_source
 from tests.command import assert_refused, fastselfie, succeed
 
 SIZE = 48
-JPEG_ERROR = 6  # mean over an image, of 255: quality 92 with halved chroma on noisy, saturated scenes; 2 to 5 seen
+JPEG_ERROR = 8  # mean over an image, of 255: quality 92 with halved chroma on noisy scenes; 3.7 to 5.8 seen
 
 
 def scenes(folder: Path) -> list[int]:
