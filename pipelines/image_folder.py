@@ -99,8 +99,9 @@ def _images_below(folder: Path, class_name: str) -> list[str]:
     """The images of a class, however deep, relative to ``folder`` and sorted."""
     found = []
     for place, folders, files in os.walk(folder / class_name, followlinks=True, onerror=_raise):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.relpath(os.path.join(place, name), folder) for name in files if _is_image(name)]
+        folders[:] = (name for name in folders if not name.startswith("."))
+        below = os.path.relpath(place, folder)
+        found += [os.path.join(below, name) for name in files if _is_image(name)]
     return sorted(found)
 
 
