@@ -25,10 +25,13 @@ Window = tuple[int, int, int, int]
 def decode(data: bytes) -> NDArray[np.uint8]:
     """The image of a JPEG or PNG file as a viewer shows it: uint8 (rows, columns, 3).
 
-    EXIF's orientation is applied, transparency dropped, grey becomes three equal channels.
+    EXIF's orientation is applied, transparency dropped, grey becomes three equal channels; 16 bits become 8.
     """
     with Image.open(io.BytesIO(data)) as file:
-        return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+        image = ImageOps.exif_transpose(file)
+        if image.mode.startswith("I"):  # grey of 16 bits: Pillow's own conversion cuts off at 255
+            image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+        return np.asarray(image.convert("RGB"))
 
 
 def random_window(rows: int, columns: int, draws: Sequence[float], min_area: float) -> Window:

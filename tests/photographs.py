@@ -33,6 +33,11 @@ def picture(rows: int, columns: int, seed: int = 0) -> NDArray[np.uint8]:
     return image.round().astype(np.uint8)
 
 
+def noise(rows: int, columns: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Every pixel at random: uint8 (rows, columns, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (rows, columns, 3), dtype=np.uint8)
+
+
 def jpeg(image: NDArray[np.uint8], **options: Any) -> bytes:
     """``image`` as Pillow's JPEG of quality 95; ``mode`` converts it before, ``orientation`` notes EXIF's."""
     return _saved(image, "JPEG", **{"quality": 95, "subsampling": 0, **options})
@@ -63,6 +68,12 @@ def write(folder: Path, images: Iterable[tuple[str, bytes]], labels: Sequence[in
         names.append(name)
     labels_S = np.array(labels if labels is not None else [0] * len(names), dtype=np.int64)
     return Files(root=folder, names=tuple(names), labels_S=labels_S)
+
+
+def images_of(pixels: torch.Tensor) -> NDArray[np.uint8]:
+    """A batch's (B, G, P, G, P, 3) as images (B, H, H, 3)."""
+    side = pixels.shape[1] * pixels.shape[2]
+    return pixels.reshape(len(pixels), side, side, 3).cpu().numpy()
 
 
 def pipeline(
