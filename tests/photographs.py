@@ -59,6 +59,11 @@ def _saved(
     return file.getvalue()
 
 
+def side_lengths(image: NDArray[np.uint8]) -> tuple[int, int]:
+    """Rows and columns."""
+    return image.shape[0], image.shape[1]
+
+
 def write(folder: Path, images: Iterable[tuple[str, bytes]], labels: Sequence[int] | None = None) -> Files:
     """Files of those names and contents in ``folder``, in that order."""
     names = []

@@ -17,7 +17,7 @@ from PIL import Image
 from bench.plain_photos import DRAWS, decode, plain_view, random_window, training_view
 from fastselfie.pipelines.decoder import Decoder, Encoded
 from fastselfie.pipelines.view import View
-from tests.photographs import CPU, images_of, jpeg, picture, png
+from tests.photographs import CPU, images_of, jpeg, picture, png, side_lengths
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 
@@ -88,7 +88,7 @@ def dali_view(data: bytes, view: View, draws: NDArray[np.float64] | None = None,
     )
     pixels, window = decoder.take()
     if draws is not None and window is not None:
-        assert tuple(window[0].tolist()) == random_window(*decode(data).shape[:2], draws.tolist(), MIN_AREA)
+        assert tuple(window[0].tolist()) == random_window(*side_lengths(decode(data)), draws.tolist(), MIN_AREA)
     image: NDArray[np.uint8] = images_of(pixels)[0].copy()
     return image
 
@@ -165,7 +165,7 @@ def triangle(pixels: int, size: int) -> NDArray[np.float64]:
 def test_the_edge_is_repeated(seed: int) -> None:
     """Every pixel, the outermost too, is the fp64 sum rounded once."""
     draws, data = np.random.default_rng(seed).random(DRAWS), png(PICTURE)
-    row, column, height, width = random_window(*PICTURE.shape[:2], draws.tolist(), MIN_AREA)
+    row, column, height, width = random_window(*side_lengths(PICTURE), draws.tolist(), MIN_AREA)
     window = PICTURE[row : row + height, column : column + width].astype(np.float64)
     for size in SIZES:
         exact = np.einsum("ai,ijc,bj->abc", triangle(height, size), window, triangle(width, size), optimize=True)

@@ -22,7 +22,7 @@ from fastselfie.pipelines.view import Batch, View
 from fastselfie.pretext.selfie import SelfieTask
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.randomness import Purpose, epoch_order, integers, permutations, uniform
-from tests.photographs import CPU, images_of, jpeg, noise, picture, pipeline, png, write
+from tests.photographs import CPU, images_of, jpeg, noise, picture, pipeline, png, side_lengths, write
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 
@@ -50,8 +50,8 @@ def mixed_files(folder: Path, count: int = 300) -> Files:
     """Noise, so that no window is its own mirror image, of many shapes; some with 150 kB before the image."""
     generator, images = np.random.default_rng(0), []
     for index in range(count):
-        shape = SHAPES[index] if index < len(SHAPES) else tuple(generator.integers(6, 120, 2).tolist())
-        image = noise(*shape, seed=index)
+        rows, columns = SHAPES[index] if index < len(SHAPES) else generator.integers(6, 120, 2).tolist()
+        image = noise(rows, columns, seed=index)
         heavy = {"icc_profile": bytes(150_000)} if index % 50 == 13 else {}
         data = png(image) if index % 3 == 0 else jpeg(image, subsampling=index % 3, **heavy)
         images.append((f"{index}.{'png' if index % 3 == 0 else 'jpg'}", data))
@@ -72,13 +72,14 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    files, windows, take = mixed_files(tmp_path_factory.mktemp("mixed")), [], Decoder.take
+    files, take = mixed_files(tmp_path_factory.mktemp("mixed")), Decoder.take
+    windows: list[Window] = []
 
     def recording(decoder: Decoder) -> tuple[Tensor, Tensor | None]:
         pixels, window = take(decoder)
         assert window is not None
         assert (window.dtype, window.shape, window.device) == (torch.int32, (BATCH, 4), CPU)
-        windows.extend(map(tuple, window.tolist()))
+        windows.extend((row, column, height, width) for row, column, height, width in window.tolist())
         return pixels, window
 
     with pytest.MonkeyPatch.context() as patch:
@@ -112,7 +113,7 @@ def test_the_batches_are_of_the_stream(seen: Seen, stream: list[tuple[int, int]]
 
 
 def test_windows(seen: Seen, stream: list[tuple[int, int]]) -> None:
-    shapes = [decode(seen.files.path(index).read_bytes()).shape[:2] for index in range(len(seen.files))]
+    shapes = [side_lengths(decode(seen.files.path(index).read_bytes())) for index in range(len(seen.files))]
     draws = uniform(SEED, Purpose.CROP, *keys(stream), DRAWS).tolist()
     expected = [random_window(*shapes[sample], draw, MIN_AREA) for (_, sample), draw in zip(stream, draws, strict=True)]
     assert len(seen.windows) == SAMPLES
@@ -182,7 +183,11 @@ def test_a_batch_is_laid_out_in_patches(tmp_path: Path) -> None:
 def test_padded_crops_are_those_of_images_in_memory(change: dict[str, Any], tmp_path: Path) -> None:
     generator, view = np.random.default_rng(1), dataclasses.replace(PADDED, **change)
     shapes = generator.integers(20, 90, (23, 2)).tolist()
-    files = write(tmp_path, [(f"{i:02}.png", png(noise(*shape, seed=i))) for i, shape in enumerate(shapes)], range(23))
+    files = write(
+        tmp_path,
+        [(f"{i:02}.png", png(noise(rows, columns, seed=i))) for i, (rows, columns) in enumerate(shapes)],
+        range(23),
+    )
     plain = images_of(next(pipeline(files, view.plain(), batch=23).in_order([(0, 23)])).pixels)
     resident = ResidentPipeline(
         Split(images_SHW3=plain, labels_S=files.labels_S), view=view, seed=SEED, device=CPU
