@@ -23,7 +23,7 @@ from fastselfie.errors import LocalError
 from fastselfie.pipelines.decoder import Decoder, Encoded
 from fastselfie.pipelines.draws import window_draws
 from fastselfie.pipelines.sampler import Sampler
-from fastselfie.pipelines.source import Files
+from fastselfie.pipelines.source import Files, unreadable
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.randomness import Purpose, integers
 
@@ -170,9 +170,7 @@ def _bytes(path: Path) -> NDArray[np.uint8]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise LocalError(
-            f"{path}: cannot be read ({error.strerror}): check it and run the same command again"
-        ) from None
+        raise LocalError(unreadable(path, error)) from None
     if not data:
         raise LocalError(f"{path}: is empty; put a readable image of that name in its place and run again")
     return np.frombuffer(data, dtype=np.uint8)

@@ -75,6 +75,12 @@ def write(folder: Path, images: Iterable[tuple[str, bytes]], labels: Sequence[in
     return Files(root=folder, names=tuple(names), labels_S=labels_S)
 
 
+def flat_folder(folder: Path, count: int) -> Path:
+    """Small JPEG files without labels, no two of one size."""
+    write(folder, [(f"{index:02}.jpg", jpeg(picture(48, 40 + index, index))) for index in range(count)])
+    return folder
+
+
 def images_of(pixels: torch.Tensor) -> NDArray[np.uint8]:
     """A batch's (B, G, P, G, P, 3) as images (B, H, H, 3)."""
     side = pixels.shape[1] * pixels.shape[2]
