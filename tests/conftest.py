@@ -7,6 +7,7 @@ whatever the machine.
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ torch.set_num_threads(1)
 collect_ignore = [] if importlib.util.find_spec("tyro") else ["test_cli.py"]
 if not all(map(importlib.util.find_spec, ("matplotlib", "PIL", "jinja2"))):
     collect_ignore += ["test_report_page.py", "test_report_pictures.py", "test_report_runs.py"]
+if importlib.util.find_spec("PIL") is None:
+    collect_ignore += [path.name for path in Path(__file__).parent.glob("test_*photo*.py")] + ["test_file_pipeline.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

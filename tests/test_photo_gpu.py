@@ -1,0 +1,150 @@
+"""Views of files decoded on a CUDA device against those decoded on the CPU. `make gpu-check` runs these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastselfie.pipelines.decoder import Decoder
+from fastselfie.pipelines.file_pipeline import FilePipeline
+from fastselfie.pipelines.source import Files
+from fastselfie.pipelines.view import Batch, View
+from fastselfie.randomness import epoch_order
+from tests.photographs import CPU, flat_folder, images_of, jpeg, picture, pipeline, png, write
+
+pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
+pytestmark = pytest.mark.gpu
+
+DEVICE = torch.device("cuda", 0)
+# Levels of 255. nvJPEG's inverse transform and chroma upsampling round otherwise than libjpeg-turbo's, and a region of
+# a file with subsampled chroma has other neighbours at its edge.
+MEAN, PERCENTILE_99 = 2.0, 12.0
+IMAGES, BATCH = 60, 20
+VIEWS = {
+    "resized": View(size=224, grid=7, crop="resized", flip=True),
+    "resized small": View(size=32, grid=4, crop="resized", flip=True),
+    "plain": View(size=224, grid=7),
+    "padded": View(size=32, grid=4, pad=4, flip=True),
+}
+REQUESTS = [(start, start + BATCH) for start in range(0, 2 * IMAGES, BATCH)]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """What devices decode by different ways: baseline, progressive, subsampled, grey, turned, PNG."""
+    kinds = [{}, {"subsampling": 2}, {"progressive": True}, {"mode": "L"}, {"orientation": 6}, {"subsampling": 1}]
+    images = []
+    for index in range(IMAGES):
+        image = picture(150 + 5 * index, 400 - 3 * index, index)
+        data = png(image) if index % 7 == 6 else jpeg(image, **kinds[index % 7])
+        images.append((f"{index:02}.{'png' if index % 7 == 6 else 'jpg'}", data))
+    return write(tmp_path_factory.mktemp("files"), images, range(IMAGES))
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
+    """The windows of every batch that a pipeline takes from its decoder from now on."""
+    taken: list[list[list[int]]] = []
+    take = Decoder.take
+
+    def recording(decoder: Decoder) -> tuple[Tensor, Tensor | None]:
+        pixels, window = take(decoder)
+        if window is not None:
+            assert window.device == CPU
+            taken.append(window.tolist())
+        return pixels, window
+
+    monkeypatch.setattr(Decoder, "take", recording)
+    return taken
+
+
+def both(files: Files, view: View) -> Iterator[tuple[Batch, Batch]]:
+    """The same batches, decoded on the device and on the CPU."""
+    on_device = pipeline(files, view, batch=BATCH, threads=4, prefetch=2, device=DEVICE)
+    on_cpu = pipeline(files, view, batch=BATCH, threads=4, prefetch=2)
+    for source in (on_device, on_cpu):
+        source.announce(REQUESTS)
+    for request in REQUESTS:
+        yield on_device.batch(*request), on_cpu.batch(*request)
+
+
+def test_windows_are_the_cpus(files: Files, windows: list[list[list[int]]]) -> None:
+    batches = len(list(both(files, VIEWS["resized"])))
+    assert len(windows) == 2 * batches
+    assert windows[0::2] == windows[1::2]
+    assert len({tuple(window) for batch in windows for window in batch}) > IMAGES
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_batches_are_the_cpus(name: str, files: Files) -> None:
+    """Keys, corners and flips exactly, pixels within the tolerance; everything on the device."""
+    for ours, theirs in both(files, VIEWS[name]):
+        for field in ("epoch_B", "sample_B", "labels_B", "corner_B2", "flip_B"):
+            mine, expected = getattr(ours, field), getattr(theirs, field)
+            assert (mine is None) == (expected is None)
+            if mine is not None:
+                assert mine.device == DEVICE
+                assert torch.equal(mine.cpu(), expected)
+        assert (ours.pixels.device, ours.pixels.dtype) == (DEVICE, torch.uint8)
+        assert ours.pixels.shape == theirs.pixels.shape
+        for sample, mine, expected in zip(
+            theirs.sample_B.tolist(), images_of(ours.pixels), images_of(theirs.pixels), strict=True
+        ):
+            apart = np.abs(mine.astype(np.int16) - expected)
+            assert apart.mean() <= MEAN, files.names[sample]
+            assert np.percentile(apart, 99) <= PERCENTILE_99, files.names[sample]
+
+
+def test_flips_are_the_cpus(files: Files) -> None:
+    """Each view is nearer to the CPU's than to its mirror image."""
+    for ours, theirs in both(files, VIEWS["resized"]):
+        for mine, expected in zip(images_of(ours.pixels), images_of(theirs.pixels), strict=True):
+            straight, mirrored = (
+                np.abs(mine.astype(np.int16) - other).mean() for other in (expected, expected[:, ::-1])
+            )
+            assert straight < mirrored
+
+
+def test_batches_stay_what_they_are(files: Files) -> None:
+    """DALI's memory, handed out without a copy, is not written to while a batch lives."""
+    source = pipeline(files, VIEWS["resized"], batch=BATCH, threads=4, prefetch=3, device=DEVICE)
+    source.announce(REQUESTS)
+    kept = [source.batch(*request) for request in REQUESTS]
+    again = pipeline(files, VIEWS["resized"], batch=BATCH, threads=1, device=DEVICE)
+    for batch, request in zip(kept, REQUESTS, strict=True):
+        assert torch.equal(batch.pixels, again.batch(*request).pixels)
+
+
+def taking(source: FilePipeline) -> None:
+    source.announce(REQUESTS)
+    for request in REQUESTS:
+        batch = source.batch(*request)
+        batch.pixels.float().mean()
+
+
+@pytest.mark.parametrize("name", ["resized", "padded"])
+def test_the_host_does_not_wait(name: str, files: Files) -> None:
+    source = pipeline(files, VIEWS[name], batch=BATCH, threads=4, prefetch=2, device=DEVICE)
+    taking(source)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        taking(source)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_bad_file_is_named(tmp_path: Path) -> None:
+    listed = Files(root=flat_folder(tmp_path, 24), names=tuple(f"{i:02}.jpg" for i in range(24)),
+                   labels_S=np.zeros(24, dtype=np.int64))  # fmt: skip
+    path = listed.path(int(epoch_order(3, 0, 24)[20]))
+    path.write_text("not an image")
+    source = pipeline(listed, VIEWS["resized"], batch=8, prefetch=2, device=DEVICE)
+    with pytest.raises(Exception, match=f"{path}: is damaged"):
+        for start in range(0, 24, 8):
+            source.batch(start, start + 8)
