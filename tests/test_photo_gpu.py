@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from fastselfie.errors import LocalError
 from fastselfie.pipelines.decoder import Decoder
 from fastselfie.pipelines.file_pipeline import FilePipeline
 from fastselfie.pipelines.source import Files
@@ -37,7 +39,14 @@ REQUESTS = [(start, start + BATCH) for start in range(0, 2 * IMAGES, BATCH)]
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """What devices decode by different ways: baseline, progressive, subsampled, grey, turned, PNG."""
-    kinds = [{}, {"subsampling": 2}, {"progressive": True}, {"mode": "L"}, {"orientation": 6}, {"subsampling": 1}]
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"subsampling": 2},
+        {"progressive": True},
+        {"mode": "L"},
+        {"orientation": 6},
+        {"subsampling": 1},
+    ]
     images = []
     for index in range(IMAGES):
         image = picture(150 + 5 * index, 400 - 3 * index, index)
@@ -145,6 +154,5 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
     path = listed.path(int(epoch_order(3, 0, 24)[20]))
     path.write_text("not an image")
     source = pipeline(listed, VIEWS["resized"], batch=8, prefetch=2, device=DEVICE)
-    with pytest.raises(Exception, match=f"{path}: is damaged"):
-        for start in range(0, 24, 8):
-            source.batch(start, start + 8)
+    with pytest.raises(LocalError, match=f"{path}: is damaged"):
+        [source.batch(start, start + 8) for start in range(0, 24, 8)]
