@@ -22,6 +22,8 @@ from torch.utils.dlpack import from_dlpack
 from fastselfie.errors import LocalError, UserError
 from fastselfie.pipelines.view import View
 
+REMEDY = "put a readable image of that name in its place and run the same command again"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
@@ -109,10 +111,7 @@ class Decoder:
                     _schedule(graph, encoded.only(index))
                     _outputs(graph, self._device_id)
                 except (RuntimeError, IndexError):
-                    raise LocalError(
-                        f"{path}: is damaged or no JPEG or PNG image; put a readable image of that name in its place"
-                        " and run the same command again"
-                    ) from None
+                    raise LocalError(f"{path}: is damaged; {REMEDY}") from None
 
 
 def _schedule(graph: Any, encoded: Encoded) -> None:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastselfie.errors import LocalError
-from fastselfie.pipelines.decoder import Decoder, Encoded
+from fastselfie.pipelines.decoder import REMEDY, Decoder, Encoded
 from fastselfie.pipelines.draws import window_draws
+from fastselfie.pipelines.image_bytes import fault
 from fastselfie.pipelines.sampler import Sampler
-from fastselfie.pipelines.source import Files, unreadable
+from fastselfie.pipelines.source import Files
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.randomness import Purpose, integers
 
@@ -170,7 +171,10 @@ def _bytes(path: Path) -> NDArray[np.uint8]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise LocalError(unreadable(path, error)) from None
-    if not data:
-        raise LocalError(f"{path}: is empty; put a readable image of that name in its place and run again")
+        raise LocalError(
+            f"{path}: cannot be read ({error.strerror}): check it and run the same command again"
+        ) from None
+    wrong = fault(data)
+    if wrong:
+        raise LocalError(f"{path}: {wrong}; {REMEDY}")
     return np.frombuffer(data, dtype=np.uint8)

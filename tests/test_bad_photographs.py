@@ -13,6 +13,7 @@ import pytest
 from fastselfie.errors import LocalError
 from fastselfie.pipelines.decoder import Decoder, Encoded
 from fastselfie.pipelines.draws import ATTEMPTS, DRAWS, ROW
+from fastselfie.pipelines.image_bytes import fault
 from fastselfie.pipelines.view import View
 from tests.command import assert_refused, contents, fastselfie, metrics, succeed
 from tests.photographs import CPU, flat_folder, images_of, jpeg, picture, pipeline, png, write
@@ -25,16 +26,18 @@ FINETUNE = ("finetune", "tiny", *OPTIONS, "--steps", "4", "--scratch")
 # What the decoders below DALI say on their own; DALI_NVIMGCODEC_LOG_LEVEL has no value that silences errors.
 DECODERS = re.compile(r"(\x1b\[[0-9;]*m)*\[ERROR\]|libpng error")
 WHOLE = jpeg(picture(200, 300), subsampling=2)
+BROKEN = WHOLE[:3] + b"nothing that decodes" + WHOLE[-2:]  # begins and ends as a JPEG file does
 
 
-def assert_ended_by_a_file(ended: subprocess.CompletedProcess[str], run: Path) -> str:
-    """Exit status 2, and the last line, the only one of its kind; that line."""
+def assert_ended_by_a_file(ended: subprocess.CompletedProcess[str], run: Path, alone: bool) -> str:
+    """Exit status 2, and the last line, the only one of its kind; that line. Unless alone, a decoder may speak too."""
     lines = [line for line in ended.stderr.splitlines() if line.strip()]
     assert ended.returncode == 2, ended.stderr
     assert ended.stdout == ""
     assert [line for line in lines if line.startswith("fastselfie: ")] == lines[-1:]
     usual = ("using ", "data ", f"{run.name}: step ", "fastselfie: ")
-    assert [line for line in lines if not line.startswith(usual) and not DECODERS.match(line)] == []
+    other = [line for line in lines if not line.startswith(usual)]
+    assert all(not alone and DECODERS.match(line) for line in other), other
     return lines[-1]
 
 
@@ -50,6 +53,10 @@ def as_truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
+def as_broken(path: Path) -> None:
+    path.write_bytes(BROKEN)
+
+
 def as_dangling(path: Path) -> None:
     path.unlink()
     path.symlink_to(path.parent / "nowhere")
@@ -58,9 +65,10 @@ def as_dangling(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (as_text, "is damaged or no JPEG or PNG image"),
+        (as_text, "is no JPEG or PNG image"),
         (as_empty, "is empty"),
-        (as_truncated, "is damaged or no JPEG or PNG image"),
+        (as_truncated, "is cut off"),
+        (as_broken, "is damaged"),
         (as_dangling, "cannot be read (No such file or directory)"),
     ],
 )
@@ -69,7 +77,7 @@ def test_a_bad_file(spoil: Callable[[Path], None], said: str, tmp_path: Path) ->
     data, run = flat_folder(tmp_path / "data", 24), tmp_path / "run"
     spoil(data / "07.jpg")
     ended = fastselfie(*PRETRAIN, "--held-out", "0", "--data", data, "--out", run, cwd=tmp_path)
-    line = assert_ended_by_a_file(ended, run)
+    line = assert_ended_by_a_file(ended, run, alone=spoil is not as_broken)
     assert line.startswith(f"fastselfie: {data / '07.jpg'}: {said}")
     assert not (run / "result.json").exists()
 
@@ -77,12 +85,31 @@ def test_a_bad_file(spoil: Callable[[Path], None], said: str, tmp_path: Path) ->
 @pytest.mark.parametrize("crop", ["pad", "resized"])
 def test_of_several_files_the_bad_one_is_named(crop: str, tmp_path: Path) -> None:
     listed = write(tmp_path, [(f"{i}.jpg", jpeg(picture(40, 48, i))) for i in range(8)])
-    listed.path(5).write_text("not an image")
+    listed.path(5).write_bytes(BROKEN)
     view = View(size=32, crop=crop)  # type: ignore[arg-type]
     source = pipeline(listed, view, batch=8, prefetch=3)
     source.announce([(0, 8), (8, 16), (16, 24)])
     with pytest.raises(LocalError, match=r"5\.jpg: is damaged"):
         source.batch(0, 8)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", "is empty"),
+        (b"\xff\xd8", "is no JPEG or PNG image"),
+        (b"GIF89a" + bytes(100), "is no JPEG or PNG image"),
+        (WHOLE, None),
+        (WHOLE + b"what a camera adds", None),
+        (WHOLE[:-2], "is cut off"),
+        (WHOLE[:3], "is cut off"),
+        (png(picture(9, 9)), None),
+        (png(picture(9, 9)) + bytes(7), None),
+        (png(picture(9, 9))[:-12], "is cut off"),
+    ],
+)
+def test_what_the_bytes_alone_tell(data: bytes, expected: str | None) -> None:
+    assert fault(data) == expected
 
 
 def decoded(data: bytes, *, at: float | None = None) -> bytes:

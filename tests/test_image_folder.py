@@ -126,16 +126,14 @@ def test_a_dangling_link_counts(tmp_path: Path) -> None:
     assert source.train.names == ("cat/1.jpg", "cat/2.jpg")
 
 
-def test_the_fingerprint_is_of_names_labels_and_contents(tmp_path: Path) -> None:
+def test_the_fingerprint_is_of_names_and_labels(tmp_path: Path) -> None:
     folder = make(tmp_path / "a", *CLASSES, *VAL)
     before = read_image_folder(folder).fingerprint()
     changes = {
         "name": lambda: os.rename(folder / "train/cat/1.JPEG", folder / "train/cat/0.JPEG"),
         "label": lambda: os.rename(folder / "train/cat/1.JPEG", folder / "train/dog/1.JPEG"),
-        "content": lambda: (folder / "train/cat/1.JPEG").write_bytes(b"another"),
         "one more": lambda: make(folder, "train/cat/3.jpg"),
         "one less": lambda: os.remove(folder / "train/cat/1.JPEG"),
-        "test content": lambda: (folder / "val/dog/v.jpg").write_bytes(b"another"),
         "no test": lambda: shutil.rmtree(folder / "val"),
     }
     seen = {before}
@@ -146,6 +144,7 @@ def test_the_fingerprint_is_of_names_labels_and_contents(tmp_path: Path) -> None
         make(folder, *CLASSES, *VAL)
         assert read_image_folder(folder).fingerprint() == before
     assert len(seen) == 1 + len(changes)
+    (folder / "train/cat/1.JPEG").write_bytes(b"a good image in the place of a damaged one")
     assert read_image_folder(folder.rename(tmp_path / "moved")).fingerprint() == before
 
 
