@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastselfie.errors import LocalError
-from fastselfie.pipelines.decoder import REMEDY, Decoder, Encoded
+from fastselfie.pipelines.decoder import REMEDY, Decoder
 from fastselfie.pipelines.draws import window_draws
+from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.image_bytes import fault
 from fastselfie.pipelines.sampler import Sampler
 from fastselfie.pipelines.source import Files
@@ -72,7 +73,9 @@ class FilePipeline:
         self._rows = torch.arange(len(files)) if rows is None else rows.cpu()
         self._sampler = Sampler(seed=seed, size=len(self._rows), device=torch.device("cpu"))
         self._readers = ThreadPoolExecutor(loading.threads, thread_name_prefix="read")
-        self._decoder = Decoder(view, batch=loading.batch, threads=loading.threads, device=device)
+        self._decoder = Decoder(
+            view, batch=loading.batch, threads=loading.threads, device=device, depth=loading.prefetch
+        )
         self._announced: Iterator[_Announced] = iter(())
         self._reading: deque[_Request] = deque()
         self._decoding: deque[_Request] = deque()

@@ -21,18 +21,18 @@ ENCODED, DRAWN, FLIP = "encoded", "draws", "flip"
 """Names of the inputs: uint8 (bytes,), fp64 (`DRAWS`,) and int32 () a sample; a plain graph has the first alone."""
 
 
-def build_graph(view: View, *, batch: int, threads: int, device_id: int | None) -> Pipeline:
+def build_graph(view: View, *, batch: int, threads: int, device_id: int | None, depth: int) -> Pipeline:
     """A graph whose one output is uint8 (G, P, G, P, 3) a sample; of a random resized crop also its window.
 
     Args:
         view: ``resized`` crops at random and flips; any other is the plain view, which has no random inputs.
-        batch: images at most a run. device_id: the CUDA device, None without one.
+        batch: images at most a run. device_id: the CUDA device, None without one. depth: runs under way at most.
 
     Returns:
-        A built pipeline with a queue of its own for one run; more runs may be scheduled ahead. Outputs: the pixels, and
-        of a random resized crop int32 (4,) a sample, start and shape of the window.
+        A built pipeline. Outputs: the pixels, and of a random resized crop int32 (4,) a sample, start and shape of the
+        window.
     """
-    graph = Pipeline(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=1)
+    graph = Pipeline(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=depth)
     with graph:
         encoded = fn.external_source(name=ENCODED, dtype=types.UINT8, ndim=1)
         shape = fn.cast(fn.peek_image_shape(encoded), dtype=types.FLOAT64)
@@ -58,23 +58,30 @@ def _random_resized_crop(encoded: Any, shape: Any, view: View, device: str) -> t
     image = fn.decoders.image_slice(
         encoded, start=start, shape=extent, axis_names="HW", device=device, output_type=types.RGB
     )
-    image = _resize(image, [float(view.size)] * 2)
+    image = _resize(image, view)
     return fn.flip(image, horizontal=flip), fn.cat(start, extent)
 
 
 def _centre_crop(encoded: Any, shape: Any, view: View, device: str) -> Any:
     """The shorter side resized to 256 for a view of 224 pixels, then the centre."""
     image = fn.decoders.image(encoded, device=device, output_type=types.RGB)
-    scale = view.shorter_side / dali_math.min(shape[0], shape[1])
-    extent = dali_math.floor(fn.stack(shape[0], shape[1]) * scale + 0.5)
-    image = _resize(image, fn.cast(extent, dtype=types.FLOAT))
-    start = fn.cast(dali_math.floor((extent - view.size) * 0.5), dtype=types.INT32)
-    return fn.slice(image, start=start, shape=[view.size] * 2, axis_names="HW")
+    before = fn.stack(shape[0], shape[1])
+    after = dali_math.floor(before * (view.shorter_side / dali_math.min(shape[0], shape[1])) + 0.5)
+    start = dali_math.floor((after - view.size) * 0.5)
+    # Only the centre is computed: of a very long image the rest might not fit into memory.
+    return _resize(
+        image, view, roi_start=_float(start * before / after), roi_end=_float((start + view.size) * before / after)
+    )
 
 
-def _resize(image: Any, size: Any) -> Any:
+def _resize(image: Any, view: View, **region: Any) -> Any:
     """Linear interpolation, with a filter as wide as the scale when the image becomes smaller."""
-    return fn.resize(image, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
+    size = [float(view.size)] * 2
+    return fn.resize(image, size=size, interp_type=types.INTERP_LINEAR, antialias=True, **region)
+
+
+def _float(value: Any) -> Any:
+    return fn.cast(value, dtype=types.FLOAT)
 
 
 def _as_patches(image: Any, view: View) -> Any:

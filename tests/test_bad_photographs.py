@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from fastselfie.errors import LocalError
-from fastselfie.pipelines.decoder import Decoder, Encoded
+from fastselfie.pipelines.decoder import Decoder
 from fastselfie.pipelines.draws import ATTEMPTS, DRAWS, ROW
+from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.image_bytes import fault
 from fastselfie.pipelines.view import View
 from tests.command import assert_refused, contents, fastselfie, metrics, succeed

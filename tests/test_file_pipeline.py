@@ -148,7 +148,7 @@ def test_an_evaluation_broken_off_leaves_nothing_behind(files: Files) -> None:
     source = pipeline(files, PLAIN, batch=10, prefetch=2)
     first = contents(next(source.in_order([(0, 10), (10, 20), (20, 30)])))
     assert contents(next(source.in_order([(0, 10)]))) == first
-    assert len(source._decoder) == 0
+    assert len(source._decoder._under_way) == 0
 
 
 def test_a_batch_keeps_its_pixels(files: Files, expected: list[Bytes]) -> None:
@@ -163,16 +163,16 @@ def test_a_batch_keeps_its_pixels(files: Files, expected: list[Bytes]) -> None:
 
 def test_what_is_under_way(files: Files) -> None:
     source = pipeline(files, VIEW, batch=BATCH, prefetch=2)
-    assert len(source._decoder) == 0
+    assert len(source._decoder._under_way) == 0
     source.announce(REQUESTS)
-    assert len(source._decoder) == 2
+    assert len(source._decoder._under_way) == 2
     source.batch(*REQUESTS[0])
-    assert len(source._decoder) == 2
+    assert len(source._decoder._under_way) == 2
     source.announce([])
-    assert len(source._decoder) == 0
+    assert len(source._decoder._under_way) == 0
     source.announce(REQUESTS[:1])
     source.batch(*REQUESTS[0])
-    assert len(source._decoder) == 0
+    assert len(source._decoder._under_way) == 0
 
 
 def test_a_pipeline_takes_its_threads_along(files: Files) -> None:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.plain_photos import DRAWS, decode, plain_view, random_window, training_view
-from fastselfie.pipelines.decoder import Decoder, Encoded
+from fastselfie.pipelines.decoder import Decoder
+from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.view import View
 from tests.photographs import CPU, images_of, jpeg, picture, png, side_lengths
 
