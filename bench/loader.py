@@ -1,8 +1,9 @@
 """The loader alone: random resized crops of 224 pixels from JPEG files, by DALI and in plain Pillow, interleaved.
 
 Files are read once before the first round, so that all sides find them in the page cache. ``pillow`` makes the same
-views with the same number of threads; ``decode`` only decodes the whole files with libjpeg-turbo, which a loader
-on a CPU cannot beat without region decoding. Without --data, rendered scenes of 500 pixels a side are loaded.
+views, ``decode`` only decodes the whole files with libjpeg-turbo, which a loader on a CPU cannot beat without region
+decoding: each in a pool of --threads threads, a batch after the other. ``fastselfie`` has as many threads to decode and
+as many to read, and works ahead within a round. Without --data, rendered scenes of 500 pixels a side are loaded.
 
     python -m bench.loader --data FOLDER --out bench/results/loader_cpu.json
 """
@@ -115,6 +116,16 @@ def measure(files: Files, arguments: argparse.Namespace, device: torch.device) -
     }  # fmt: skip
 
 
+def _measured(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.data or Path(temporary) / "scenes"
+        if arguments.data is None:
+            write_scenes(folder, size=_SCENE_SIZE, train=_SCENES, test=10, seed=0, progress=lambda done: None)
+        files = read_image_folder(folder).train
+        assert isinstance(files, Files)
+        return measure(files, arguments, device)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a folder with train/, or a flat one")
@@ -126,20 +137,12 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=4, help="batches a side in a round")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     arguments = parser.parse_args()
+    device = torch.device(choose_device(arguments.device).value)
     try:
         require_dali()
-    except UserError as error:
+        result = _measured(arguments, device)
+    except (UserError, OSError) as error:
         sys.exit(f"loader: {error}")
-    device = torch.device(choose_device(arguments.device).value)
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.data is None:
-            arguments.data = Path(folder) / "scenes"
-            write_scenes(
-                arguments.data, size=_SCENE_SIZE, train=_SCENES, test=10, seed=0, progress=lambda done: None
-            )  # fmt: skip
-        files = read_image_folder(arguments.data).train
-        assert isinstance(files, Files)
-        result = measure(files, arguments, device)
     write(arguments.out, result, device)
     for name, rate in result["images_per_second"].items():
         print(

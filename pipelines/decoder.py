@@ -17,9 +17,8 @@ from torch import Tensor
 
 from fastselfie.errors import LocalError, UserError
 from fastselfie.pipelines.graph_runner import DALI_ERRORS, Encoded, GraphRunner
+from fastselfie.pipelines.image_bytes import REMEDY
 from fastselfie.pipelines.view import View
-
-REMEDY = "put a readable image of that name in its place and run the same command again"
 
 
 def require_dali() -> None:

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastselfie.errors import LocalError
-from fastselfie.pipelines.decoder import REMEDY, Decoder
+from fastselfie.pipelines.decoder import Decoder
 from fastselfie.pipelines.draws import window_draws
 from fastselfie.pipelines.graph_runner import Encoded
-from fastselfie.pipelines.image_bytes import fault
+from fastselfie.pipelines.image_bytes import read_image_bytes
 from fastselfie.pipelines.sampler import Sampler
 from fastselfie.pipelines.source import Files
 from fastselfie.pipelines.view import Batch, View
@@ -77,6 +77,7 @@ class FilePipeline:
             view, batch=loading.batch, threads=loading.threads, device=device, depth=loading.prefetch
         )
         self._announced: Iterator[_Announced] = iter(())
+        self._failure: LocalError | None = None
         self._reading: deque[_Request] = deque()
         self._decoding: deque[_Request] = deque()
 
@@ -116,16 +117,19 @@ class FilePipeline:
         self._reading.clear()
         self._decoding.clear()
         self._decoder.drop()
-        self._announced = announced
+        self._announced, self._failure = announced, None
         self._work_ahead()
 
     def _work_ahead(self) -> None:
-        """Keep ``prefetch`` batches in decoding and as many again in reading."""
+        """Keep ``prefetch`` batches in decoding and as many again in reading, up to one with an unreadable file."""
         wanted = 2 * self._loading.prefetch - len(self._decoding) - len(self._reading)
         for asked, epoch_B, sample_B in islice(self._announced, wanted):
             self._reading.append(self._read(asked, epoch_B, sample_B))
-        while self._reading and len(self._decoding) < self._loading.prefetch:
-            self._decode(self._reading.popleft())
+        while self._reading and len(self._decoding) < self._loading.prefetch and self._failure is None:
+            try:
+                self._decode(self._reading.popleft())
+            except LocalError as error:
+                self._failure = error  # said when that batch is asked for, not before
 
     def _read(self, asked: tuple[int, int], epoch_B: Tensor, sample_B: Tensor) -> _Request:
         paths = [self._files.path(index) for index in sample_B.tolist()]
@@ -142,8 +146,15 @@ class FilePipeline:
         self._decoding.append(request)
 
     def _take(self) -> Batch:
-        pixels, _ = self._decoder.take()
+        if not self._decoding:
+            assert self._failure is not None, "more is taken than was announced"
+            raise self._failure
         request = self._decoding.popleft()
+        try:
+            pixels, _ = self._decoder.take()
+        except LocalError:
+            self._decoding.clear()  # the decoder has forgotten these too
+            raise
         self._work_ahead()
         epoch_B, sample_B, view = request.epoch_B, request.sample_B, self.view
         corner_B2 = flip_B = None
@@ -171,13 +182,4 @@ class FilePipeline:
 
 
 def _bytes(path: Path) -> NDArray[np.uint8]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise LocalError(
-            f"{path}: cannot be read ({error.strerror}): check it and run the same command again"
-        ) from None
-    wrong = fault(data)
-    if wrong:
-        raise LocalError(f"{path}: {wrong}; {REMEDY}")
-    return np.frombuffer(data, dtype=np.uint8)
+    return np.frombuffer(read_image_bytes(path), dtype=np.uint8)

@@ -5,6 +5,7 @@ Classes are the folders' names in sorted order and files are sorted too, so the 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def is_image_folder(path: Path) -> bool:
 def read_image_folder(path: Path) -> Source:
     """List the files below ``path``. Nothing is decoded here.
 
-    ``val/`` is taken where both ``val/`` and ``test/`` exist: ImageNet's ``test/`` has no labels.
+    ``val/`` is taken where both ``val/`` and ``test/`` exist: ImageNet's ``test/`` has no labels. Where one of the two
+    parts is flat, the whole has no labels: enough for pretraining.
 
     Raises:
         UserError: there is no ``train/``, no image, a class folder without images, an image beside class folders, or a
@@ -37,9 +39,16 @@ def read_image_folder(path: Path) -> Source:
     if (path / _TRAIN).is_dir():
         train, classes = _read_split(path / _TRAIN)
         folder = next((path / name for name in _TESTS if (path / name).is_dir()), None)
-        test = None if folder is None else _relabelled(*_read_split(folder), classes, folder)
-        return Source(name=name, train=train, test=test, classes=classes)
+        if folder is None:
+            return Source(name=name, train=train, test=None, classes=classes)
+        test, test_classes = _read_split(folder)
+        if classes and test_classes:
+            return Source(name=name, train=train, test=_relabelled(test, test_classes, classes), classes=classes)
+        return Source(name=name, train=_unlabelled(train), test=_unlabelled(test), classes=())
     if _images(path):
+        below = next((name for name in _folders(path) if _images(path / name)), None)
+        if below is not None:
+            raise UserError(f"{path / below} lies beside images: name a folder with train/, or one without folders")
         return Source(name=name, train=_flat(path), test=None, classes=())
     if path.resolve().name in (_TRAIN, *_TESTS):
         raise UserError(f"{path} is one part of a data set: name the folder that it lies in")
@@ -75,18 +84,17 @@ def _flat(folder: Path) -> Files:
     return Files(root=folder, names=tuple(names), labels_S=np.zeros(len(names), dtype=np.int64))
 
 
-def _relabelled(test: Files, own: tuple[str, ...], classes: tuple[str, ...], folder: Path) -> Files:
-    """``test`` with the labels that ``classes`` gives to the folders' names."""
-    if bool(own) != bool(classes):
-        labelled, flat = (_TRAIN, folder.name) if classes else (folder.name, _TRAIN)
-        raise UserError(f"{folder.parent}: {labelled}/ has class folders and {flat}/ has not: lay both out alike")
+def _relabelled(test: Files, own: tuple[str, ...], classes: tuple[str, ...]) -> Files:
+    """``test`` with the labels that ``classes`` gives to the names of its ``own`` classes."""
     strange = sorted(set(own) - set(classes))
     if strange:
-        raise UserError(f"{folder / strange[0]} is a class that {_TRAIN}/ has not: add it there or remove it here")
-    if not own:
-        return test
+        raise UserError(f"{test.root / strange[0]} is a class that {_TRAIN}/ has not: add it there or remove it here")
     label_of = np.array([classes.index(name) for name in own], dtype=np.int64)
-    return Files(root=test.root, names=test.names, labels_S=label_of[test.labels_S])
+    return dataclasses.replace(test, labels_S=label_of[test.labels_S])
+
+
+def _unlabelled(files: Files) -> Files:
+    return dataclasses.replace(files, labels_S=np.zeros_like(files.labels_S))
 
 
 def _images(folder: Path) -> list[str]:

@@ -28,6 +28,7 @@ def write_scenes(folder: Path, *, size: int, train: int, test: int, seed: int, p
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--out {folder}: is not an empty folder; choose another")
+    folder = folder.resolve()
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     try:

@@ -15,7 +15,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-_COMPARED = 256  # images of a split whose content is part of its fingerprint
+from fastselfie.pipelines.image_bytes import read_image_bytes
+
+_COMPARED, _COMPARED_FILES = 256, 8  # images and files of a split whose content is part of its fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +63,17 @@ class Files:
         return self.root / self.names[index]
 
     def identity(self) -> Iterable[bytes]:
-        """What tells it from other data: all names and labels.
+        """What tells it from other data: all names and labels, and a few whole files spread over it.
 
-        Not what is in the files: a run that a damaged one ended goes on once a good one is in its place.
+        A few alone: a run that a damaged file ended is to go on once a good one is in its place.
+
+        Raises:
+            UserError: one of the few cannot be read, or is no image as far as its ends tell.
         """
         yield b"\0".join(os.fsencode(name) for name in self.names)
         yield self.labels_S.tobytes()
+        for index in range(0, len(self), -(-len(self) // _COMPARED_FILES)):
+            yield read_image_bytes(self.path(index))
 
 
 AnySplit: TypeAlias = Split | Files
@@ -86,7 +93,11 @@ class Source:
     classes: tuple[str, ...]
 
     def fingerprint(self) -> str:
-        """A short checksum: is this the same data again?"""
+        """A short checksum: is this the same data again?
+
+        Raises:
+            UserError: a file cannot be read.
+        """
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             for part in split.identity() if split is not None else ():

@@ -41,8 +41,9 @@ class View:
     @classmethod
     def of(cls, config: RunConfig, grid: int) -> View:
         """The view to train on that a configuration asks for."""
+        pad = config.pad if config.crop == "pad" else 0
         return cls(
-            size=config.image_size, grid=grid, crop=config.crop, min_area=config.min_area, pad=config.pad,
+            size=config.image_size, grid=grid, crop=config.crop, min_area=config.min_area, pad=pad,
             pad_mode=config.pad_mode, flip=True,
         )  # fmt: skip
 

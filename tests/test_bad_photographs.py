@@ -16,7 +16,8 @@ from fastselfie.pipelines.draws import ATTEMPTS, DRAWS, ROW
 from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.image_bytes import fault
 from fastselfie.pipelines.view import View
-from tests.command import assert_refused, contents, fastselfie, metrics, succeed
+from fastselfie.randomness import epoch_order
+from tests.command import assert_equal_runs, assert_refused, checkpoints, contents, fastselfie, metrics, succeed
 from tests.photographs import CPU, flat_folder, images_of, jpeg, picture, pipeline, png, write
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
@@ -81,6 +82,39 @@ def test_a_bad_file(spoil: Callable[[Path], None], said: str, tmp_path: Path) ->
     line = assert_ended_by_a_file(ended, run, alone=spoil is not as_broken)
     assert line.startswith(f"fastselfie: {data / '07.jpg'}: {said}")
     assert not (run / "result.json").exists()
+
+
+def test_a_run_goes_on_once_the_file_is_good(tmp_path: Path) -> None:
+    """Nothing is lost: the steps before it are saved, and the run ends as one that never met it."""
+    data, options = flat_folder(tmp_path / "data", 24), ("--held-out", "0", "--steps", "6")
+    good = (data / "07.jpg").read_bytes()
+    succeed(*PRETRAIN, *options, "--data", data, "--out", "reference", cwd=tmp_path)
+    first = next(start // 8 for start in range(0, 24, 8) if 7 in epoch_order(0, 0, 24)[start : start + 8])
+    assert first > 0, "else there is nothing to save"
+    as_broken(data / "07.jpg")
+    ended = fastselfie(*PRETRAIN, *options, "--data", data, "--out", "run", cwd=tmp_path)
+    assert_ended_by_a_file(ended, tmp_path / "run", alone=False)
+    assert checkpoints(tmp_path / "run") == [first]
+    (data / "07.jpg").write_bytes(good)
+    succeed(*PRETRAIN, *options, "--data", data, "--out", "run", cwd=tmp_path)
+    assert_equal_runs(tmp_path / "run", tmp_path / "reference")
+
+
+def test_a_bad_file_is_named_when_its_batch_is_asked_for(tmp_path: Path) -> None:
+    """Not when it is read ahead; and batches without it can still be had."""
+    listed = write(tmp_path, [(f"{i}.jpg", jpeg(picture(40, 48, i))) for i in range(8)])
+    order = epoch_order(3, 0, 8).tolist()
+    for spoil in (as_text, as_broken):
+        spoil(listed.path(order[5]))
+        source = pipeline(listed, View(size=32), batch=2, prefetch=3)
+        requests = [(start, start + 2) for start in range(0, 8, 2)]
+        source.announce(requests)
+        for request in requests[:2]:
+            assert source.batch(*request).sample_B.tolist() == order[slice(*request)]
+        for _ in range(2):
+            with pytest.raises(LocalError, match=listed.path(order[5]).name):
+                source.batch(*requests[2])
+        assert source.batch(*requests[3]).sample_B.tolist() == order[6:8]
 
 
 @pytest.mark.parametrize("crop", ["pad", "resized"])

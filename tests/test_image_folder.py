@@ -22,11 +22,15 @@ VAL = {"val/dog/v.jpg": "dog", "val/Zebra/w.PNG": "Zebra"}
 FLAT = ("b.jpg", "a.png", "C.JPG")
 
 
+def content(text: str) -> bytes:
+    return b"\xff\xd8\xff" + text.encode() + b"\xff\xd9"
+
+
 def make(folder: Path, *names: str) -> Path:
-    """Files of those names; each file's content is its name. Nothing is decoded here, so they need not be images."""
+    """Files of those names; each has its own content between a JPEG's ends. Nothing is decoded here."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(name.encode())
+        (folder / name).write_bytes(content(name))
     return folder
 
 
@@ -113,7 +117,7 @@ def test_what_does_not_count(tmp_path: Path) -> None:
     (tmp_path / "classes" / "train" / "cat" / "folder.jpg").mkdir()
     source = read_image_folder(tmp_path / "classes")
     assert listed(source.train, tmp_path / "classes", source) == CLASSES
-    make(tmp_path / "flat", *FLAT, ".d.jpg", "e.webp", "below/f.jpg")
+    make(tmp_path / "flat", *FLAT, ".d.jpg", "e.webp", "below/notes.txt")
     (tmp_path / "flat" / "x.jpg").mkdir()
     flat = read_image_folder(tmp_path / "flat")
     assert isinstance(flat.train, Files)
@@ -129,12 +133,14 @@ def test_a_dangling_link_counts(tmp_path: Path) -> None:
     assert source.train.names == ("cat/1.jpg", "cat/2.jpg")
 
 
-def test_the_fingerprint_is_of_names_and_labels(tmp_path: Path) -> None:
+def test_the_fingerprint_is_of_names_labels_and_contents(tmp_path: Path) -> None:
     folder = make(tmp_path / "a", *CLASSES, *VAL)
     before = read_image_folder(folder).fingerprint()
     changes = {
         "name": lambda: os.rename(folder / "train/cat/1.JPEG", folder / "train/cat/0.JPEG"),
         "label": lambda: os.rename(folder / "train/cat/1.JPEG", folder / "train/dog/1.JPEG"),
+        "content": lambda: (folder / "train/cat/1.JPEG").write_bytes(content("another")),
+        "test content": lambda: (folder / "val/dog/v.jpg").write_bytes(content("another")),
         "one more": lambda: make(folder, "train/cat/3.jpg"),
         "one less": lambda: os.remove(folder / "train/cat/1.JPEG"),
         "no test": lambda: shutil.rmtree(folder / "val"),
@@ -147,8 +153,30 @@ def test_the_fingerprint_is_of_names_and_labels(tmp_path: Path) -> None:
         make(folder, *CLASSES, *VAL)
         assert read_image_folder(folder).fingerprint() == before
     assert len(seen) == 1 + len(changes)
-    (folder / "train/cat/1.JPEG").write_bytes(b"a good image in the place of a damaged one")
     assert read_image_folder(folder.rename(tmp_path / "moved")).fingerprint() == before
+
+
+def test_of_many_files_a_few_are_compared(tmp_path: Path) -> None:
+    """So that one may be replaced, and another copy of the pictures is told from the first all the same."""
+    folder = make(tmp_path, *(f"{index:03d}.jpg" for index in range(200)))
+    before = read_image_folder(folder).fingerprint()
+    changed = 0
+    for path in sorted(folder.iterdir()):
+        kept = path.read_bytes()
+        path.write_bytes(content("another"))
+        changed += read_image_folder(folder).fingerprint() != before
+        path.write_bytes(kept)
+    assert 4 <= changed <= 8
+
+
+def test_a_flat_part_takes_the_labels_from_the_whole(tmp_path: Path) -> None:
+    """As where ImageNet's val/ lies as it was downloaded: enough to pretrain on."""
+    for number, names in enumerate([(*CLASSES, "val/1.jpg"), ("train/1.jpg", "train/2.jpg", *VAL)]):
+        source = read_image_folder(make(tmp_path / str(number), *names))
+        assert source.classes == ()
+        assert isinstance(source.test, Files)
+        assert len(source.train) + len(source.test) == len(names)
+        assert {*source.train.labels_S.tolist(), *source.test.labels_S.tolist()} == {0}
 
 
 @pytest.mark.parametrize(
@@ -161,8 +189,7 @@ def test_the_fingerprint_is_of_names_and_labels(tmp_path: Path) -> None:
         ((*CLASSES, "val/horse/1.jpg"), "val/horse is a class that train/ has not"),
         ((*CLASSES, "val/cat/notes.txt"), "val/cat holds no JPEG or PNG file"),
         ((*CLASSES, "val/notes.txt"), "val holds no JPEG or PNG file"),
-        ((*CLASSES, "val/1.jpg"), "train/ has class folders and val/ has not"),
-        (("train/1.jpg", "test/cat/1.jpg"), "test/ has class folders and train/ has not"),
+        (("1.jpg", "cat/2.jpg"), "cat lies beside images"),
         (("notes.txt",), "is no data set known here"),
         ((".hidden.jpg",), "is no data set known here"),
     ],

@@ -49,7 +49,7 @@ def finetune(config: FinetuneConfig) -> Path:
         test = labelled_test(source)
         rows = labelled_subset(torch.from_numpy(source.train.labels_S), label_share(config.labels), config.label_seed)
         fits(config, len(rows))
-        facts = {"images": source.fingerprint(), "weights": pretrained.fingerprint if pretrained else None}
+        facts = {"images": world.in_main(source.fingerprint), "weights": pretrained.fingerprint if pretrained else None}
         summary = {
             "data": source.name, "labels": config.labels, "labelled_images": len(rows), "label_seed": config.label_seed,
             "encoder": config.encoder, "pretrained": not config.scratch, "test_images": len(test),

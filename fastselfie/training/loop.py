@@ -11,9 +11,10 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from fastselfie.config import RunConfig
-from fastselfie.errors import UserError
+from fastselfie.errors import LocalError, UserError
 from fastselfie.models.weights import load_weights
 from fastselfie.pipelines.pipeline import Pipeline
+from fastselfie.pipelines.view import Batch
 from fastselfie.pretext.task import Task
 from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import checkpoint
@@ -110,22 +111,35 @@ class Trainer:
             loss.value.backward()
 
     def step(self, step: int) -> None:
-        """One optimiser step on samples [step * batch_size, (step + 1) * batch_size) of the stream."""
+        """One optimiser step on samples [step * batch_size, (step + 1) * batch_size) of the stream.
+
+        Raises:
+            LocalError: a file cannot be decoded. If this process is alone, the steps before this one are saved; among
+            several, the others are on their way to a meeting that this one will miss.
+        """
         config = self.job.config
+        try:
+            first = self._load(step, 0)
+        except LocalError:
+            if not self.world.distributed and step:
+                self.save(step)
+            raise
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, config.steps, config.lr)
         self.optimizer.zero_grad(set_to_none=True)
         for index in range(self.groups):
-            self._micro_batch(step, index)
+            self._micro_batch(step, index, self._load(step, index) if index else first)
         self.optimizer.step()
         self.throughput.end_step()
 
-    def _micro_batch(self, step: int, index: int) -> None:
+    def _load(self, step: int, index: int) -> Batch:
+        with self.throughput.waiting():
+            return self.job.pipeline.batch(*self._entries(step, index))
+
+    def _micro_batch(self, step: int, index: int, batch: Batch) -> None:
         """Forward and backward of this process's micro-batch ``index``; gradients meet after the last one."""
         config = self.job.config
         group = self.world.rank * self.groups + index
-        with self.throughput.waiting():
-            batch = self.job.pipeline.batch(*self._entries(step, index))
         torch.manual_seed(scalar_key(config.seed, Purpose.DROPOUT, step, group))
         apart = isinstance(self.forward, DistributedDataParallel) and index < self.groups - 1
         with self.forward.no_sync() if apart else nullcontext():  # type: ignore[attr-defined]

@@ -44,7 +44,7 @@ def pretrain(config: PretrainConfig) -> Path:
             "task": config.task, "data": source.name, "keep": config.keep, "pooler": config.pooler,
             "images": len(parts.rows), "held_out_images": len(parts.held_out_rows),
         }  # fmt: skip
-        facts = {"images": source.fingerprint()}
+        facts = {"images": world.in_main(source.fingerprint)}
         return run(job, here, command="pretrain", images=parts.told(source), facts=facts, summary=summary)
 
 
@@ -77,6 +77,7 @@ def divide(config: PretrainConfig, source: Source) -> Parts:
     train = torch.arange(len(source.train))
     if source.test is not None or not config.held_out:
         test = source.test or source.train
+        require(len(test) >= 2, f"--data: {source.name} has a single test image; two are needed, or --held-out 0")
         drawn = _drawn(config.seed, len(test))[: config.held_out]
         return Parts(train=source.train, rows=train, held_out=test, held_out_rows=drawn)
     count = min(config.held_out, len(train) // 10)

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastselfie.errors import UserError
+from fastselfie.errors import LocalError, UserError
 
 T = TypeVar("T")
 
@@ -73,6 +73,8 @@ class World:
                 outcome[1] = error
         if self.distributed:
             dist.broadcast_object_list(outcome, src=0)
+        if isinstance(outcome[1], LocalError) and not self.is_main:
+            raise UserError(str(outcome[1]))  # the main process speaks for itself
         if isinstance(outcome[1], (UserError, OSError)):
             raise outcome[1]
         return cast(T, outcome[0])
@@ -108,6 +110,9 @@ def join_world(device_kind: str) -> Iterator[World]:
     try:
         yield world
         world.barrier()
+    except LocalError:
+        launched = False  # the others are in the middle of a collective: leaving the group would wait for them
+        raise
     finally:
         if launched:
             gc.collect()  # DDP lies in a reference cycle and would keep the group's threads
