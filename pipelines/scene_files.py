@@ -28,8 +28,8 @@ def write_scenes(folder: Path, *, size: int, train: int, test: int, seed: int, p
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--out {folder}: is not an empty folder; choose another")
-    folder = folder.resolve()
-    partial = folder.with_name(f".{folder.name}.partial")
+    whole = folder.resolve()  # of `.` too, which has no name
+    partial = whole.with_name(f".{whole.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     try:
         for split, first, count in (("train", 0, train), ("val", FIRST_TEST, test)):
@@ -42,7 +42,7 @@ def write_scenes(folder: Path, *, size: int, train: int, test: int, seed: int, p
                     file = partial / split / CLASSES[label] / f"{index:07d}.jpg"
                     Image.fromarray(pixels).save(file, quality=_QUALITY)
                 progress(number)
-        partial.replace(folder)
+        partial.replace(whole)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
     finally:
