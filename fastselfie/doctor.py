@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fastselfie
+from fastselfie.pipelines.decoder import dali_version
 from fastselfie.training.hardware import choose_compile, choose_device, choose_precision
 
 Row = tuple[str, str, str]
@@ -57,15 +58,14 @@ def _optional() -> list[Row]:
     compiler = shutil.which("g++") or shutil.which("clang++")
     return [
         ("C++ compiler", compiler or "missing", "--compile on needs one on a CPU"),
-        ("nvidia-dali", _dali(), "JPEG and PNG files are decoded by it: pip install 'fastselfie\\[dali]'"),
+        (
+            "nvidia-dali",
+            dali_version() or "missing",
+            "JPEG and PNG files are decoded by it: pip install 'fastselfie\\[dali]'",
+        ),
         ("triton", _version("triton"), "--compile on needs it on a CUDA device"),
         ("tensorboard", _version("tensorboard"), "shows a run's curves: tensorboard --logdir runs"),
     ]
-
-
-def _dali() -> str:
-    versions = {_version(f"nvidia-dali-cuda{cuda}") for cuda in ("130", "120")} - {"missing"}
-    return min(versions, default="missing")
 
 
 def _version(package: str) -> str:

@@ -10,7 +10,9 @@ import importlib.util
 import re
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from torch import Tensor
@@ -28,6 +30,14 @@ def require_dali() -> None:
             "reading JPEG and PNG files needs NVIDIA DALI: pip install 'fastselfie[dali]'"
             " (or 'fastselfie[dali-cuda12]' for a driver of CUDA 12)"
         )
+
+
+def dali_version() -> str | None:
+    """The version of NVIDIA DALI that is installed, None without it."""
+    for cuda in ("130", "120"):
+        with suppress(PackageNotFoundError):
+            return version(f"nvidia-dali-cuda{cuda}")
+    return None
 
 
 class Decoder:
