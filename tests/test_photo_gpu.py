@@ -120,7 +120,7 @@ def test_flips_are_the_cpus(files: Files) -> None:
 
 
 def test_batches_stay_what_they_are(files: Files) -> None:
-    """DALI's memory, handed out without a copy, is not written to while a batch lives."""
+    """Copies of DALI's memory: what it decodes next does not reach them."""
     source = pipeline(files, VIEWS["resized"], batch=BATCH, threads=4, prefetch=3, device=DEVICE)
     source.announce(REQUESTS)
     kept = [source.batch(*request) for request in REQUESTS]
@@ -138,6 +138,7 @@ def taking(source: FilePipeline) -> None:
 
 @pytest.mark.parametrize("name", ["resized", "padded"])
 def test_the_host_does_not_wait(name: str, files: Files) -> None:
+    """For what torch has to do. For DALI's batch it does, which torch's check does not see."""
     source = pipeline(files, VIEWS[name], batch=BATCH, threads=4, prefetch=2, device=DEVICE)
     taking(source)
     torch.cuda.synchronize()
@@ -152,7 +153,7 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
     listed = Files(root=flat_folder(tmp_path, 24), names=tuple(f"{i:02}.jpg" for i in range(24)),
                    labels_S=np.zeros(24, dtype=np.int64))  # fmt: skip
     path = listed.path(int(epoch_order(3, 0, 24)[20]))
-    path.write_text("not an image")
+    path.write_bytes(b"\xff\xd8\xffnothing that decodes\xff\xd9")
     source = pipeline(listed, VIEWS["resized"], batch=8, prefetch=2, device=DEVICE)
     with pytest.raises(LocalError, match=f"{path}: is damaged"):
         [source.batch(start, start + 8) for start in range(0, 24, 8)]
