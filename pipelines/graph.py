@@ -22,7 +22,7 @@ ENCODED, DRAWN, FLIP = "encoded", "draws", "flip"
 
 
 def build_graph(view: View, *, batch: int, threads: int, device_id: int | None, depth: int) -> Pipeline:
-    """A graph whose one output is uint8 (G, P, G, P, 3) a sample; of a random resized crop also its window.
+    """A graph whose first output is uint8 (G, P, G, P, 3) a sample; of a random resized crop also its window.
 
     Args:
         view: ``resized`` crops at random and flips; any other is the plain view, which has no random inputs.
@@ -36,35 +36,31 @@ def build_graph(view: View, *, batch: int, threads: int, device_id: int | None, 
     with graph:
         encoded = fn.external_source(name=ENCODED, dtype=types.UINT8, ndim=1)
         shape = fn.cast(fn.peek_image_shape(encoded), dtype=types.FLOAT64)
+        decoder = "cpu" if device_id is None else "mixed"
         if view.crop == "resized":
-            pixels, window = _random_resized_crop(encoded, shape, view, decoder_device(device_id))
+            pixels, window = _random_resized_crop(encoded, shape, view, decoder)
             graph.set_outputs(_as_patches(pixels, view), window)
         else:
-            graph.set_outputs(_as_patches(_centre_crop(encoded, shape, view, decoder_device(device_id)), view))
+            graph.set_outputs(_as_patches(_centre_crop(encoded, shape, view, decoder), view))
     graph.build()
     return graph
 
 
-def decoder_device(device_id: int | None) -> str:
-    """DALI's name for where images are decoded."""
-    return "cpu" if device_id is None else "mixed"
-
-
-def _random_resized_crop(encoded: Any, shape: Any, view: View, device: str) -> tuple[Any, Any]:
+def _random_resized_crop(encoded: Any, shape: Any, view: View, decoder: str) -> tuple[Any, Any]:
     """Only the window is decoded, as far as the format allows."""
     draws = fn.external_source(name=DRAWN, dtype=types.FLOAT64, ndim=1)
     flip = fn.external_source(name=FLIP, dtype=types.INT32, ndim=0)
     start, extent = random_window(shape, draws, view.min_area)
     image = fn.decoders.image_slice(
-        encoded, start=start, shape=extent, axis_names="HW", device=device, output_type=types.RGB
+        encoded, start=start, shape=extent, axis_names="HW", device=decoder, output_type=types.RGB
     )
     image = _resize(image, view)
     return fn.flip(image, horizontal=flip), fn.cat(start, extent)
 
 
-def _centre_crop(encoded: Any, shape: Any, view: View, device: str) -> Any:
+def _centre_crop(encoded: Any, shape: Any, view: View, decoder: str) -> Any:
     """The shorter side resized to 256 for a view of 224 pixels, then the centre."""
-    image = fn.decoders.image(encoded, device=device, output_type=types.RGB)
+    image = fn.decoders.image(encoded, device=decoder, output_type=types.RGB)
     before = fn.stack(shape[0], shape[1])
     after = dali_math.floor(before * (view.shorter_side / dali_math.min(shape[0], shape[1])) + 0.5)
     start = dali_math.floor((after - view.size) * 0.5)
