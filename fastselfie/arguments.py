@@ -99,6 +99,12 @@ def parse_finetune(words: Sequence[str]) -> FinetuneConfig:
         from fastselfie.evaluation.pretrained import INHERITED, read_settings  # torch: only when there is a run to read
 
         settings = read_settings(Path(started_from))
+        theirs, size = settings.get("recipe"), settings.get("image_size")
+        if theirs != name and size != default.image_size:
+            raise UserError(
+                f"--from {started_from}: was pretrained by recipe {theirs} on {size}x{size} images, and {name} has"
+                f" {default.image_size}x{default.image_size}; finetune with recipe {theirs}"
+            )
         inherited = {name: settings[name] for name in INHERITED if name in settings}
         lists = {name: tuple(value) for name, value in inherited.items() if isinstance(value, list)}
         default = dataclasses.replace(default, **(inherited | lists))

@@ -94,5 +94,5 @@ def _check_size(what: str, size: int) -> None:
     if size != BATCH_SIZE:
         raise UserError(
             f"{what} has images of {BATCH_SIZE}x{BATCH_SIZE} pixels and the recipe wants {size}x{size}: "
-            f"use a recipe for {BATCH_SIZE}x{BATCH_SIZE}, or --data synthetic"
+            f"use a recipe for {BATCH_SIZE}x{BATCH_SIZE}, or name a folder of JPEG or PNG files"
         )

@@ -172,6 +172,13 @@ def test_out(name: str, change: tuple[str, ...], said: str, runs: Path, here: Pa
     assert name in line
 
 
+def test_finetuning_by_a_recipe_of_another_size(runs: Path, here: Path) -> None:
+    words = ("finetune", "imagenet224", "--from", runs / "pretrained", "--data", "synthetic:200")
+    line = assert_refused(fastselfie(*words, "--out", "run", cwd=here))
+    assert "was pretrained by recipe tiny on 32x32 images, and imagenet224 has 224x224" in line
+    assert not (here / "run").exists()
+
+
 def test_out_of_another_recipe(runs: Path, here: Path) -> None:
     words = ["cifar10" if word == "tiny" else word for word in PRETRAIN]
     same = json.loads((runs / "pretrained" / "config.json").read_text())["settings"]

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastselfie.config import PretrainConfig
 from fastselfie.errors import LocalError
 from fastselfie.pipelines.decoder import Decoder
 from fastselfie.pipelines.draws import ATTEMPTS, DRAWS, ROW
 from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.image_bytes import fault
+from fastselfie.pipelines.image_folder import read_image_folder
 from fastselfie.pipelines.view import View
 from fastselfie.randomness import epoch_order
+from fastselfie.training.pretrain import divide
 from tests.command import assert_equal_runs, assert_refused, checkpoints, contents, fastselfie, metrics, succeed
 from tests.photographs import CPU, flat_folder, images_of, jpeg, picture, pipeline, png, write
 
@@ -97,6 +100,24 @@ def test_a_run_goes_on_once_the_file_is_good(tmp_path: Path) -> None:
     assert checkpoints(tmp_path / "run") == [first]
     (data / "07.jpg").write_bytes(good)
     succeed(*PRETRAIN, *options, "--data", data, "--out", "run", cwd=tmp_path)
+    assert_equal_runs(tmp_path / "run", tmp_path / "reference")
+
+
+def test_a_bad_held_out_file_loses_nothing_either(tmp_path: Path) -> None:
+    """Met in the evaluation after step 2 of 4, before that step's line is logged."""
+    for part, count in (("train", 16), ("val", 12)):
+        flat_folder(tmp_path / "data" / part, count)
+    options = ("--steps", "4", "--evaluate-every", "2", "--data", "data")
+    succeed(*PRETRAIN, *options, "--out", "reference", cwd=tmp_path)
+    watched = divide(PretrainConfig(recipe="tiny"), read_image_folder(tmp_path / "data")).held_out_rows[:4]
+    bad = tmp_path / "data" / "val" / f"{min(set(range(1, 12, 2)) - set(watched.tolist())):02d}.jpg"
+    good = bad.read_bytes()
+    as_broken(bad)  # not one of the first four, which are looked at before the first step
+    ended = fastselfie(*PRETRAIN, *options, "--out", "run", cwd=tmp_path)
+    assert assert_ended_by_a_file(ended, tmp_path / "run", alone=False).endswith("run the same command again")
+    assert checkpoints(tmp_path / "run") == [2]
+    bad.write_bytes(good)
+    succeed(*PRETRAIN, *options, "--out", "run", cwd=tmp_path)
     assert_equal_runs(tmp_path / "run", tmp_path / "reference")
 
 

@@ -143,6 +143,7 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
         for start, values in accuracies.items()
         for seed, accuracy in enumerate(values)
     ]
+    runs.append(write_finetuning(tmp_path / "tuned-0-again", 0.1, full))  # a seed counts once
     _, over_seeds, _ = Page(pages_of(tmp_path, *runs)).tables
     # Deviations 0.1 and sqrt(0.0075); gains 0.2, 0.1 and 0.15.
     assert over_seeds[1:] == [

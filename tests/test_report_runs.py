@@ -153,8 +153,7 @@ def test_a_picture_of_another_size(tmp_path: Path) -> None:
         (["run"], "run", "--out run: must be a file that ends in .html"),
         (["run"], "run/config.json", "--out run/config.json: must be a file that ends in .html"),
         (["run"], "folder.html", "--out folder.html: is a folder"),
-        (["run"], "nowhere/page.html", "--out nowhere/page.html: cannot be written (No such file"),
-        (["run"], "run/config.json/page.html", "cannot be written (Not a directory"),
+        (["run"], "run/config.json/page.html", "--out run/config.json/page.html: cannot be written"),
     ],
 )
 def test_refused(runs: list[str], out: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,3 +186,12 @@ def test_refused_words(words: tuple[str, ...], said: str, tmp_path: Path) -> Non
     before = contents(tmp_path)
     assert said in assert_refused(fastselfie("report", *words, cwd=tmp_path))
     assert contents(tmp_path) == before
+
+
+def test_a_run_that_has_logged_nothing_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [write_pretraining(tmp_path / name) for name in ("old", "young")]
+    (runs[1] / "metrics.jsonl").write_text("")
+    report(runs, tmp_path / "new" / "page.html")
+    assert capsys.readouterr().err == f"{runs[1]}: left out, it has no line in metrics.jsonl yet\n"
+    assert "young" not in (tmp_path / "new" / "page.html").read_text()
+    assert not (runs[1] / "figures").exists()

@@ -59,11 +59,18 @@ def finetune(config: FinetuneConfig) -> Path:
             job,
             here,
             command="finetune",
-            images=f"data {source.name}: {len(rows)} labelled images to train on, {len(test)} to test on",
+            images=_told(source, rows, test),
             facts=facts,
             summary=summary,
             prepare=lambda folder: write_subset(folder / SUBSET, rows),
         )
+
+
+def _told(source: Source, rows: Tensor, test: AnySplit) -> str:
+    """For the user: how many images there are for what."""
+    absent = len(source.classes) - len(set(test.labels_S.tolist()))
+    gap = f" ({absent} of {len(source.classes)} classes have none)" if absent else ""
+    return f"data {source.name}: {len(rows)} labelled images to train on, {len(test)} to test on{gap}"
 
 
 def _positions(config: FinetuneConfig) -> Literal["both", "query"]:

@@ -74,12 +74,14 @@ def origin(run: Run[FinetuneConfig], pretraining: Sequence[Run[PretrainConfig]])
 
 def seeds_table(runs: Sequence[Run[FinetuneConfig]], pretraining: Sequence[Run[PretrainConfig]]) -> Table | None:
     """Mean and spread of finished runs that differ in their seeds alone; None where no two do."""
-    groups: dict[tuple[str, str], list[Run[FinetuneConfig]]] = {}
+    groups: dict[tuple[str, str], dict[tuple[int, int], Run[FinetuneConfig]]] = {}
     for run in sorted(runs, key=lambda run: (_order(run), not run.config.scratch)):
         if run.result is not None and run.figure("test_accuracy") is not None:
-            groups.setdefault((_apart_from_seeds(run), origin(run, pretraining)), []).append(run)
+            seeds = (run.config.seed, run.config.label_seed)  # the same ones twice would make the spread too small
+            groups.setdefault((_apart_from_seeds(run), origin(run, pretraining)), {}).setdefault(seeds, run)
     rows = []
-    for (_, weights), group in groups.items():
+    for (_, weights), by_seeds in groups.items():
+        group = list(by_seeds.values())
         accuracies = [accuracy for run in group if (accuracy := run.figure("test_accuracy")) is not None]
         if len(accuracies) > 1:
             gains = [value for run in group if (value := gain(run, runs)) is not None]

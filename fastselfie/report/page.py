@@ -60,6 +60,7 @@ def report(runs: Sequence[Path], out: Path) -> None:
     text = page(found, placements)
     drawn = [(run.path / FIGURES, _figures(run, placements.get(run.path))) for run in found]
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         replace_bytes(out, text.encode())
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); choose another file") from None

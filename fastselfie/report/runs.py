@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig
 from fastselfie.errors import UserError
+from fastselfie.training.reporter import say
 from fastselfie.training.run_folder import RunFolder, read_config
 from fastselfie.training.session import RESULT
 
@@ -33,7 +34,7 @@ class Run(Generic[C]):
 
     Attributes:
         path: its folder. name: what the page calls it, no other run's name. config: its settings. images: fingerprint
-        of its images. lines: its metrics in the order of the steps, never none. result: what ``result.json`` holds;
+        of its images. lines: its metrics in the order of the steps. result: what ``result.json`` holds;
         None while the run is unfinished.
     """
 
@@ -69,13 +70,22 @@ class Run(Generic[C]):
 def read_runs(paths: Sequence[Path]) -> list[Run[RunConfig]]:
     """The runs in the folders ``paths``, in that order; a folder that is named twice counts once.
 
+    One that has logged nothing yet is left out, and the user told.
+
     Raises:
-        UserError: none is named; one is no run's folder, has logged nothing yet, or is damaged.
+        UserError: none is named; one is no run's folder, or is damaged; none has logged anything yet.
     """
     if not paths:
         raise UserError("fastselfie report: name the folder of a run, or of several")
     unique = list({path.resolve(): Path(os.path.abspath(path)) for path in reversed(paths)}.values())[::-1]
-    return [_read(path, name) for path, name in zip(unique, distinct_names(unique), strict=True)]
+    runs = [_read(path, name) for path, name in zip(unique, distinct_names(unique), strict=True)]
+    logged = [run for run in runs if run.lines]
+    if not logged:
+        raise UserError(f"{unique[0]}: has no line in metrics.jsonl yet; wait for its first")
+    for run in runs:
+        if not run.lines:
+            say(f"{run.path}: left out, it has no line in metrics.jsonl yet")
+    return logged
 
 
 def of_kind(runs: Iterable[Run[RunConfig]], kind: type[C]) -> list[Run[C]]:
@@ -103,10 +113,6 @@ def _read(path: Path, name: str) -> Run[RunConfig]:
     record = read_config(path)
     config = _config(path, record)
     lines = tuple(read_lines(RunFolder(path).metrics))
-    if not lines:
-        raise UserError(
-            f"{path}: has no line in metrics.jsonl yet; wait for its first, at step {config.log_every}, or leave it out"
-        )
     images = str(record["facts"].get("images")) if isinstance(record["facts"], dict) else ""
     return Run(path=path, name=name, config=config, images=images, lines=lines, result=_result(path / RESULT))
 

@@ -65,8 +65,11 @@ def train(job: Job, world: World, folder: RunFolder, opening: str) -> None:
         say(opening)
     with reporter(folder, world, start, steps) as report, stop_signal(world) as stop:
         trainer.settle()
-        if start == 0:
-            trainer.watch(0)
+        owes = trainer.owes(start)
+        if owes:
+            trainer.report(start, report)
+        if owes or start == 0:
+            trainer.watch(start)
         job.pipeline.announce(trainer.requests(start))
         trainer.throughput.restart()
         for step in range(start, steps):
@@ -163,7 +166,10 @@ class Trainer:
 
     def report(self, done: int, report: Reporter) -> None:
         """Log the window and evaluate, where ``done`` steps make either due."""
-        config, line = self.job.config, {}
+        config, line, evaluated = self.job.config, {}, {}
+        if done % config.evaluate_every == 0 or done == config.steps:
+            with self.throughput.paused():
+                evaluated = self._evaluate_or_save(done)
         if done % config.log_every == 0 or done == config.steps:
             line = (
                 self.window.take() | {"lr": learning_rate(done - 1, config.steps, config.lr)} | self.throughput.take()
@@ -171,11 +177,23 @@ class Trainer:
         if not math.isfinite(line.get("loss", 0.0)):
             what = f"{self.folder.path}: the loss is {line['loss']} at step {done}"
             raise UserError(f"{what}; start again in another --out with a smaller --lr")
-        if done % config.evaluate_every == 0 or done == config.steps:
-            with self.throughput.paused():
-                line |= self.evaluate()
-        if line:
-            report.log({"step": done} | line)
+        if line or evaluated:
+            report.log({"step": done} | line | evaluated)
+
+    def owes(self, start: int) -> bool:
+        """Whether a checkpoint was written after ``start`` steps because their evaluation met a bad file."""
+        config = self.job.config
+        due = start % config.evaluate_every == 0 or start == config.steps
+        return due and start > 0 and not self.folder.has_line(start)
+
+    def _evaluate_or_save(self, done: int) -> dict[str, float]:
+        """Evaluate before anything of this step is logged: where a bad file prevents it, a resumed run begins here."""
+        try:
+            return self.evaluate()
+        except LocalError:
+            if not self.world.distributed:
+                self.save(done)
+            raise
 
     def evaluate(self) -> dict[str, float]:
         """The job's figures of the network as it stands."""
@@ -194,9 +212,11 @@ class Trainer:
         """The network as it is evaluated: without dropout, and with the running statistics of all groups."""
         self.statistics.merge_into_network(self.world)
         self.network.eval()
-        with torch.no_grad(), autocast(self.job.config):
-            yield
-        self.network.train()
+        try:
+            with torch.no_grad(), autocast(self.job.config):
+                yield
+        finally:
+            self.network.train()
 
     def save(self, done: int) -> None:
         """Write a checkpoint after ``done`` steps."""

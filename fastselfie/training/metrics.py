@@ -87,7 +87,12 @@ class Throughput:
         self._steps += 1
 
     def take(self) -> dict[str, float]:
-        """``images_per_second``, ``data_wait`` (a share) and ``peak_gib``; the measurement starts again."""
+        """``images_per_second``, ``data_wait`` (a share) and ``peak_gib``; the measurement starts again.
+
+        Nothing before the first step.
+        """
+        if not self._steps:
+            return {}
         busy_s = time.perf_counter() - self._started - self._paused_s
         values = {
             "images_per_second": self._steps * self._images_per_step / busy_s,

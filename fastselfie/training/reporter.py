@@ -81,7 +81,7 @@ class Reporter:
 
     def _left(self, done: int) -> str:
         """Time left at the pace so far, h:mm:ss."""
-        seconds_a_step = (time.perf_counter() - self._started) / (done - self._start)
+        seconds_a_step = (time.perf_counter() - self._started) / max(done - self._start, 1)
         return str(timedelta(seconds=round(seconds_a_step * (self._steps - done))))
 
     def close(self) -> None:

@@ -85,7 +85,12 @@ class RunFolder:
         }  # named first where it differs, and not what follows from it
         for name, value in {**settings, **facts}.items():
             if name not in FREE and theirs.get(name) != value:
-                flag = name if name in facts or name == "recipe" else "--" + name.replace("_", "-")
+                if name in facts:
+                    raise UserError(
+                        f"--out {self.path}: was made with other {name} ({theirs.get(name)}, now {value}): a file more,"
+                        " less, renamed or changed will do; bring those back to go on, or choose another folder"
+                    )
+                flag = name if name == "recipe" else "--" + name.replace("_", "-")
                 raise UserError(
                     f"--out {self.path}: holds a run with {flag} {theirs.get(name)}, not {value};"
                     " repeat its settings to go on with it or choose another folder"
@@ -120,6 +125,11 @@ class RunFolder:
         """Add one line to metrics.jsonl."""
         with self.metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+    def has_line(self, step: int) -> bool:
+        """Whether metrics.jsonl tells of ``step``."""
+        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+        return any(_step_of(line) == step for line in lines)
 
     def last_metrics(self) -> dict[str, Any]:
         """The newest value of every metric."""
