@@ -184,7 +184,7 @@ class Trainer:
         """Whether a checkpoint was written after ``start`` steps because their evaluation met a bad file."""
         config = self.job.config
         due = start % config.evaluate_every == 0 or start == config.steps
-        return due and start > 0 and not self.folder.has_line(start)
+        return due and start > 0 and not self.world.in_main(lambda: self.folder.has_line(start))
 
     def _evaluate_or_save(self, done: int) -> dict[str, float]:
         """Evaluate before anything of this step is logged: where a bad file prevents it, a resumed run begins here."""
