@@ -186,7 +186,7 @@ def test_a_pipeline_takes_its_threads_along(files: Files) -> None:
     deadline = time.monotonic() + 10
     while set(threading.enumerate()) - before and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert set(threading.enumerate()) == before
+    assert not set(threading.enumerate()) - before  # of those before, earlier tests' may have ended meanwhile
 
 
 @pytest.mark.parametrize("at", [0, 20])
