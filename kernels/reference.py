@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.distributed_c10d import _resolve_process_group as resolve_group
+from torch.distributed.nn.functional import all_reduce as added_up
 
 PadMode = Literal["zero", "reflect"]
 
@@ -47,28 +49,35 @@ def patch_batch(
     """
     if pixels.dim() == 6:
         pixels = pixels.flatten(3, 4).flatten(1, 2)
-    side, device = pixels.shape[1], pixels.device
-    grid = side // patch
+    (H, W), device = image_size(pixels), pixels.device
+    grid_y, grid_x = H // patch, W // patch
     rows_B = torch.arange(pixels.shape[0], device=device) if rows_B is None else rows_B
     B = rows_B.shape[0]
     if places_BN is None:
-        places_BN = torch.arange(grid * grid, device=device).expand(B, -1)
+        places_BN = torch.arange(grid_y * grid_x, device=device).expand(B, -1)
 
     within_P = torch.arange(patch, device=device)
-    y_BNP = (places_BN // grid)[:, :, None] * patch + within_P
-    x_BNP = (places_BN % grid)[:, :, None] * patch + within_P
+    y_BNP = (places_BN // grid_x)[:, :, None] * patch + within_P
+    x_BNP = (places_BN % grid_x)[:, :, None] * patch + within_P
     if flip_B is not None:
-        x_BNP = torch.where(flip_B[:, None, None], side - 1 - x_BNP, x_BNP)
+        x_BNP = torch.where(flip_B[:, None, None], W - 1 - x_BNP, x_BNP)
     if corner_B2 is not None:
         y_BNP = y_BNP + (corner_B2[:, 0] - pad)[:, None, None]
         x_BNP = x_BNP + (corner_B2[:, 1] - pad)[:, None, None]
-    y_in, y_BNP = _into_image(y_BNP, side, pad_mode)
-    x_in, x_BNP = _into_image(x_BNP, side, pad_mode)
+    y_in, y_BNP = _into_image(y_BNP, H, pad_mode)
+    x_in, x_BNP = _into_image(x_BNP, W, pad_mode)
     out_BNPP3 = pixels[rows_B[:, None, None, None], y_BNP[:, :, :, None], x_BNP[:, :, None, :]]
     if pad and pad_mode == "zero":
         out_BNPP3 = out_BNPP3 * (y_in[:, :, :, None] & x_in[:, :, None, :])[..., None]
     out = (out_BNPP3.float() / 255 - mean) / std
     return out.to(dtype).reshape(-1, patch, patch, 3).permute(0, 3, 1, 2)
+
+
+def image_size(pixels: Tensor) -> tuple[int, int]:
+    """H and W of images (B, H, W, 3) or of a grid view (B, G, P, G, P, 3)."""
+    if pixels.dim() == 6:
+        return pixels.shape[1] * pixels.shape[2], pixels.shape[3] * pixels.shape[4]
+    return pixels.shape[1], pixels.shape[2]
 
 
 def _into_image(index: Tensor, side: int, pad_mode: PadMode) -> tuple[Tensor, Tensor]:
@@ -77,6 +86,69 @@ def _into_image(index: Tensor, side: int, pad_mode: PadMode) -> tuple[Tensor, Te
     if pad_mode == "zero":
         return inside, index.clamp(0, side - 1)
     return inside, (side - 1) - ((side - 1) - index.abs()).abs()
+
+
+def channel_sums(maps: Tensor, group: str = "") -> Tensor:
+    """Sum and sum of squares of each channel: what a batch norm's mean and variance are made of.
+
+    Args:
+        maps: (M, D, h, w).
+        group: name of the process group whose sums are added up, as SyncBN does; none when empty.
+
+    Returns:
+        fp64 (2, D). Differentiable here; the kernel leaves the gradient to `patch_tokens`.
+    """
+    x = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    sums_2D = torch.stack([x.sum(dim=(0, 2, 3), dtype=torch.float64), (x * x).sum(dim=(0, 2, 3), dtype=torch.float64)])
+    return added_up(sums_2D, group=resolve_group(group)) if group else sums_2D
+
+
+def patch_tokens(
+    maps: Tensor,
+    statistics_2D: Tensor,
+    weight_D: Tensor,
+    bias_D: Tensor,
+    u0_D: Tensor,
+    positions_ND: Tensor | None,
+    places_BN: Tensor,
+    visible: int,
+    *,
+    eps: float,
+    count: int,
+    group: str = "",
+) -> tuple[Tensor, Tensor]:
+    """From the trunk's last maps to the pooler's input: batch norm, ReLU, average pooling, u0 in front, positions.
+
+    Computed in fp32 or wider.
+
+    Args:
+        maps: (B * N, D, h, w), before the final batch norm, each image's n visible patches first.
+        statistics_2D: fp32 (2, D), mean and biased variance to normalise with.
+        weight_D, bias_D: fp32 (D,), batch norm's. eps: batch norm's.
+        u0_D: (D,), the token in front. positions_ND: (N, D), added to the visible patches' tokens, or None.
+        places_BN: int64 (B, N), a permutation of the places a row. visible: n.
+        count: how many values a channel the statistics are of, when they are of ``maps`` and those of ``group``: then
+            the gradient of ``maps`` goes through them too. 0: they are constants.
+
+    Returns:
+        tokens (B, 1 + n, D) of `token_dtype`, and the masked patches' features (B, m, D) of the maps' dtype.
+    """
+    x = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    mean_D, variance_D = statistics_2D.to(x.dtype)
+    slope_D = weight_D / (variance_D + eps).sqrt()
+    z = (x - mean_D[:, None, None]) * slope_D[:, None, None] + bias_D[:, None, None]
+    pooled_BND = F.relu(z).mean(dim=(2, 3)).unflatten(0, places_BN.shape)
+    tokens_BnD, features_BmD = pooled_BND[:, :visible], pooled_BND[:, visible:]
+    if positions_ND is not None:
+        tokens_BnD = tokens_BnD + F.embedding(places_BN[:, :visible], positions_ND)
+    u0_B1D = u0_D.to(tokens_BnD.dtype).expand(places_BN.shape[0], 1, -1)
+    tokens = torch.cat([u0_B1D, tokens_BnD], dim=1).to(token_dtype(maps, positions_ND))
+    return tokens, features_BmD.to(maps.dtype)
+
+
+def token_dtype(maps: Tensor, positions_ND: Tensor | None) -> torch.dtype:
+    """Tokens are of the maps' dtype, or with positions of the wider of both."""
+    return maps.dtype if positions_ND is None else torch.promote_types(maps.dtype, positions_ND.dtype)
 
 
 def location_scores(u_BD: Tensor, positions_ND: Tensor, places_Bm: Tensor, h_BmD: Tensor, scale: float) -> Tensor:

@@ -1,0 +1,1 @@
+"""The Triton kernels, one file an operation. Importing a file here needs Triton; `fastselfie.kernels` does not."""

@@ -1,0 +1,70 @@
+"""`channel_sums` in Triton: per-channel sum and sum of squares, what a batch norm's statistics are made of.
+
+Bytes: the map is read once. Partial sums of a stretch of rows are in fp32; they are combined in fp64, in a fixed order,
+so that the variance survives the subtraction of mean squared and comes out the same every time.
+Shapes: M maps, D channels, h x w positions; a row is one position's D channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.distributed._functional_collectives import all_reduce
+
+from fastselfie.kernels.fused.indexing import rows_of
+
+_ROWS, _CHANNELS, _WARPS = 32, 64, 4
+_STRETCHES = 64  # programs along the rows at most, a partial sum each
+
+
+@triton.jit
+def _kernel(
+    maps,  # (rows, D)
+    partial,  # fp32 (stretches, 2, D)
+    rows,
+    steps,  # blocks of ROWS rows of a program
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):  # type: ignore[no-untyped-def]
+    stretch = tl.program_id(0).to(tl.int64)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    valid = channel < D
+    total = tl.zeros([ROWS, CHANNELS], tl.float32)
+    squares = tl.zeros([ROWS, CHANNELS], tl.float32)
+    for step in tl.range(steps):
+        row = (stretch * steps + step) * ROWS + tl.arange(0, ROWS)
+        x = tl.load(maps + row[:, None] * D + channel, mask=(row < rows)[:, None] & valid, other=0).to(tl.float32)
+        total += x
+        squares += x * x
+    target = partial + stretch * (2 * D) + channel
+    tl.store(target, tl.sum(total, axis=0), mask=valid)
+    tl.store(target + D, tl.sum(squares, axis=0), mask=valid)
+
+
+@torch.library.custom_op("fastselfie::channel_sums", mutates_args=())
+def _channel_sums(maps: Tensor) -> Tensor:
+    """fp64 (2, D)."""
+    x = rows_of(maps)
+    rows, D = x.shape
+    blocks = triton.cdiv(rows, _ROWS)
+    steps = max(1, triton.cdiv(blocks, _STRETCHES))
+    stretches = triton.cdiv(blocks, steps)
+    partial = x.new_empty((stretches, 2, D), dtype=torch.float32)
+    if stretches:
+        grid = (stretches, triton.cdiv(D, _CHANNELS))
+        _kernel[grid](x, partial, rows, steps, D=D, ROWS=_ROWS, CHANNELS=_CHANNELS, num_warps=_WARPS)
+    return partial.sum(dim=0, dtype=torch.float64)
+
+
+@_channel_sums.register_fake
+def _(maps: Tensor) -> Tensor:
+    return maps.new_empty((2, maps.shape[1]), dtype=torch.float64)
+
+
+def channel_sums(maps: Tensor, group: str = "") -> Tensor:
+    """`fastselfie.kernels.channel_sums`, always by the kernel. `patch_tokens` takes their part of the gradient on."""
+    sums_2D = _channel_sums(maps.detach())
+    return all_reduce(sums_2D, "sum", group) if group else sums_2D
