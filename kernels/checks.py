@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 
 DEBUG = os.environ.get("FASTSELFIE_DEBUG", "") not in ("", "0")
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def floats(kernel: bool) -> tuple[torch.dtype, ...]:
+    """The floating-point dtypes that a kernel takes; plain PyTorch takes fp64 too, for a truth to compare with."""
+    return _FLOATS if kernel else (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def require(condition: bool, message: str) -> None:
@@ -49,7 +54,10 @@ def expect_distinct(name: str, values: Tensor) -> None:
     if DEBUG and values.numel():
         ordered = values.sort(dim=1).values
         repeated = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1)
-        require(not bool(repeated.any()), f"{name}: expected distinct values in each row, row {repeated.int().argmax()} repeats one")
+        require(
+            not bool(repeated.any()),
+            f"{name}: expected distinct values in each row, row {int(repeated.int().argmax())} repeats one",
+        )
 
 
 def _short(dtype: torch.dtype) -> str:

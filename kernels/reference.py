@@ -1,4 +1,4 @@
-"""Plain PyTorch of the operations around the trunk (paper, section 2.1).
+"""Plain PyTorch of the operations around the trunk (paper, section 2.1): it serves the CPU and is what kernels are held to.
 
 Shapes: B images, S resident images, H = G * P pixels a side, G patches a side, P pixels a side of a patch,
 N = G * G patches, m masked patches, D features.
@@ -31,22 +31,7 @@ def patch_batch(
     pad_mode: PadMode = "zero",
     places_BN: Tensor | None = None,
 ) -> Tensor:
-    """From uint8 pixels to the trunk's input: gather, pad, crop, flip, cut into patches, reorder, normalise, cast.
-
-    Args:
-        pixels: uint8, (B, H, H, 3) or a grid view (B, G, P, G, P, 3) of any strides; with ``rows_B``, (S, H, H, 3).
-        patch: P. With P = H an image is one patch: a whole image for the trunk.
-        mean, std: fp32 (3,), of pixels in [0, 1], on the device of ``pixels``.
-        rows_B: int64 (B,), which resident image each is; all in order when not given.
-        corner_B2: int64 (B, 2), row and column of the crop's corner in the padded image, in [0, 2 * pad]; the centre
-            when not given.
-        flip_B: bool (B,), mirror left to right after the crop; none when not given.
-        pad_mode: black before normalisation, or reflection about the edge pixel.
-        places_BN: int64 (B, N), the place in the grid, row by row, of each output patch; row by row when not given.
-
-    Returns:
-        (B * N, 3, P, P) of ``dtype`` in channels-last strides; row b * N + j shows place ``places_BN[b, j]``.
-    """
+    """See `fastselfie.kernels.operations.patch_batch`."""
     if pixels.dim() == 6:
         pixels = pixels.flatten(3, 4).flatten(1, 2)
     (H, W), device = image_size(pixels), pixels.device
@@ -88,16 +73,8 @@ def _into_image(index: Tensor, side: int, pad_mode: PadMode) -> tuple[Tensor, Te
     return inside, (side - 1) - ((side - 1) - index.abs()).abs()
 
 
-def channel_sums(maps: Tensor, group: str = "") -> Tensor:
-    """Sum and sum of squares of each channel: what a batch norm's mean and variance are made of.
-
-    Args:
-        maps: (M, D, h, w).
-        group: name of the process group whose sums are added up, as SyncBN does; none when empty.
-
-    Returns:
-        fp64 (2, D). Differentiable here; the kernel leaves the gradient to `patch_tokens`.
-    """
+def channel_sums(maps: Tensor, *, group: str = "") -> Tensor:
+    """See `fastselfie.kernels.operations.channel_sums`."""
     x = maps.to(torch.promote_types(maps.dtype, torch.float32))
     sums_2D = torch.stack([x.sum(dim=(0, 2, 3), dtype=torch.float64), (x * x).sum(dim=(0, 2, 3), dtype=torch.float64)])
     return added_up(sums_2D, group=resolve_group(group)) if group else sums_2D
@@ -117,22 +94,7 @@ def patch_tokens(
     count: int,
     group: str = "",
 ) -> tuple[Tensor, Tensor]:
-    """From the trunk's last maps to the pooler's input: batch norm, ReLU, average pooling, u0 in front, positions.
-
-    Computed in fp32 or wider.
-
-    Args:
-        maps: (B * N, D, h, w), before the final batch norm, each image's n visible patches first.
-        statistics_2D: fp32 (2, D), mean and biased variance to normalise with.
-        weight_D, bias_D: fp32 (D,), batch norm's. eps: batch norm's.
-        u0_D: (D,), the token in front. positions_ND: (N, D), added to the visible patches' tokens, or None.
-        places_BN: int64 (B, N), a permutation of the places a row. visible: n.
-        count: how many values a channel the statistics are of, when they are of ``maps`` and those of ``group``: then
-            the gradient of ``maps`` goes through them too. 0: they are constants.
-
-    Returns:
-        tokens (B, 1 + n, D) of `token_dtype`, and the masked patches' features (B, m, D) of the maps' dtype.
-    """
+    """See `fastselfie.kernels.operations.patch_tokens`. The gradient through the statistics goes by their own graph."""
     x = maps.to(torch.promote_types(maps.dtype, torch.float32))
     mean_D, variance_D = statistics_2D.to(x.dtype)
     slope_D = weight_D / (variance_D + eps).sqrt()
@@ -162,20 +124,7 @@ def location_scores(u_BD: Tensor, positions_ND: Tensor, places_Bm: Tensor, h_BmD
 def location_head(
     u_BD: Tensor, positions_ND: Tensor, places_Bm: Tensor, h_BmD: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The m-way question at each of m masked places (paper, section 2.1): which masked patch belongs here?
-
-    v_j = u + e[place j], s_jk = scale * v_j . h_k, loss = mean over images and j of cross_entropy(s_j, target = j).
-    Computed in fp32 whatever the inputs' dtype.
-
-    Args:
-        u_BD: (B, D), the image's summary.
-        positions_ND: (N, D), the vectors e.
-        places_Bm: int64 (B, m), where the masked patches come from.
-        h_BmD: (B, m, D), the masked patches' features.
-
-    Returns:
-        The loss, fp32 scalar, and the number of right answers among B * m, int64 scalar.
-    """
+    """See `fastselfie.kernels.operations.location_head`."""
     with torch.autocast(u_BD.device.type, enabled=False):
         s_Bmm = location_scores(u_BD, positions_ND, places_Bm, h_BmD, scale)
         B, m, _ = s_Bmm.shape

@@ -64,7 +64,7 @@ def _(maps: Tensor) -> Tensor:
     return maps.new_empty((2, maps.shape[1]), dtype=torch.float64)
 
 
-def channel_sums(maps: Tensor, group: str = "") -> Tensor:
+def channel_sums(maps: Tensor, *, group: str = "") -> Tensor:
     """`fastselfie.kernels.channel_sums`, always by the kernel. `patch_tokens` takes their part of the gradient on."""
     sums_2D = _channel_sums(maps.detach())
     return all_reduce(sums_2D, "sum", group) if group else sums_2D

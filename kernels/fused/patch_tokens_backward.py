@@ -159,7 +159,7 @@ def patch_tokens_reduce(
             dtokens.contiguous(), dfeatures.contiguous(), rows_of(maps), statistics_2D.contiguous(), weight_D, bias_D,
             inverse_BN, sums, positions if with_positions else None, B, steps, eps,
             N=N, VISIBLE=dtokens.shape[1] - 1, HW=maps.shape[2] * maps.shape[3], D=D,
-            PLACES=places, CHANNELS=channels, num_warps=max(1, places * channels // 512),
+            PLACES=places, CHANNELS=channels, num_warps=places * channels // 256,
         )  # fmt: skip
     return sums.sum(dim=0, dtype=torch.float64).float(), positions.sum(dim=0)
 
