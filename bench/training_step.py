@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.measure import interleaved, product_flops, summary, write
 from bench.plain_selfie import PlainSelfie
 from fastselfie.config import PretrainConfig
+from fastselfie.kernels import using
 from fastselfie.pipelines.synthetic import synthetic_source
 from fastselfie.recipes import recipe
 from fastselfie.training.hardware import choose_device, keep_freed_memory, resolve, resolved
@@ -69,7 +70,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Both sides' images a second, their ratio, and the ceiling that the device's matrix products set."""
     base = dataclasses.replace(
         recipe(arguments.recipe).pretrain, width=arguments.width, batch_size=arguments.batch_size,
-        device=arguments.device, precision=arguments.precision, compile=arguments.compile,
+        device=arguments.device, precision=arguments.precision, compile=arguments.compile, kernels=arguments.kernels,
     )  # fmt: skip
     kind = choose_device(base.device).value
     if kind == "cpu":
@@ -78,7 +79,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     config = resolved(base, choices)
     device = torch.device(kind)
     sides = {"plain": plain(config, device), "fastselfie": ours(config, device)}
-    seconds = interleaved(sides, arguments.rounds, arguments.steps, device)
+    with using("off" if config.kernels == "off" else base.kernels):
+        seconds = interleaved(sides, arguments.rounds, arguments.steps, device)
     rates = {name: summary(values, config.batch_size) for name, values in seconds.items()}
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     flops, peak = flops_per_image(config), product_flops(dtype, device)
@@ -103,6 +105,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
     parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"))
+    parser.add_argument("--kernels", default="auto", choices=("auto", "on", "off"))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=4, help="steps a side in a round")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")

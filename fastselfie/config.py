@@ -130,6 +130,9 @@ class RunConfig(ModelConfig):
     """`bf16`: bf16 autocast over fp32 master weights. `auto`: bf16 where the device multiplies it natively."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile. `auto`: on for CUDA, off for the CPU."""
+    kernels: Literal["auto", "on", "off"] = "auto"
+    """Triton kernels around the trunk, or plain PyTorch. `auto`: on for CUDA. `on` without CUDA needs
+    TRITON_INTERPRET=1 in the environment and is for tests."""
     checkpoint_every: int = 1_000
     """Steps between checkpoints."""
     keep_checkpoints: int = 2

@@ -13,7 +13,7 @@ from rich.table import Table
 
 import fastselfie
 from fastselfie.pipelines.decoder import dali_version
-from fastselfie.training.hardware import choose_compile, choose_device, choose_precision
+from fastselfie.training.hardware import choose_compile, choose_device, choose_kernels, choose_precision
 
 Row = tuple[str, str, str]
 
@@ -50,6 +50,7 @@ def _used() -> list[Row]:
         "device": device,
         "precision": choose_precision("auto", device.value),
         "compile": choose_compile("auto", device.value),
+        "kernels": choose_kernels("auto", device.value),
     }
     return [(f"--{name} auto", choice.value, choice.why) for name, choice in choices.items()]
 
@@ -63,7 +64,7 @@ def _optional() -> list[Row]:
             dali_version() or "missing",
             "JPEG and PNG files are decoded by it: pip install 'fastselfie\\[dali]'",
         ),
-        ("triton", _version("triton"), "--compile on needs it on a CUDA device"),
+        ("triton", _version("triton"), "--compile and --kernels need it on a CUDA device"),
         ("tensorboard", _version("tensorboard"), "shows a run's curves: tensorboard --logdir runs"),
     ]
 

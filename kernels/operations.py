@@ -161,9 +161,10 @@ def patch_tokens(
     (B, N), (M, D) = places_BN.shape, maps.shape[:2]
     require(M == B * N, f"maps: expected {B} * {N} maps as places_BN has entries, got {M}")
     require(0 < visible < N, f"visible: expected 1 to {N - 1} of {N} patches, got {visible}")
-    expect("statistics_2D", statistics_2D, floats(kernel)[:1], (2, D), device)
-    expect("weight_D", weight_D, floats(kernel)[:1], (D,), device)
-    expect("bias_D", bias_D, floats(kernel)[:1], (D,), device)
+    wide = (torch.float32,) if kernel else (torch.float32, torch.float64)
+    expect("statistics_2D", statistics_2D, wide, (2, D), device)
+    expect("weight_D", weight_D, wide, (D,), device)
+    expect("bias_D", bias_D, wide, (D,), device)
     expect("u0_D", u0_D, floats(kernel), (D,), device)
     if positions_ND is not None:
         expect("positions_ND", positions_ND, floats(kernel), (N, D), device)

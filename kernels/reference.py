@@ -1,4 +1,4 @@
-"""Plain PyTorch of the operations around the trunk (paper, section 2.1): it serves the CPU and is what kernels are held to.
+"""Plain PyTorch of the operations around the trunk (paper, section 2.1). It serves the CPU; kernels are held to it.
 
 Shapes: B images, S resident images, H = G * P pixels a side, G patches a side, P pixels a side of a patch,
 N = G * G patches, m masked patches, D features.
@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.distributed_c10d import _resolve_process_group as resolve_group
-from torch.distributed.nn.functional import all_reduce as added_up
+
+from fastselfie.kernels.collective import AddedUp
 
 PadMode = Literal["zero", "reflect"]
 
@@ -77,7 +77,7 @@ def channel_sums(maps: Tensor, *, group: str = "") -> Tensor:
     """See `fastselfie.kernels.operations.channel_sums`."""
     x = maps.to(torch.promote_types(maps.dtype, torch.float32))
     sums_2D = torch.stack([x.sum(dim=(0, 2, 3), dtype=torch.float64), (x * x).sum(dim=(0, 2, 3), dtype=torch.float64)])
-    return added_up(sums_2D, group=resolve_group(group)) if group else sums_2D
+    return AddedUp.apply(sums_2D, group) if group else sums_2D
 
 
 def patch_tokens(

@@ -25,8 +25,9 @@ PROGRAM = (sys.executable, "-m", "fastselfie")
 
 
 def environment() -> dict[str, str]:
-    """This process's, with one thread and without what a terminal or an outer torchrun would add."""
+    """This process's, with one thread and without what a terminal, an outer torchrun or the kernels' tests add."""
     dropped = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "FORCE_COLOR", "TTY_COMPATIBLE"}
+    dropped.add("TRITON_INTERPRET")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return kept | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
 

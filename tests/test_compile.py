@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from fastselfie.kernels import using
+from fastselfie.kernels.dispatch import Kernels
 from fastselfie.models.selfie import Selfie
 from fastselfie.training.statistics import RunningStatistics
 from tests.small_networks import pretrain_config, question
 
 
-def test_one_graph_gives_the_same_loss_and_statistics() -> None:
+@pytest.mark.parametrize("kernels", ["off", "on"])
+def test_one_graph_gives_the_same_loss_and_statistics(kernels: Kernels) -> None:
+    """With kernels on these are nodes of the graph; interpreted where there is no GPU."""
     config = pretrain_config(dropout=0.0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     patches, places_BN = question(config, images=4)
     results = []
     for compiled in (False, True):
         torch.manual_seed(0)
-        network = Selfie(config)
+        network = Selfie(config).to(device)
         statistics = RunningStatistics(network, groups=1)
         forward = torch.compile(network, fullgraph=True, backend="aot_eager") if compiled else network
-        loss, right = forward(patches.float(), places_BN)
-        loss.backward()
+        with using(kernels):
+            loss, right = forward(patches.float().to(device), places_BN.to(device))
+            loss.backward()
         statistics.collect(0)
         gradient = network.trunk.stem.conv.weight.grad
         assert gradient is not None

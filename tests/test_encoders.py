@@ -128,7 +128,8 @@ def test_attention_classifier_by_hand(settings: dict[str, Any], side: int, posit
                 if network.positions is not None:
                     token_BD = token_BD + network.positions()[config.grid * row + column]
                 tokens.append(token_BD)
-        u_BD = network.pooler(torch.stack(tokens, dim=1))
+        u0_BD = network.pooler.u0.expand(2, -1)
+        u_BD = network.pooler(torch.stack([u0_BD, *tokens], dim=1))
         expected = u_BD @ network.classifier.weight.T + network.classifier.bias
         assert (network.positions is None) is (positions == "query")
         assert_near(network(images), expected, 1e-12)

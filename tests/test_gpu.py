@@ -63,13 +63,14 @@ def test_the_head_is_the_cpus(m: int) -> None:
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kernels", ["on", "off"])
 @pytest.mark.parametrize(("precision", "compiled"), [("fp32", "off"), ("bf16", "off"), ("bf16", "on")])
-def test_training_follows_the_cpus_curve(precision: Any, compiled: Any, tmp_path: Path) -> None:
+def test_training_follows_the_cpus_curve(precision: Any, compiled: Any, kernels: Any, tmp_path: Path) -> None:
     """Without dropout, whose bits are a device's own, the first losses agree as far as the arithmetic goes. Rounding
     grows about fivefold a step in a network this deep at its start: later losses prove nothing."""
     config = PretrainConfig(**FEW, dropout=0.0)
     cpu = pretrain(dataclasses.replace(config, device="cpu", precision="fp32", compile="off", out=tmp_path / "cpu"))
-    options = {"device": "cuda", "precision": precision, "compile": compiled}
+    options = {"device": "cuda", "precision": precision, "compile": compiled, "kernels": kernels}
     gpu = pretrain(dataclasses.replace(config, **options, out=tmp_path / "gpu"))
     assert losses(gpu) == pytest.approx(losses(cpu), rel=2e-3 if precision == "fp32" else 0.05)
 

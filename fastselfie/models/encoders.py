@@ -65,7 +65,7 @@ class AttentionClassifier(nn.Module):
         h_BND = map_BDGG.flatten(2).transpose(1, 2)
         if self.positions is not None:
             h_BND = h_BND + self.positions()
-        return self.classifier(self.pooler(h_BND))
+        return self.classifier(self.pooler(self.pooler.with_u0(h_BND)))
 
     def load_pretrained(self, state: dict[str, Tensor]) -> None:
         """Take trunk, pooler and positions from a Selfie network's weights. The classifier stays fresh."""

@@ -63,10 +63,12 @@ class AttentionPooler(nn.Module):
         nn.init.trunc_normal_(self.u0, std=0.02, a=-0.04, b=0.04)
         self.apply(_initialise)
 
-    def forward(self, h_BnD: Tensor) -> Tensor:
-        """Features of the visible patches, positions added, (B, n, D), to u (B, D)."""
-        u0_B1D = self.u0.to(h_BnD.dtype).expand(h_BnD.shape[0], 1, -1)
-        x_BTD = torch.cat([u0_B1D, h_BnD], dim=1)
+    def with_u0(self, h_BnD: Tensor) -> Tensor:
+        """(B, n, D) to (B, 1 + n, D): u0 in front."""
+        return torch.cat([self.u0.to(h_BnD.dtype).expand(h_BnD.shape[0], 1, -1), h_BnD], dim=1)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """u0 and the features of the visible patches, positions added, (B, 1 + n, D), to u (B, D)."""
         for block in self.blocks[:-1]:
             x_BTD = block(x_BTD)
         return self.blocks[-1](x_BTD, queries=1)[:, 0]

@@ -86,12 +86,16 @@ class ResNetV2(nn.Module):
         self.features = channels
         self.apply(_initialise)
 
-    def forward_map(self, x: Tensor) -> Tensor:
-        """(B, 3, P, P) to the last map after batch norm and ReLU, (B, features, h, w)."""
+    def forward_stages(self, x: Tensor) -> Tensor:
+        """(B, 3, P, P) to the last map before the final batch norm, (B, features, h, w)."""
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
-        return F.relu(self.norm(x))
+        return x
+
+    def forward_map(self, x: Tensor) -> Tensor:
+        """(B, 3, P, P) to the last map after batch norm and ReLU, (B, features, h, w)."""
+        return F.relu(self.norm(self.forward_stages(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, P, P) to (B, features): the map averaged over its positions."""

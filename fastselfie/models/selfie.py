@@ -5,14 +5,14 @@ Shapes: B images, N patches an image, n visible and m = N - n masked, D features
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastselfie.config import PretrainConfig
-from fastselfie.kernels import location_head, location_scores
+from fastselfie.kernels import location_head, location_scores, patch_tokens
 from fastselfie.models.pooler import AttentionPooler
 from fastselfie.models.positions import Positions
 from fastselfie.models.resnet import trunk
+from fastselfie.models.statistics import statistics
 
 
 class Selfie(nn.Module):
@@ -47,13 +47,17 @@ class Selfie(nn.Module):
             u (B, D) and the masked patches' features h (B, m, D).
         """
         B, n = places_BN.shape[0], self.visible
-        h_BND = self.trunk(patches).unflatten(0, (B, -1))
-        h_BnD, h_BmD = h_BND[:, :n], h_BND[:, n:]
         if self.pooler is None:
+            h_BmD = self.trunk(patches).unflatten(0, (B, -1))[:, n:]
             return h_BmD.new_zeros(B, h_BmD.shape[2]), h_BmD
-        if self.positions_in_encoder:
-            h_BnD = h_BnD + F.embedding(places_BN[:, :n], self.positions())
-        return self.pooler(h_BnD), h_BmD
+        maps = self.trunk.forward_stages(patches)
+        norm, positions_ND = self.trunk.norm, self.positions() if self.positions_in_encoder else None
+        its = statistics(norm, maps)
+        tokens_BTD, h_BmD = patch_tokens(
+            maps, its.values_2D, norm.weight, norm.bias, self.pooler.u0, positions_ND, places_BN, n,
+            eps=norm.eps, count=its.count, group=its.group,
+        )  # fmt: skip
+        return self.pooler(tokens_BTD), h_BmD
 
     def place(self, patches: Tensor, places_BN: Tensor) -> Tensor:
         """Which masked patch the network puts at each masked place: int64 (B, m), indices into the m masked patches.

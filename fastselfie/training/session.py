@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fastselfie.config import RunConfig, require
 from fastselfie.errors import LocalError
+from fastselfie.kernels import using
 from fastselfie.models.convolution import channels_last
 from fastselfie.models.resnet import synchronised
 from fastselfie.pipelines.file_pipeline import Loading
@@ -57,7 +58,9 @@ def session(config: C) -> Iterator[Session[C]]:
     """
     device = hardware.choose_device(config.device)
     choices = hardware.resolve(config, device.value)
-    with join_world(device.value) as world:
+    # Left to `auto`, the dispatch still excepts shapes; resolved to `off`, there is nothing to except.
+    kernels = "off" if choices["kernels"].value == "off" else config.kernels
+    with join_world(device.value) as world, using(kernels):
         require(
             config.batch_size % world.size == 0,
             f"--batch-size {config.batch_size}: must be a multiple of the {world.size} processes",

@@ -11,8 +11,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.distributed._functional_collectives import all_reduce
 
+from fastselfie.kernels.collective import added_up
 from fastselfie.kernels.fused.indexing import rows_of
 
 _ROWS, _CHANNELS, _WARPS = 32, 64, 4
@@ -28,7 +28,7 @@ def _kernel(
     D: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
-):  # type: ignore[no-untyped-def]
+):
     stretch = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     valid = channel < D
@@ -67,4 +67,4 @@ def _(maps: Tensor) -> Tensor:
 def channel_sums(maps: Tensor, *, group: str = "") -> Tensor:
     """`fastselfie.kernels.channel_sums`, always by the kernel. `patch_tokens` takes their part of the gradient on."""
     sums_2D = _channel_sums(maps.detach())
-    return all_reduce(sums_2D, "sum", group) if group else sums_2D
+    return added_up(sums_2D, group) if group else sums_2D

@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 @triton.jit
-def divide(first, lane, size: tl.constexpr):  # type: ignore[no-untyped-def]
+def divide(first, lane, size: tl.constexpr):
     """Quotient (int64) and remainder (int32) of ``first + lane`` by ``size``.
 
-    ``first``, an int64 scalar, may be any size; ``lane``, int32, is small: the one slow 64-bit division is of the scalar.
+    ``first``, an int64 scalar, may be any size; ``lane``, int32, is small: only the scalar is divided in 64 bits.
     """
     rest = (first % size).to(tl.int32) + lane
     return first // size + rest // size, rest % size
 
 
 def rows_of(maps: Tensor) -> Tensor:
-    """Maps (M, D, h, w) as rows of channels (M * h * w, D): a view of channels-last maps, else a copy in that layout."""
+    """Maps (M, D, h, w) as rows of channels (M * h * w, D): a view where channels-last, else a copy in that layout."""
     return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1]).contiguous()

@@ -24,14 +24,14 @@ _STRETCHES = 32  # programs along the images in the backward at most, a partial 
 
 
 @triton.jit
-def _halves(x):  # type: ignore[no-untyped-def]
+def _halves(x):
     """``x``, fp32, as the nearest tf32 value and the rest, of which tf32 keeps all but the last bits."""
     high = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
     return high, x - high
 
 
 @triton.jit
-def _dot(a, b, accumulator, B_FITS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _dot(a, b, accumulator, B_FITS: tl.constexpr):
     """``accumulator`` + ``a`` @ ``b`` to fp32's accuracy; with ``B_FITS`` all values of ``b`` are tf32 values."""
     a_high, a_low = _halves(a)
     if B_FITS:
@@ -60,7 +60,7 @@ def _forward_kernel(
     QUESTIONS: tl.constexpr,  # m, padded to a tile
     FEATURES: tl.constexpr,
     FITS: tl.constexpr,  # features are tf32 values
-):  # type: ignore[no-untyped-def]
+):
     image = tl.program_id(0).to(tl.int64)
     index = tl.arange(0, QUESTIONS)
     valid = index < M
@@ -95,7 +95,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _mean_kernel(losses, rights, loss, right, images, M: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _mean_kernel(losses, rights, loss, right, images, M: tl.constexpr, BLOCK: tl.constexpr):
     """Loss, fp32, and right answers, int64, of all images, in one program and so in one order."""
     index = tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float64)
@@ -132,7 +132,7 @@ def _backward_kernel(
     FEATURES: tl.constexpr,
     FITS: tl.constexpr,
     ROUGH: tl.constexpr,  # dh is bf16: one tf32 product is exact enough for it
-):  # type: ignore[no-untyped-def]
+):
     stretch = tl.program_id(0).to(tl.int64)
     feature = tl.program_id(1) * FEATURES + tl.arange(0, FEATURES)
     here = tl.program_id(2) * PLACES + tl.arange(0, PLACES)

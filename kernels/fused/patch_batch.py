@@ -51,7 +51,7 @@ def _kernel(
     PACKED: tl.constexpr,  # a patch's line lies together in the source too
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-):  # type: ignore[no-untyped-def]
+):
     N: tl.constexpr = (H // P) * (W // P)
     # (x / 255 - mean) / std as one multiply-add a channel.
     scale_0, scale_1, scale_2 = 1 / (255 * tl.load(std)), 1 / (255 * tl.load(std + 1)), 1 / (255 * tl.load(std + 2))
@@ -191,6 +191,6 @@ def patch_batch(
 ) -> Tensor:
     """`fastselfie.kernels.patch_batch`, always by the kernel."""
     reflect = pad_mode == "reflect"
-    return _patch_batch(
-        pixels, patch, mean, std, dtype, rows_B, corner_B2, flip_B, pad, reflect, places_BN
-    ).permute(0, 3, 1, 2)
+    return _patch_batch(pixels, patch, mean, std, dtype, rows_B, corner_B2, flip_B, pad, reflect, places_BN).permute(
+        0, 3, 1, 2
+    )

@@ -12,8 +12,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.distributed._functional_collectives import all_reduce
 
+from fastselfie.kernels.collective import added_up
 from fastselfie.kernels.fused.indexing import divide, rows_of
 from fastselfie.kernels.fused.patch_tokens_backward import patch_tokens_input, patch_tokens_reduce
 from fastselfie.kernels.reference import token_dtype
@@ -41,7 +41,7 @@ def _kernel(
     D: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
-):  # type: ignore[no-untyped-def]
+):
     first = tl.program_id(0).to(tl.int64) * ROWS
     lane = tl.arange(0, ROWS)
     there = first + lane < rows
@@ -146,7 +146,7 @@ def _backward(ctx: Any, dtokens: Tensor, dfeatures: Tensor, _: None) -> tuple[Te
     sums_2D, dpositions_ND = patch_tokens_reduce(*around, inverse_BN, ctx.eps, ctx.positions_dtype is not None)
     dbias_D, dweight_D = sums_2D.to(weight_D.dtype).unbind()
     if ctx.group:
-        sums_2D = all_reduce(sums_2D, "sum", ctx.group)
+        sums_2D = added_up(sums_2D, ctx.group)
     dmaps = patch_tokens_input(*around, sums_2D, ctx.eps, ctx.count)
     du0_D = dtokens[:, 0].sum(dim=0, dtype=torch.float32).to(ctx.u0_dtype)
     dpositions = None if ctx.positions_dtype is None else dpositions_ND.to(ctx.positions_dtype)

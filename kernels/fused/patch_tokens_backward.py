@@ -24,7 +24,7 @@ _ROWS, _CHANNELS, _WARPS = 16, 128, 4
 
 
 @triton.jit
-def _gradient(dtokens, dfeatures, image, patch, there, channel, valid, N, VISIBLE: tl.constexpr, D: tl.constexpr):  # type: ignore[no-untyped-def]
+def _gradient(dtokens, dfeatures, image, patch, there, channel, valid, N, VISIBLE: tl.constexpr, D: tl.constexpr):
     """The pooled features' gradient, fp32 (rows, channels), of some patches of images; 0 where not ``there``."""
     seen = there & (patch < VISIBLE)
     source = dtokens + (image * (1 + VISIBLE) + 1 + patch)[:, None] * D + channel[None, :]
@@ -54,7 +54,7 @@ def _reduce_kernel(
     D: tl.constexpr,
     PLACES: tl.constexpr,
     CHANNELS: tl.constexpr,
-):  # type: ignore[no-untyped-def]
+):
     stretch = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * PLACES + tl.arange(0, PLACES)
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
@@ -73,9 +73,7 @@ def _reduce_kernel(
         patch = place
         if partial_positions is not None:
             patch = tl.load(inverse + image * N + place, mask=there, other=0)
-        from_tokens, from_features = _gradient(
-            dtokens, dfeatures, image, patch, there, channel, valid, N, VISIBLE, D
-        )
+        from_tokens, from_features = _gradient(dtokens, dfeatures, image, patch, there, channel, valid, N, VISIBLE, D)
         positions += from_tokens
         dpooled = from_tokens + from_features
         source = maps + ((image * N + patch) * (HW * D))[:, None] + channel[None, :]
@@ -112,7 +110,7 @@ def _input_kernel(
     D: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
-):  # type: ignore[no-untyped-def]
+):
     first = tl.program_id(0).to(tl.int64) * ROWS
     lane = tl.arange(0, ROWS)
     there = first + lane < rows

@@ -1,0 +1,53 @@
+"""What `auto` means on a machine, and why: CUDA is imagined here."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastselfie.config import PretrainConfig
+from fastselfie.errors import UserError
+from fastselfie.kernels import dispatch
+from fastselfie.training.hardware import choose_kernels, resolve
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As outside the tests, which may have kernels interpreted."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_kernels() -> None:
+    assert choose_kernels("auto", "cuda").value == "on"
+    assert choose_kernels("auto", "cpu").value == "off"
+    assert choose_kernels("off", "cuda").value == "off"
+    assert choose_kernels("on", "cuda").value == "on"
+    with pytest.raises(UserError, match="--kernels on: needs a CUDA device"):
+        choose_kernels("on", "cpu")
+
+
+def test_kernels_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    choice = choose_kernels("on", "cpu")
+    assert (choice.value, choice.why) == ("on", "asked for, interpreted")
+    assert choose_kernels("auto", "cpu").value == "off"
+
+
+@pytest.mark.usefixtures("compiled")
+def test_kernels_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", False)
+    choice = choose_kernels("auto", "cuda")
+    assert (choice.value, choice.why) == ("off", "kernels need triton (pip install triton)")
+    with pytest.raises(UserError, match="--kernels on: needs triton"):
+        choose_kernels("on", "cuda")
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_question_too_large_for_its_kernel() -> None:
+    """14 x 14 patches of which half are masked: 98."""
+    config = PretrainConfig(recipe="test", image_size=224, patch=16, keep=0.5)
+    why = resolve(config, "cuda")["kernels"].why
+    assert "64 masked patches, not 98" in why
+    with pytest.raises(UserError, match="64 masked patches, not 98"):
+        choose_kernels("on", "cuda", masked=98)
+    assert "masked" not in choose_kernels("auto", "cuda", masked=64).why
