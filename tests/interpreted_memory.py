@@ -35,7 +35,7 @@ def in_bounds() -> Iterator[None]:
         return prepared
 
     def check(pointers: Any, mask: Any, what: str) -> None:
-        used = np.broadcast_to(pointers.data, mask.data.shape)[mask.data]
+        used = pointers.data[mask.data.astype(bool)]  # of one shape; masks passed to functions come as integers
         behind = np.searchsorted(starts, used, side="right")
         size = np.uint64(pointers.get_element_ty().primitive_bitwidth // 8)
         if used.size and not ((behind > 0) & (used + size <= stops[behind - 1])).all():

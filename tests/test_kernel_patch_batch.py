@@ -191,6 +191,12 @@ def test_choices_of_any_strides() -> None:
     check(random_pixels(3, 16, 16, 3).to(DEVICE), patch=4, pad=3, **chosen)
 
 
+def test_means_and_deviations_of_any_strides() -> None:
+    mean, std = (value.to(DEVICE).repeat_interleave(2)[::2] for value in (MEAN, STD))
+    assert mean.stride() == std.stride() == (2,)
+    check(random_pixels(2, 8, 8, 3).to(DEVICE), patch=4, mean=mean, std=std)
+
+
 @pytest.mark.parametrize("pad", [0, 3])
 def test_resident_rows_in_any_order_and_more_than_once(pad: int) -> None:
     rows_B = torch.tensor([4, 0, 3, 3, 4, 0, 2])
