@@ -1,4 +1,4 @@
-"""The kernels of `channel_sums` and `patch_tokens`, forward and backward, against fp64; fp64 itself against others' code.
+"""The kernels of `channel_sums` and `patch_tokens`, forward and backward, against fp64, and fp64 against others' code.
 
 Shapes: B images, N patches of which n are visible, D channels, h x w positions.
 """
