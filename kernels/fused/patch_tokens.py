@@ -104,7 +104,7 @@ def _patch_tokens(
     if rows:
         grid = (triton.cdiv(rows, _ROWS), triton.cdiv(D, _CHANNELS))
         _kernel[grid](
-            rows_of(maps), statistics_2D.contiguous(), weight_D, bias_D, u0_D.contiguous(),
+            rows_of(maps), statistics_2D.contiguous(), weight_D.contiguous(), bias_D.contiguous(), u0_D.contiguous(),
             None if positions_ND is None else positions_ND.contiguous(), places_BN.contiguous(),
             tokens, features, inverse, rows, eps,
             N=N, VISIBLE=visible, HW=maps.shape[2] * maps.shape[3], D=D,

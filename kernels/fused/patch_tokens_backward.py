@@ -154,8 +154,9 @@ def patch_tokens_reduce(
     positions = maps.new_empty((stretches, N if with_positions else 0, D), dtype=torch.float32)
     if stretches:
         _reduce_kernel[(stretches, place_blocks, triton.cdiv(D, channels))](
-            dtokens.contiguous(), dfeatures.contiguous(), rows_of(maps), statistics_2D.contiguous(), weight_D, bias_D,
-            inverse_BN, sums, positions if with_positions else None, B, steps, eps,
+            dtokens.contiguous(), dfeatures.contiguous(), rows_of(maps), statistics_2D.contiguous(),
+            weight_D.contiguous(), bias_D.contiguous(), inverse_BN.contiguous(), sums,
+            positions if with_positions else None, B, steps, eps,
             N=N, VISIBLE=dtokens.shape[1] - 1, HW=maps.shape[2] * maps.shape[3], D=D,
             PLACES=places, CHANNELS=channels, num_warps=places * channels // 256,
         )  # fmt: skip
@@ -187,8 +188,8 @@ def patch_tokens_input(
     visible, masked = dtokens.shape[1] - 1, dfeatures.shape[1]
     if M:
         _input_kernel[(triton.cdiv(M, _ROWS), triton.cdiv(D, _CHANNELS))](
-            dtokens.contiguous(), dfeatures.contiguous(), rows_of(maps), statistics_2D.contiguous(), weight_D, bias_D,
-            sums_2D, dmaps, M, eps, 1 / count if count else 0.0,
+            dtokens.contiguous(), dfeatures.contiguous(), rows_of(maps), statistics_2D.contiguous(),
+            weight_D.contiguous(), bias_D.contiguous(), sums_2D.contiguous(), dmaps, M, eps, 1 / count if count else 0.0,
             N=visible + masked, VISIBLE=visible, HW=h * w, D=D, ROWS=_ROWS, CHANNELS=_CHANNELS, num_warps=_WARPS,
         )  # fmt: skip
     return dmaps
