@@ -19,7 +19,7 @@ _ROWS, _CHANNELS, _WARPS = 32, 64, 4
 _STRETCHES = 64  # programs along the rows at most, a partial sum each
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "steps"])  # one kernel for every batch
 def _kernel(
     maps,  # (rows, D)
     partial,  # fp32 (stretches, 2, D)

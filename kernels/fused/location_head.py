@@ -94,7 +94,7 @@ def _forward_kernel(
         tl.store(target, value, mask=valid[:, None] & valid[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["images"])
 def _mean_kernel(losses, rights, loss, right, images, M: tl.constexpr, BLOCK: tl.constexpr):
     """Loss, fp32, and right answers, int64, of all images, in one program and so in one order."""
     index = tl.arange(0, BLOCK)
@@ -108,7 +108,7 @@ def _mean_kernel(losses, rights, loss, right, images, M: tl.constexpr, BLOCK: tl
     tl.store(right, tl.sum(count, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["images", "steps"])  # one kernel for every batch
 def _backward_kernel(
     dloss,  # fp32 scalar
     u,

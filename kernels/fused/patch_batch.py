@@ -24,7 +24,7 @@ _BLOCKS = 4  # row blocks of a program at most: the more, the less its start cos
 _PROGRAMS = 2048  # enough to fill any device; a program takes more row blocks only beyond this
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total", "blocks"])  # one kernel for every batch
 def _kernel(
     pixels,  # uint8, strides below
     rows,  # int64 (B,) or None

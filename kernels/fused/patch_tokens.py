@@ -21,7 +21,7 @@ from fastselfie.kernels.reference import token_dtype
 _ROWS, _CHANNELS, _WARPS = 16, 128, 4
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # one kernel for every batch
 def _kernel(
     maps,  # (B * N * HW, D)
     statistics,  # fp32 (2, D): mean and variance

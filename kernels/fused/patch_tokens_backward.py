@@ -34,7 +34,7 @@ def _gradient(dtokens, dfeatures, image, patch, there, channel, valid, N, VISIBL
     return from_tokens, from_features
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["images", "steps"])  # one kernel for every batch
 def _reduce_kernel(
     dtokens,  # (B, 1 + n, D)
     dfeatures,  # (B, m, D)
@@ -91,7 +91,7 @@ def _reduce_kernel(
         tl.store(target, positions, mask=(place < N)[:, None] & valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _input_kernel(
     dtokens,
     dfeatures,
