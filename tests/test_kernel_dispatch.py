@@ -17,7 +17,12 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Grows by one word with each run of the location head's kernel."""
     seen: list[str] = []
     run = launcher.location_head
-    monkeypatch.setattr(launcher, "location_head", lambda *arguments: (seen.append("kernel"), run(*arguments))[1])
+
+    def watched(*arguments: Any) -> Any:
+        seen.append("kernel")
+        return run(*arguments)
+
+    monkeypatch.setattr(launcher, "location_head", watched)
     return seen
 
 

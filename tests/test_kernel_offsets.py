@@ -97,17 +97,21 @@ def test_patch_batch_with_resident_rows_and_places() -> None:
     assert found["pixels"].loaded == {3_000_001 * IMAGE + y * W * 3 + x * 3 + c for y, x in top_left for c in range(3)}
 
 
-def test_patch_batch_of_far_cells() -> None:
-    """A grid view of one image may have strides of any size, too."""
-    strides = {"stride_image": 1, "stride_cell_y": 2**33, "stride_y": 2**36, "stride_cell_x": 2**31 + 8, "stride_x": 64}
-    given = PATCHES | strides | {"CELL": 4, "stride_c": 2**40}
-    found = touched(patch_batch._kernel, (0, 0, 0), given, programs=(1, 1, 1))
-    assert found["pixels"].loaded == {
-        b + y // 4 * 2**33 + y % 4 * 2**36 + x // 4 * (2**31 + 8) + x % 4 * 64 + c * 2**40
-        for row in range(128)
-        for b, y, x in patch_pixels(row)
-        for c in range(3)
-    }
+@pytest.mark.parametrize("far", [2**30, 2**34])
+def test_patch_batch_of_far_cells(far: int) -> None:
+    """A grid view of one image may have strides of any size; those of 2^30 fit into 32 bits, three times them do not."""
+    cell_y, line, cell_x, column, channel = far + 3, far + 5, far + 7, far + 11, far + 13
+    strides = {"stride_cell_y": cell_y, "stride_y": line, "stride_cell_x": cell_x, "stride_x": column}
+    given = PATCHES | strides | {"CELL": 2, "stride_image": 1, "stride_c": channel}
+    for cell in (2, 0):
+        found = touched(patch_batch._kernel, (0, 0, 0), given | {"CELL": cell}, programs=(1, 1, 1))
+        assert found["pixels"].loaded == {
+            b + (y // 2 * cell_y + y % 2 * line + x // 2 * cell_x + x % 2 * column if cell else y * line + x * column)
+            + c * channel
+            for row in range(128)
+            for b, y, x in patch_pixels(row)
+            for c in range(3)
+        }  # fmt: skip
 
 
 def test_channel_sums() -> None:
