@@ -99,7 +99,7 @@ def test_patch_batch_with_resident_rows_and_places() -> None:
 
 @pytest.mark.parametrize("far", [2**30, 2**34])
 def test_patch_batch_of_far_cells(far: int) -> None:
-    """A grid view of one image may have strides of any size; those of 2^30 fit into 32 bits, three times them do not."""
+    """One image may have strides of any size, too: 2^30 fits into 32 bits, three times as much does not."""
     cell_y, line, cell_x, column, channel = far + 3, far + 5, far + 7, far + 11, far + 13
     strides = {"stride_cell_y": cell_y, "stride_y": line, "stride_cell_x": cell_x, "stride_x": column}
     given = PATCHES | strides | {"CELL": 2, "stride_image": 1, "stride_c": channel}
