@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastselfie.kernels import channel_sums, patch_tokens
 from tests.command import TIMEOUT_S, environment
 from tests.kernel_checks import generator, needs_interpreter, orders
 from tests.small_networks import assert_near
@@ -27,22 +28,13 @@ PROGRAM = """
 import sys
 import torch
 import torch.distributed as dist
-from fastselfie.kernels import channel_sums, patch_tokens, using
-from tests.test_kernel_processes import COUNT, EPS, n, problem
+from fastselfie.kernels import using
+from tests.test_kernel_processes import half_of_the_maps
 
 dist.init_process_group("gloo")
-rank, group = dist.get_rank(), dist.group.WORLD.group_name
-maps, weight, bias, u0, positions, places, dtokens, dfeatures = problem()
-half = lambda tensor: tensor.chunk(2)[rank]
-leaves = [half(maps).requires_grad_(), *(leaf.requires_grad_() for leaf in (weight, bias, u0, positions))]
 with using(sys.argv[1]):
-    mean_2D = channel_sums(leaves[0], group=group) / COUNT
-    statistics_2D = torch.stack([mean_2D[0], mean_2D[1] - mean_2D[0] ** 2]).float()
-    outputs = patch_tokens(
-        leaves[0], statistics_2D, *leaves[1:], half(places), n, eps=EPS, count=COUNT, group=group
-    )
-    gradients = torch.autograd.grad(outputs, leaves, [half(dtokens), half(dfeatures)])
-torch.save([*(output.detach() for output in outputs), *gradients], f"{sys.argv[2]}/{rank}.pt")
+    torch.save(half_of_the_maps(dist.get_rank(), dist.group.WORLD.group_name), f"{sys.argv[2]}/{dist.get_rank()}.pt")
+dist.barrier()
 dist.destroy_process_group()
 """
 
@@ -57,6 +49,18 @@ def problem() -> list[Tensor]:
     positions = torch.randn(N, D, generator=random)
     upstream = [torch.randn(B, count, D, generator=random) for count in (1 + n, N - n)]
     return [maps, *parameters, positions, orders(B, N), *upstream]
+
+
+def half_of_the_maps(rank: int, group: str) -> list[Tensor]:
+    """What one of two processes computes. No graph outlives it: one that holds the group at the end may abort."""
+    tensors = problem()
+    maps, places, dtokens, dfeatures = (tensors[i].chunk(2)[rank] for i in (0, 5, 6, 7))
+    leaves = [leaf.requires_grad_() for leaf in (maps, *tensors[1:5])]
+    mean_2D = channel_sums(maps, group=group) / COUNT
+    statistics_2D = torch.stack([mean_2D[0], mean_2D[1] - mean_2D[0] ** 2]).float()
+    given = (statistics_2D, leaves[1], leaves[2], leaves[3], leaves[4], places)
+    outputs = patch_tokens(maps, *given, n, eps=EPS, count=COUNT, group=group)
+    return [*(output.detach() for output in outputs), *torch.autograd.grad(outputs, leaves, [dtokens, dfeatures])]
 
 
 def one_process() -> list[Tensor]:
