@@ -64,7 +64,7 @@ class Case:
         leaves = self.leaves() if leaves is None else leaves
         found = assert_kernel(self, leaves, [torch.tensor(upstream, device=DEVICE)], NAMES, self.truth)
         with using("on"):
-            right = location_head(*leaves[:2], self.places(), leaves[2], self.scale)[1]
+            right = location_head(leaves[0], leaves[1], self.places(), leaves[2], self.scale)[1]
         assert (right.dtype, right.shape) == (torch.int64, ())
         assert int(right) == self.right()
         return found
@@ -82,7 +82,7 @@ SIZES = [  # B, N, m, D
     (2, 81, 64, 64),
     (34, 16, 4, 16),  # more images than the backward has stretches
     (70, 16, 2, 16),
-    (1, 16, 4, 1024),
+    (1, 16, 12, 1024),
 ]
 
 
@@ -130,24 +130,22 @@ def test_other_inputs_of_any_strides() -> None:
     case.check(strided)
 
 
-def test_the_first_of_equal_scores_is_the_answer() -> None:
-    """Patches 0 and 1 are equal, and both the best answers to their questions: question 0 is right, 1 is not."""
+@pytest.mark.parametrize(("elsewhere", "expected"), [(1, 3), (0, 2)])
+def test_the_first_of_equal_scores_is_the_answer(elsewhere: int, expected: int) -> None:
+    """Patches 0 and 1 are equal. One of their questions has another answer; the other is right if it is the first."""
     h = torch.eye(4, 16)
     h[1] = h[0]
     e = torch.zeros(16, 16)
     e[:4] = h
-    places = torch.arange(4)[None]
+    e[elsewhere] = h[3]
+    given = [tensor.to(DEVICE) for tensor in (torch.zeros(1, 16), e, torch.arange(4)[None], h[None])]
     with using("on"):
-        given = (torch.zeros(1, 16), e, places, h[None])
-        loss, right = location_head(*(tensor.to(DEVICE) for tensor in given), 1.0)
-        assert int(right) == 3
-        two, one = math.log(2 * math.e + 2) - 1, math.log(math.e + 3) - 1  # of questions 0 and 1; of 2 and 3
-        assert float(loss) == pytest.approx((2 * two + 2 * one) / 4, rel=1e-6)
-        assert int(location_head(*(torch.zeros_like(t).to(DEVICE) for t in given[:2]), *moved(given[2:]), 1.0)[1]) == 1
-
-
-def moved(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [tensor.to(DEVICE) for tensor in tensors]
+        loss, right = location_head(given[0], given[1], given[2], given[3], 1.0)
+    assert int(right) == expected
+    scores = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    scores[elsewhere] = [0, 0, 0, 1]
+    losses = [math.log(sum(math.exp(score) for score in row)) - row[j] for j, row in enumerate(scores)]
+    assert float(loss) == pytest.approx(sum(losses) / 4, rel=1e-6)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -209,16 +207,18 @@ def test_scores_are_kept_for_a_backward_alone(wanted: bool, monkeypatch: pytest.
             loss = case(*leaves)[0]
         case(*(leaf.detach() for leaf in leaves))
     assert kept == [(3 if wanted else 0, 4, 4), (0, 4, 4)]
-    assert float(loss) == pytest.approx(float(case.truth(*(leaf.double() for leaf in leaves))[0]), rel=1e-6)
+    assert float(loss.detach()) == pytest.approx(
+        float(case.truth(*(leaf.detach().double() for leaf in leaves))[0]), rel=1e-6
+    )
 
 
 def test_an_empty_batch() -> None:
     case = Case(B=0)
     leaves = [leaf.requires_grad_() for leaf in case.leaves()]
     with using("on"):
-        loss, right = location_head(*leaves[:2], case.places(), leaves[2], 1.0)
+        loss, right = location_head(leaves[0], leaves[1], case.places(), leaves[2], 1.0)
         gradients = torch.autograd.grad(loss, leaves)
-    assert math.isnan(float(loss))  # as of a mean of nothing
+    assert math.isnan(loss.item())  # as of a mean of nothing
     assert int(right) == 0
     assert [tuple(gradient.shape) for gradient in gradients] == [(0, 64), (16, 64), (0, 4, 64)]
     assert not gradients[1].any()

@@ -70,12 +70,12 @@ def _kernel(
 
     is_token = there & (token <= VISIBLE)
     front = tl.load(u0 + channel, mask=channel < D, other=0).to(tl.float32)
+    place = tl.load(places + patch, mask=is_patch, other=0)
+    if tl.program_id(1) == 0:
+        tl.store(inverse + image * N + place, token - 1, mask=is_patch)
     if positions is not None:
-        place = tl.load(places + patch, mask=is_patch, other=0)
         seen = (is_patch & is_token)[:, None] & valid
         pooled += tl.load(positions + place[:, None] * D + channel[None, :], mask=seen, other=0).to(tl.float32)
-        if tl.program_id(1) == 0:
-            tl.store(inverse + image * N + place, token - 1, mask=is_patch)
     pooled = tl.where((token == 0)[:, None], front[None, :], pooled)
     target = tokens + (image * (1 + VISIBLE) + token)[:, None] * D + channel[None, :]
     tl.store(target, pooled.to(tokens.dtype.element_ty), mask=is_token[:, None] & valid)

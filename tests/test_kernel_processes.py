@@ -1,0 +1,97 @@
+"""Two gloo processes with half of the maps each give the features and gradients of one process with all maps.
+
+Truth is PyTorch's own batch norm over all maps, in fp64.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastselfie.kernels import channel_sums, patch_tokens
+from tests.command import TIMEOUT_S, environment
+from tests.kernel_checks import generator, needs_interpreter, orders
+from tests.small_networks import assert_near
+
+pytest.importorskip("triton")
+pytestmark = needs_interpreter  # the processes compute on the CPU
+
+B, N, n, D, SIDE, EPS = 4, 4, 3, 48, 2, 1e-5
+COUNT = B * N * SIDE * SIDE
+PROGRAM = """
+import sys
+import torch
+import torch.distributed as dist
+from fastselfie.kernels import using
+from tests.test_kernel_processes import half_of_the_maps
+
+dist.init_process_group("gloo")
+with using(sys.argv[1]):
+    torch.save(half_of_the_maps(dist.get_rank(), dist.group.WORLD.group_name), f"{sys.argv[2]}/{dist.get_rank()}.pt")
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def problem() -> list[Tensor]:
+    """Maps whose halves differ in mean and spread, weight, bias, u0, positions, places, and upstream gradients."""
+    random = generator()
+    maps = torch.randn(B * N, D, SIDE, SIDE, generator=random)
+    maps[B * N // 2 :] *= 2
+    maps[: B * N // 2] += 1
+    parameters = [torch.randn(D, generator=random) for _ in range(3)]
+    positions = torch.randn(N, D, generator=random)
+    upstream = [torch.randn(B, count, D, generator=random) for count in (1 + n, N - n)]
+    return [maps, *parameters, positions, orders(B, N), *upstream]
+
+
+def half_of_the_maps(rank: int, group: str) -> list[Tensor]:
+    """What one of two processes computes. No graph outlives it: one that holds the group at the end may abort."""
+    tensors = problem()
+    maps, places, dtokens, dfeatures = (tensors[i].chunk(2)[rank] for i in (0, 5, 6, 7))
+    leaves = [leaf.requires_grad_() for leaf in (maps, *tensors[1:5])]
+    mean_2D = channel_sums(maps, group=group) / COUNT
+    statistics_2D = torch.stack([mean_2D[0], mean_2D[1] - mean_2D[0] ** 2]).float()
+    given = (statistics_2D, leaves[1], leaves[2], leaves[3], leaves[4], places)
+    outputs = patch_tokens(maps, *given, n, eps=EPS, count=COUNT, group=group)
+    return [*(output.detach() for output in outputs), *torch.autograd.grad(outputs, leaves, [dtokens, dfeatures])]
+
+
+def one_process() -> list[Tensor]:
+    """Tokens, features and gradients of all maps, in fp64, image by image."""
+    maps, weight, bias, u0, positions, places, *upstream = (
+        tensor.double() if tensor.is_floating_point() else tensor for tensor in problem()
+    )
+    leaves = [tensor.requires_grad_() for tensor in (maps, weight, bias, u0, positions)]
+    norm = nn.BatchNorm2d(D, eps=EPS, dtype=torch.float64)
+    pooled = torch.func.functional_call(norm, {"weight": weight, "bias": bias}, maps).relu().mean(dim=(2, 3))
+    images = pooled.split(N)
+    tokens = [torch.cat([u0[None], images[b][:n] + positions[places[b, :n]]]) for b in range(B)]
+    outputs = [torch.stack(tokens), torch.stack([image[n:] for image in images])]
+    return [*(output.detach() for output in outputs), *torch.autograd.grad(outputs, leaves, upstream)]
+
+
+@pytest.mark.parametrize("kernels", ["on", "off"])
+def test_two_processes_are_one(kernels: str, tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    root = Path(__file__).parents[1]
+    paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    ended = subprocess.run(
+        [*launcher, str(script), kernels, str(tmp_path)], env=environment() | {"PYTHONPATH": paths}, cwd=tmp_path,
+        capture_output=True, text=True, timeout=TIMEOUT_S,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    names = ["tokens", "features", "maps", "weight", "bias", "u0", "positions"]
+    for what, one, other, expected in zip(names, first, second, one_process(), strict=True):
+        # Of outputs and maps each process has half; the parameters' gradients are for DDP to add up.
+        whole = torch.cat([one, other]) if what in names[:3] else one + other
+        assert_near(whole, expected, 3e-6, what)
