@@ -117,8 +117,9 @@ def location_scores(u_BD: Tensor, positions_ND: Tensor, places_Bm: Tensor, h_BmD
     """How well masked patch k fits masked place j: fp32 (B, m, m), rows j. Arguments as in `location_head`."""
     with torch.autocast(u_BD.device.type, enabled=False):
         # Not positions[places]: that sums its gradient with atomics on a CPU, in an order that changes run by run.
-        v_BmD = u_BD.float()[:, None] + F.embedding(places_Bm, positions_ND.float())
-        return scale * v_BmD @ h_BmD.float().transpose(1, 2)
+        wide = torch.promote_types(torch.promote_types(u_BD.dtype, h_BmD.dtype), torch.float32)
+        v_BmD = u_BD.to(wide)[:, None] + F.embedding(places_Bm, positions_ND.to(wide))
+        return scale * v_BmD @ h_BmD.to(wide).transpose(1, 2)
 
 
 def location_head(

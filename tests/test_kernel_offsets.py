@@ -19,6 +19,7 @@ triton = pytest.importorskip("triton")
 channel_sums: Any = pytest.importorskip("fastselfie.kernels.fused.channel_sums")
 indexing: Any = pytest.importorskip("fastselfie.kernels.fused.indexing")
 location_head: Any = pytest.importorskip("fastselfie.kernels.fused.location_head")
+head_backward: Any = pytest.importorskip("fastselfie.kernels.fused.location_head_backward")
 patch_batch: Any = pytest.importorskip("fastselfie.kernels.fused.patch_batch")
 patch_tokens: Any = pytest.importorskip("fastselfie.kernels.fused.patch_tokens")
 backward: Any = pytest.importorskip("fastselfie.kernels.fused.patch_tokens_backward")
@@ -195,41 +196,58 @@ def test_patch_tokens_input() -> None:
 
 STRIDES = {"stride_image": 2 * m * D, "stride_patch": D}
 HEAD: dict[str, Any] = {
-    "u": FLOATS, "positions": FLOATS, "places": (torch.int64, 3), "h": HALVES, "residual": FLOATS, "scale": 0.1,
-    "M": m, "D": D, "QUESTIONS": 16, "FEATURES": 64, "FITS": True,
-} | STRIDES  # fmt: skip
+    "residual": FLOATS, "scale": 0.1, "N": N, "M": m, "D": D, "PLACES": 16, "QUESTIONS": 16, "FEATURES": 64,
+    "DOT": tl.float32, "PARTS": 0,
+}  # fmt: skip
+QUESTIONS = 16
 
 
-def assert_head_inputs(found: dict[str, Any], images: range) -> None:
-    assert found["places"].loaded == {image * m + j for image in images for j in range(m)}
+def assert_summaries(found: dict[str, Any], images: range) -> None:
     assert found["u"].loaded == {image * D + d for image in images for d in CHANNELS}
-    assert found["positions"].loaded == {3 * D + d for d in CHANNELS}
-    assert found["h"].loaded == {image * 2 * m * D + k * D + d for image in images for k in range(m) for d in CHANNELS}
     assert min(found["u"].loaded) > BEYOND
+
+
+def assert_features(found: dict[str, Any], images: range) -> None:
+    assert found["h"].loaded == {image * 2 * m * D + k * D + d for image in images for k in range(m) for d in CHANNELS}
+    assert min(found["h"].loaded) > BEYOND
 
 
 def test_location_head() -> None:
     image = 2**30
-    given = HEAD | {"losses": FLOATS, "rights": (torch.int32, 0)}
-    found = touched(location_head._forward_kernel, (image, 0, 0), given, programs=(2**30 + 1, 1, 1))
-    assert_head_inputs(found, range(image, image + 1))
-    assert found["losses"].stored == found["rights"].stored == {image}
-    assert found["residual"].stored == {image * m * m + i for i in range(m * m)}
-
-
-def test_location_head_backward() -> None:
-    stretch, steps = 2**29, 2
-    given = HEAD | {
-        "dloss": FLOATS, "du": FLOATS, "dh": HALVES, "partial": FLOATS, "images": 2**31 - 1, "steps": steps, "N": N,
-        "PLACES": 16, "ROUGH": True,
+    given = HEAD | STRIDES | {
+        "u": FLOATS, "positions": FLOATS, "places": (torch.int64, 3), "h": HALVES, "losses": FLOATS,
+        "rights": (torch.int32, 0),
     }  # fmt: skip
-    found = touched(location_head._backward_kernel, (stretch, 0, 0), given, programs=(2**30, 1, 1))
-    images = range(stretch * steps, (stretch + 1) * steps)
-    assert_head_inputs(found, images)
-    assert found["du"].stored == found["u"].loaded
-    assert found["dh"].stored == {(image * m + k) * D + d for image in images for k in range(m) for d in CHANNELS}
-    assert found["residual"].loaded == {image * m * m + i for image in images for i in range(m * m)}
-    assert found["partial"].stored == {(stretch * N + place) * D + d for place in range(N) for d in CHANNELS}
+    found = touched(location_head._forward_kernel, (image, 0, 0), given, programs=(2**30 + 1, 1, 1))
+    assert found["places"].loaded == {image * m + j for j in range(m)}
+    assert found["positions"].loaded == {3 * D + d for d in CHANNELS}
+    assert_summaries(found, range(image, image + 1))
+    assert_features(found, range(image, image + 1))
+    assert found["losses"].stored == found["rights"].stored == {image}
+    assert found["residual"].stored == {image * N * QUESTIONS + i for i in range(N * QUESTIONS)}
+
+
+STRETCH, STEPS = 2**29, 2
+IMAGES = range(STRETCH * STEPS, (STRETCH + 1) * STEPS)
+BACKWARD = HEAD | {"dloss": FLOATS, "images": 2**31 - 1, "steps": STEPS}
+RESIDUAL = {image * N * QUESTIONS + i for image in IMAGES for i in range(N * QUESTIONS)}
+
+
+def test_location_head_features() -> None:
+    given = BACKWARD | {"u": FLOATS, "positions": FLOATS, "dh": HALVES}
+    found = touched(head_backward._features_kernel, (STRETCH, 0, 0), given, programs=(2**30, 1, 1))
+    assert_summaries(found, IMAGES)
+    assert found["residual"].loaded == RESIDUAL
+    assert found["dh"].stored == {(image * m + k) * D + d for image in IMAGES for k in range(m) for d in CHANNELS}
+
+
+def test_location_head_queries() -> None:
+    given = BACKWARD | STRIDES | {"h": HALVES, "du": FLOATS, "partial": FLOATS}
+    found = touched(head_backward._queries_kernel, (STRETCH, 0, 0), given, programs=(2**30, 1, 1))
+    assert_features(found, IMAGES)
+    assert found["residual"].loaded == RESIDUAL
+    assert found["du"].stored == {image * D + d for image in IMAGES for d in CHANNELS}
+    assert found["partial"].stored == {(STRETCH * N + place) * D + d for place in range(N) for d in CHANNELS}
 
 
 def test_the_record_sees_an_offset_of_32_bits() -> None:

@@ -66,7 +66,8 @@ def head_arguments() -> Arguments:
 
 
 def head_backward_arguments() -> Arguments:
-    return [torch.tensor(1.5, device=DEVICE), *head_arguments()[:4], noise(B, m, m), 0.2]
+    u_BD, positions_ND, _, h_BmD, *_ = head_arguments()
+    return [torch.tensor(1.5, device=DEVICE), u_BD, positions_ND, h_BmD, noise(B, N, 16), 0.2]
 
 
 ARGUMENTS: dict[str, Callable[[], Arguments]] = {

@@ -54,10 +54,11 @@ def _kernel(
 ):
     N: tl.constexpr = (H // P) * (W // P)
     # (x / 255 - mean) / std as one multiply-add a channel.
-    scale_0, scale_1, scale_2 = 1 / (255 * tl.load(std)), 1 / (255 * tl.load(std + 1)), 1 / (255 * tl.load(std + 2))
-    shift_0 = -tl.load(mean) / tl.load(std)
-    shift_1 = -tl.load(mean + 1) / tl.load(std + 1)
-    shift_2 = -tl.load(mean + 2) / tl.load(std + 2)
+    std_0, std_1, std_2 = tl.load(std), tl.load(std + 1), tl.load(std + 2)
+    scale_0, scale_1, scale_2 = tl.div_rn(1.0, 255 * std_0), tl.div_rn(1.0, 255 * std_1), tl.div_rn(1.0, 255 * std_2)
+    shift_0 = tl.div_rn(-tl.load(mean), std_0)
+    shift_1 = tl.div_rn(-tl.load(mean + 1), std_1)
+    shift_2 = tl.div_rn(-tl.load(mean + 2), std_2)
     lane = tl.arange(0, ROWS)
     for block in tl.range(blocks):
         first = (tl.program_id(0).to(tl.int64) * blocks + block) * ROWS

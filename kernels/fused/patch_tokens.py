@@ -53,7 +53,7 @@ def _kernel(
     valid = (channel < D)[None, :]
     mean = tl.load(statistics + channel, mask=channel < D, other=0)
     variance = tl.load(statistics + D + channel, mask=channel < D, other=1)
-    slope = tl.load(weight + channel, mask=channel < D, other=0) / tl.sqrt_rn(variance + eps)
+    slope = tl.div_rn(tl.load(weight + channel, mask=channel < D, other=0), tl.sqrt_rn(variance + eps))
     offset = tl.load(bias + channel, mask=channel < D, other=0)
 
     pooled = tl.zeros([ROWS, CHANNELS], tl.float32)

@@ -61,7 +61,7 @@ def _reduce_kernel(
     valid = (channel < D)[None, :]
     mean = tl.load(statistics + channel, mask=channel < D, other=0)[None, :]
     deviation = tl.sqrt_rn(tl.load(statistics + D + channel, mask=channel < D, other=1) + eps)
-    slope = (tl.load(weight + channel, mask=channel < D, other=0) / deviation)[None, :]
+    slope = tl.div_rn(tl.load(weight + channel, mask=channel < D, other=0), deviation)[None, :]
     offset = tl.load(bias + channel, mask=channel < D, other=0)[None, :]
 
     sum_dz = tl.zeros([PLACES, CHANNELS], tl.float32)
@@ -85,7 +85,7 @@ def _reduce_kernel(
 
     target = partial_sums + (stretch * tl.num_programs(1) + tl.program_id(1)) * (2 * D) + channel
     tl.store(target, tl.sum(sum_dz, axis=0) * (1.0 / HW), mask=channel < D)
-    tl.store(target + D, tl.sum(sum_dzx, axis=0) * (1.0 / HW) / deviation, mask=channel < D)
+    tl.store(target + D, tl.div_rn(tl.sum(sum_dzx, axis=0) * (1.0 / HW), deviation), mask=channel < D)
     if partial_positions is not None:
         target = partial_positions + (stretch * N + place)[:, None] * D + channel[None, :]
         tl.store(target, positions, mask=(place < N)[:, None] & valid)
@@ -118,11 +118,11 @@ def _input_kernel(
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     valid = (channel < D)[None, :]
     mean = tl.load(statistics + channel, mask=channel < D, other=0)[None, :]
-    inverse_deviation = 1 / tl.sqrt_rn(tl.load(statistics + D + channel, mask=channel < D, other=1) + eps)
-    slope = (tl.load(weight + channel, mask=channel < D, other=0) * inverse_deviation)[None, :]
+    deviation = tl.sqrt_rn(tl.load(statistics + D + channel, mask=channel < D, other=1) + eps)
+    slope = tl.div_rn(tl.load(weight + channel, mask=channel < D, other=0), deviation)[None, :]
     offset = tl.load(bias + channel, mask=channel < D, other=0)[None, :]
     mean_dz = (tl.load(sums + channel, mask=channel < D, other=0) * share)[None, :]
-    mean_dzx = (tl.load(sums + D + channel, mask=channel < D, other=0) * share * inverse_deviation)[None, :]
+    mean_dzx = tl.div_rn(tl.load(sums + D + channel, mask=channel < D, other=0) * share, deviation)[None, :]
 
     from_tokens, from_features = _gradient(dtokens, dfeatures, image, patch, there, channel, valid, N, VISIBLE, D)
     dpooled = (from_tokens + from_features) * (1.0 / HW)
@@ -189,7 +189,8 @@ def patch_tokens_input(
     if M:
         _input_kernel[(triton.cdiv(M, _ROWS), triton.cdiv(D, _CHANNELS))](
             dtokens.contiguous(), dfeatures.contiguous(), rows_of(maps), statistics_2D.contiguous(),
-            weight_D.contiguous(), bias_D.contiguous(), sums_2D.contiguous(), dmaps, M, eps, 1 / count if count else 0.0,
+            weight_D.contiguous(), bias_D.contiguous(), sums_2D.contiguous(), dmaps,
+            M, eps, 1 / count if count else 0.0,
             N=visible + masked, VISIBLE=visible, HW=h * w, D=D, ROWS=_ROWS, CHANNELS=_CHANNELS, num_warps=_WARPS,
         )  # fmt: skip
     return dmaps

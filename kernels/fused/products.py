@@ -1,0 +1,79 @@
+"""Products on tensor cores that are as exact as in fp32.
+
+A tensor core's operands are narrow. One that does not fit is split into parts that do, each part its own product:
+against a 16-bit operand, which fits as it is, three parts of bf16 or two of fp16; of two fp32 operands, two tf32 parts
+each (11 bits a part; the product of both rests is below fp32's rounding and left out).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from fastselfie.kernels.dispatch import interpreted
+
+
+@triton.jit
+def _halves(x):
+    """``x``, fp32, as the nearest tf32 value and the rest, of which tf32 keeps all but the last bits."""
+    high = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return high, x - high
+
+
+@triton.jit
+def dot(a, b, accumulator, PARTS: tl.constexpr, SPLIT: tl.constexpr):
+    """``accumulator`` + ``a`` @ ``b`` to fp32's accuracy.
+
+    With PARTS, the operand that SPLIT names is fp32 and taken as the sum of that many values of the other's 16-bit
+    dtype. Else both are fp32.
+    """
+    if PARTS > 0:
+        rest = a if SPLIT == "a" else b
+        for _ in tl.static_range(PARTS):
+            if SPLIT == "a":
+                part = rest.to(b.dtype)
+                accumulator = tl.dot(part, b, accumulator)
+            else:
+                part = rest.to(a.dtype)
+                accumulator = tl.dot(a, part, accumulator)
+            rest -= part.to(tl.float32)
+    else:
+        a_high, a_low = _halves(a)
+        b_high, b_low = _halves(b)
+        accumulator = tl.dot(a_low, b_high, accumulator, input_precision="tf32")
+        accumulator = tl.dot(a_high, b_low, accumulator, input_precision="tf32")
+        accumulator = tl.dot(a_high, b_high, accumulator, input_precision="tf32")
+    return accumulator
+
+
+@triton.jit
+def dot_rough(a, b, accumulator, DOT: tl.constexpr, PARTS: tl.constexpr):
+    """The same of two fp32 operands; with PARTS only as exact as a 16-bit result needs: two parts of each."""
+    if PARTS > 0:
+        a_high, b_high = a.to(DOT), b.to(DOT)
+        accumulator = tl.dot((a - a_high.to(tl.float32)).to(DOT), b_high, accumulator)
+        accumulator = tl.dot(a_high, (b - b_high.to(tl.float32)).to(DOT), accumulator)
+        accumulator = tl.dot(a_high, b_high, accumulator)
+    else:
+        accumulator = dot(a, b, accumulator, 0, "a")
+    return accumulator
+
+
+def arithmetic(dtype: torch.dtype) -> dict[str, Any]:
+    """In what products are computed: 16-bit features as they are, against three parts of bf16 or two of fp16.
+
+    The interpreter has no bf16 arithmetic (its products would be wrong): there bf16 goes the way of fp32.
+    """
+    if dtype == torch.float16:
+        return {"DOT": tl.float16, "PARTS": 2}
+    if dtype == torch.bfloat16 and not interpreted():
+        return {"DOT": tl.bfloat16, "PARTS": 3}
+    return {"DOT": tl.float32, "PARTS": 0}
+
+
+def tile(size: int) -> int:
+    """The side of a product's tile that ``size`` fits into."""
+    return max(16, triton.next_power_of_2(size))
