@@ -1,4 +1,4 @@
-"""Two gloo processes with half of the maps each give the features and gradients of one process with all maps.
+"""Synchronised statistics: two gloo processes with half of the maps each are one process with all maps.
 
 Truth is PyTorch's own batch norm over all maps, in fp64.
 """
@@ -9,12 +9,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastselfie.kernels import channel_sums, patch_tokens
+from fastselfie.kernels import patch_tokens
+from fastselfie.models.resnet import batch_norm, synchronised
+from fastselfie.models.statistics import statistics
 from tests.command import TIMEOUT_S, environment
 from tests.kernel_checks import generator, needs_interpreter, orders
 from tests.small_networks import assert_near
@@ -23,7 +26,7 @@ pytest.importorskip("triton")
 pytestmark = needs_interpreter  # the processes compute on the CPU
 
 B, N, n, D, SIDE, EPS = 4, 4, 3, 48, 2, 1e-5
-COUNT = B * N * SIDE * SIDE
+COUNT = B * N * SIDE * SIDE  # of both processes
 PROGRAM = """
 import sys
 import torch
@@ -33,7 +36,7 @@ from tests.test_kernel_processes import half_of_the_maps
 
 dist.init_process_group("gloo")
 with using(sys.argv[1]):
-    torch.save(half_of_the_maps(dist.get_rank(), dist.group.WORLD.group_name), f"{sys.argv[2]}/{dist.get_rank()}.pt")
+    torch.save(half_of_the_maps(dist.get_rank()), f"{sys.argv[2]}/{dist.get_rank()}.pt")
 dist.barrier()
 dist.destroy_process_group()
 """
@@ -51,16 +54,18 @@ def problem() -> list[Tensor]:
     return [maps, *parameters, positions, orders(B, N), *upstream]
 
 
-def half_of_the_maps(rank: int, group: str) -> list[Tensor]:
+def half_of_the_maps(rank: int) -> list[Tensor]:
     """What one of two processes computes. No graph outlives it: one that holds the group at the end may abort."""
     tensors = problem()
     maps, places, dtokens, dfeatures = (tensors[i].chunk(2)[rank] for i in (0, 5, 6, 7))
     leaves = [leaf.requires_grad_() for leaf in (maps, *tensors[1:5])]
-    mean_2D = channel_sums(maps, group=group) / COUNT
-    statistics_2D = torch.stack([mean_2D[0], mean_2D[1] - mean_2D[0] ** 2]).float()
-    given = (statistics_2D, leaves[1], leaves[2], leaves[3], leaves[4], places)
-    outputs = patch_tokens(maps, *given, n, eps=EPS, count=COUNT, group=group)
-    return [*(output.detach() for output in outputs), *torch.autograd.grad(outputs, leaves, [dtokens, dfeatures])]
+    norm: Any = synchronised(batch_norm(D))
+    its = statistics(norm, maps)
+    assert its.count == COUNT
+    given = (its.values_2D, leaves[1], leaves[2], leaves[3], leaves[4], places)
+    outputs = patch_tokens(maps, *given, n, eps=EPS, count=its.count, group=its.group)
+    gradients = torch.autograd.grad(outputs, leaves, [dtokens, dfeatures])
+    return [*(output.detach() for output in outputs), *gradients, norm.running_mean, norm.running_var]
 
 
 def one_process() -> list[Tensor]:
@@ -74,7 +79,10 @@ def one_process() -> list[Tensor]:
     images = pooled.split(N)
     tokens = [torch.cat([u0[None], images[b][:n] + positions[places[b, :n]]]) for b in range(B)]
     outputs = [torch.stack(tokens), torch.stack([image[n:] for image in images])]
-    return [*(output.detach() for output in outputs), *torch.autograd.grad(outputs, leaves, upstream)]
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gradients = torch.autograd.grad(outputs, leaves, upstream)
+    return [*(output.detach() for output in outputs), *gradients, norm.running_mean, norm.running_var]
 
 
 @pytest.mark.parametrize("kernels", ["on", "off"])
@@ -85,13 +93,14 @@ def test_two_processes_are_one(kernels: str, tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
     paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     ended = subprocess.run(
-        [*launcher, str(script), kernels, str(tmp_path)], env=environment() | {"PYTHONPATH": paths}, cwd=tmp_path,
-        capture_output=True, text=True, timeout=TIMEOUT_S,
+        [*launcher, str(script), kernels, str(tmp_path)], env=environment() | {"PYTHONPATH": paths, "TRITON_INTERPRET": "1"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT_S,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    names = ["tokens", "features", "maps", "weight", "bias", "u0", "positions"]
+    names = ["tokens", "features", "maps", "weight", "bias", "u0", "positions", "running mean", "running variance"]
     for what, one, other, expected in zip(names, first, second, one_process(), strict=True):
         # Of outputs and maps each process has half; the parameters' gradients are for DDP to add up.
-        whole = torch.cat([one, other]) if what in names[:3] else one + other
+        # Running statistics are the same in both.
+        whole = torch.cat([one, other]) if what in names[:3] else (one + other) / (2 if "running" in what else 1)
         assert_near(whole, expected, 3e-6, what)
