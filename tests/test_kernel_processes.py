@@ -93,8 +93,8 @@ def test_two_processes_are_one(kernels: str, tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
     paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     ended = subprocess.run(
-        [*launcher, str(script), kernels, str(tmp_path)], env=environment() | {"PYTHONPATH": paths, "TRITON_INTERPRET": "1"},
-        cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT_S,
+        [*launcher, str(script), kernels, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True,
+        env=environment() | {"PYTHONPATH": paths, "TRITON_INTERPRET": "1"}, timeout=TIMEOUT_S,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
