@@ -11,10 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import triton
+
+from bench.ahead_of_time import compiled_for, registers_and_stack
+from bench.resource_cases import call_all
 from bench.resource_table import Row, faults, read, table, write
 from fastselfie.kernels.dispatch import interpreted
 
@@ -22,27 +29,23 @@ ARCHITECTURES = (80, 90, 100, 120)
 
 
 def rows() -> list[Row]:
-    """What each kernel takes on each architecture."""
-    from bench.ahead_of_time import compiled_for, registers_and_stack
-    from bench.resource_cases import call_all
-
-    found = []
-    for architecture in ARCHITECTURES:
-        with compiled_for(architecture) as kernels:
-            call_all()
-        for kernel in kernels:
-            registers, stack = registers_and_stack(kernel.compiled) or (None, None)
-            found.append(
-                Row(
-                    kernel=kernel.name,
-                    arguments=kernel.arguments,
-                    architecture=architecture,
-                    registers=registers,
-                    stack_bytes=stack,
-                    shared_bytes=kernel.compiled.metadata.shared,
-                )  # fmt: skip
-            )
+    """What each kernel takes on each architecture; as many processes compile as there are cores for them."""
+    processes = min(len(ARCHITECTURES), len(os.sched_getaffinity(0)))
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        found = [row for rows in pool.map(rows_of, ARCHITECTURES) for row in rows]
     return sorted(found, key=lambda row: row.key)
+
+
+def rows_of(architecture: int) -> list[Row]:
+    """What each kernel takes on one architecture."""
+    with compiled_for(architecture) as kernels:
+        call_all()
+    found = []
+    for kernel in kernels:
+        registers, stack_bytes = registers_and_stack(kernel.compiled) or (None, None)
+        shared_bytes = kernel.compiled.metadata.shared
+        found.append(Row(kernel.name, kernel.arguments, architecture, registers, stack_bytes, shared_bytes))
+    return found
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -52,8 +55,6 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if interpreted():
         sys.exit("kernel_resources: TRITON_INTERPRET is set, and the interpreter compiles nothing")
-    import triton
-
     recorded: dict[str, Any] = {}
     if given.check:
         recorded = json.loads(given.check.read_text())

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastselfie.config import ModelConfig, PretrainConfig
+from fastselfie.config import ModelConfig
 from fastselfie.models.resnet import trunk
 from fastselfie.recipes import recipe
 
@@ -54,8 +54,8 @@ def shape_of(name: str, *, keep: float = 0.75, batch: int | None = None) -> Shap
     resident = config.crop == "pad"
     return Shape(
         recipe=name, keep=keep, B=batch or config.batch_size, H=config.image_size, P=config.patch, N=config.patches,
-        n=config.visible, D=config.features, h=_map_side(config.patch, config.width), resident=resident, pad=config.pad if resident else 0,
-        pad_mode=config.pad_mode, mean=config.mean, std=config.std,
+        n=config.visible, D=config.features, h=_map_side(config.patch, config.width), resident=resident,
+        pad=config.pad if resident else 0, pad_mode=config.pad_mode, mean=config.mean, std=config.std,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ REGISTERS_MORE = 8
 """Registers above a recorded value that are no fault: fewer than make a difference to how many warps fit."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Row:
     """One kernel, compiled for one shape and dtype and one architecture.
 
