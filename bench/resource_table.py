@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fastselfie.training.run_folder import versions
 
@@ -42,33 +41,44 @@ class Row:
         return f"sm_{self.architecture} {self.kernel} ({self.arguments})"
 
 
-def faults(found: Sequence[Row], recorded: Sequence[Row] | None = None) -> list[str]:
-    """What is wrong with the rows by themselves and, when given, beside those recorded; each names its row."""
-    before = {row.key: row for row in recorded or ()}
-    wrong = [fault for row in found for fault in _faults(row, before.get(row.key))]
-    if recorded is not None:
-        now = {row.key for row in found}
-        wrong += [f"{row}: new, not in the table" for row in found if row.key not in before]
-        wrong += [f"{row}: in the table, no longer compiled" for row in recorded if row.key not in now]
-    return wrong
+def noted(found: Iterable[Row], recorded: Iterable[Row]) -> list[Row]:
+    """The rows with the notes that a person wrote into the table."""
+    notes = {row.key: row.note for row in recorded}
+    return [replace(row, note=notes.get(row.key, "")) for row in found]
 
 
-def _faults(row: Row, before: Row | None) -> Iterable[str]:
+def faults(found: Iterable[Row]) -> list[str]:
+    """What is wrong with the rows by themselves; each fault names its row."""
+    return [fault for row in found for fault in _faults(row)]
+
+
+def changes(found: Sequence[Row], recorded: Sequence[Row]) -> list[str]:
+    """What has become worse than recorded, and rows that are new or missing."""
+    before, now = {row.key: row for row in recorded}, {row.key for row in found}
+    new = [f"{row}: new, not in the table" for row in found if row.key not in before]
+    missing = [f"{row}: in the table, no longer compiled" for row in recorded if row.key not in now]
+    worse = [change for row in found if row.key in before for change in _changes(row, before[row.key])]
+    return new + missing + worse
+
+
+def _changes(row: Row, before: Row) -> Iterable[str]:
+    if (row.registers or 0) > (before.registers or 0) + REGISTERS_MORE:
+        yield f"{row}: {row.registers} registers, {before.registers} recorded"
+    if (row.stack_bytes or 0) > (before.stack_bytes or 0):
+        yield f"{row}: {row.stack_bytes} bytes of stack, {before.stack_bytes} recorded"
+    if row.shared_bytes > before.shared_bytes:
+        yield f"{row}: {row.shared_bytes} bytes of shared memory, {before.shared_bytes} recorded"
+
+
+def _faults(row: Row) -> Iterable[str]:
     limit = SHARED_LIMIT_BYTES[row.architecture]
     if row.registers is None or row.stack_bytes is None:
         yield f"{row}: no machine code"
         return
-    known_bytes = before.stack_bytes or 0 if before and before.note else 0
-    if row.stack_bytes > known_bytes:
+    if row.stack_bytes > 0 and not row.note:
         yield f"{row}: spills, {row.stack_bytes} bytes of stack"
     if row.shared_bytes > limit:
         yield f"{row}: {row.shared_bytes} bytes of shared memory, a block may have {limit}"
-    if before is None:
-        return
-    if row.registers > (before.registers or 0) + REGISTERS_MORE:
-        yield f"{row}: {row.registers} registers, {before.registers} recorded"
-    if row.shared_bytes > before.shared_bytes:
-        yield f"{row}: {row.shared_bytes} bytes of shared memory, {before.shared_bytes} recorded"
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -76,12 +86,21 @@ def table(rows: Iterable[Row]) -> str:
     lines = [f"{'arch':6} {'registers':>9} {'stack':>5} {'shared':>6}  kernel"]
     for row in rows:
         numbers = f"{row.registers!s:>9} {row.stack_bytes!s:>5} {row.shared_bytes:>6}"
-        lines.append(f"sm_{row.architecture:<3} {numbers}  {row.kernel} {row.arguments}")
+        note = f"  ({row.note})" if row.note else ""
+        lines.append(f"sm_{row.architecture:<3} {numbers}  {row.kernel} {row.arguments}{note}")
     return "\n".join(lines)
 
 
-def read(result: dict[str, Any]) -> list[Row]:
-    """The rows of a file's content."""
+def read(path: Path, triton: str) -> list[Row]:
+    """The rows of a file.
+
+    Raises:
+        ValueError: another version of Triton made it.
+    """
+    result = json.loads(path.read_text())
+    made_by = result["made_by"]["triton"]
+    if made_by != triton:
+        raise ValueError(f"{path.name} is of Triton {made_by}, this is {triton}")
     return [Row(**row) for row in result["rows"]]
 
 
