@@ -191,6 +191,6 @@ def patch_batch(
 ) -> Tensor:
     """`fastselfie.kernels.patch_batch`, always by the kernel."""
     reflect = pad_mode == "reflect"
-    return _patch_batch(pixels, patch, mean, std, dtype, rows_B, corner_B2, flip_B, pad, reflect, places_BN).permute(
-        0, 3, 1, 2
-    )
+    return _patch_batch(
+        pixels, patch, mean, std, dtype, rows_B, corner_B2, flip_B, pad, reflect, places_BN
+    ).permute(0, 3, 1, 2)

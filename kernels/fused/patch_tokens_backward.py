@@ -73,7 +73,9 @@ def _reduce_kernel(
         patch = place
         if partial_positions is not None:
             patch = tl.load(inverse + image * N + place, mask=there, other=0)
-        from_tokens, from_features = _gradient(dtokens, dfeatures, image, patch, there, channel, valid, N, VISIBLE, D)
+        from_tokens, from_features = _gradient(
+            dtokens, dfeatures, image, patch, there, channel, valid, N, VISIBLE, D
+        )
         positions += from_tokens
         dpooled = from_tokens + from_features
         source = maps + ((image * N + patch) * (HW * D))[:, None] + channel[None, :]
