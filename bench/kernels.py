@@ -150,7 +150,12 @@ def backward(run: Run, sets: list[Inputs]) -> Callable[[], object]:
     for inputs in sets:
         results = [tensor for tensor in run(inputs) if tensor.requires_grad]
         graphs.append((results, leaves(inputs), _upstream(results)))
-    return rotating(lambda graph: torch.autograd.grad(*graph, retain_graph=True), graphs)
+
+    def differentiate(graph: tuple[list[Tensor], list[Tensor], list[Tensor]]) -> tuple[Tensor, ...]:
+        results, by, upstream = graph
+        return torch.autograd.grad(results, by, upstream, retain_graph=True)
+
+    return rotating(differentiate, graphs)
 
 
 def copy_speed(device: torch.device, settings: argparse.Namespace) -> float:

@@ -15,6 +15,7 @@ import torch
 
 from bench import kernels
 from bench.kernel_cases import LocationHead, PatchBatch, PatchTokens
+from bench.kernel_results import row as row_of
 from bench.recipe_shapes import shape_of
 from fastselfie.kernels import reference
 from fastselfie.kernels.dispatch import lacks
@@ -61,7 +62,7 @@ def test_figures_follow_from_the_values_in_the_file(result: dict[str, Any]) -> N
 
 
 def test_speedups_are_ratios_of_the_medians() -> None:
-    row = kernels.row(HEAD, "forward", 1000, {"kernel": [2.0, 3.0, 9.0], "plain": [6.0], "compiled": [1.5]}, 100.0)
+    row = row_of(HEAD, "forward", 1000, {"kernel": [2.0, 3.0, 9.0], "plain": [6.0], "compiled": [1.5]}, 100.0)
     assert (row["speedup_over_plain"], row["speedup_over_compiled"]) == (2.0, 0.5)
 
 
@@ -105,12 +106,13 @@ def test_a_wrong_kernel_is_not_timed(wrong: str) -> None:
     def plain(inputs: Any) -> Any:
         return case.run(reference, inputs)
 
-    assert kernels.errors(case, {"plain": sides["plain"], "kernel": sides["plain"]}, case.inputs(CPU, 0)) == {
-        "kernel": 0
-    }
+    def kernel(inputs: Any) -> Any:
+        return case.run(broken, inputs)
+
+    inputs = case.inputs(CPU, 0)
+    assert kernels.errors(case, {"plain": plain, "kernel": plain}, inputs) == {"kernel": 0}
     with pytest.raises(ValueError, match=r"location_head hand B=2 m=4: kernel's result \d is off"):
-        sides = {"plain": plain, "kernel": lambda inputs: case.run(broken, inputs)}
-        kernels.errors(case, sides, case.inputs(CPU, 0))
+        kernels.errors(case, {"plain": plain, "kernel": kernel}, inputs)
 
 
 def test_inputs_take_turns_and_results_stay() -> None:
