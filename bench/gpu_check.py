@@ -1,7 +1,7 @@
 """Everything that only a GPU can show, in one go: the tests marked `gpu` and every bench. ``make gpu-check OUT=DIR``.
 
-Leaves at most eight files in the folder: a log of each part, and the benches' JSON. Goes on after a failure; the exit
-status tells whether there was one.
+Leaves at most eight files in the folder: a log of the tests, one of the benches, and the benches' JSON. Goes on after a
+failure; the exit status tells whether there was one.
 """
 
 from __future__ import annotations
@@ -9,18 +9,26 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
+_ROOT = Path(__file__).parent.parent
 _LIMIT_S = 240  # a part; what hangs must not cost the parts after it
+_COMPILES_ALL = "tests/test_kernel_resources.py::test_kernels_take_what_is_recorded"  # the part "resources" does
 
 
 def parts(out: Path) -> dict[str, list[str]]:
-    """Name of each part and the command after the interpreter's name. Parts of one first word share a log."""
+    """Name of each part and the command after the interpreter's name."""
     step = ["-m", "bench.training_step", "--device", "cuda", "--rounds", "10", "--steps", "10", "--batch-size", "512"]
     return {
         "tests": ["-m", "pytest", "-m", "gpu", "tests"],
+        "kernel tests": ["-m", "pytest", *map(str, sorted(_ROOT.glob("tests/test_kernel_*.py"))),
+                         f"--deselect={_COMPILES_ALL}"],
+        "resources": _resources(out),
+        "kernels": ["-m", "bench.kernels", "--out", str(out / "kernels.json")],
         "operations": ["-m", "pytest", "bench/operations.py", "--benchmark-enable", "--benchmark-only",
                        f"--benchmark-json={out / 'operations.json'}"],
         "training_step eager": [*step, "--compile", "off", "--out", str(out / "step_eager.json")],
@@ -30,9 +38,23 @@ def parts(out: Path) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
+def _resources(out: Path) -> list[str]:
+    """Against the table of this machine's Triton; where there is none, one is made."""
+    name = f"kernel_resources_triton-{version('triton') if find_spec('triton') else 'none'}.json"
+    table = _ROOT / "bench" / "results" / name
+    choice = ["--check", str(table)] if table.exists() else ["--out", str(out / name)]
+    return ["-m", "bench.kernel_resources", *choice]
+
+
+def log_of(part: str) -> str:
+    """Tests share a log and benches share one."""
+    return "tests.log" if part.endswith("tests") else "bench.log"
+
+
 def _run(command: list[str], log: Path) -> int | str:
     """The part's exit status, or that it took too long."""
     with log.open("a") as file:
+        print(f"== {' '.join(command)}", file=file, flush=True)
         try:
             return subprocess.run(
                 [sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, check=False, timeout=_LIMIT_S
@@ -44,15 +66,22 @@ def _run(command: list[str], log: Path) -> int | str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for logs and JSON")
-    out = parser.parse_args().out.resolve()
+    parser.add_argument("--only", nargs="+", help="names of parts; all when not given")
+    given = parser.parse_args()
+    out = given.out.resolve()
+    everything = parts(out)
+    if unknown := set(given.only or ()) - everything.keys():
+        sys.exit(f"gpu-check: no part {', '.join(sorted(unknown))}; there are {', '.join(everything)}")
     if not torch.cuda.is_available():
         sys.exit(f"gpu-check: torch {torch.__version__} sees no CUDA device; `make test` and `make bench` need none")
     out.mkdir(parents=True, exist_ok=True)
     for log in out.glob("*.log"):
         log.unlink()
     failed = []
-    for name, command in parts(out).items():
-        status = _run(command, out / f"{name.split()[0]}.log")
+    for name, command in everything.items():
+        if given.only and name not in given.only:
+            continue
+        status = _run(command, out / log_of(name))
         print(f"{name}: {'passed' if status == 0 else f'failed, {status}'}", flush=True)
         if status != 0:
             failed.append(name)

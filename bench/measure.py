@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastselfie.training.run_folder import versions
+
+_BURST_CALLS = 16  # few enough for the queue of about a thousand launches that a device keeps
+_HEAD_START = 1.5  # times the host's time of a burst that the device is held up for
+_CYCLES_PER_S = 2e9  # a device's clock at most, near enough
 
 
 def interleaved(
@@ -36,6 +42,67 @@ def interleaved(
             _wait(device)
             seconds[name].append((time.perf_counter() - started) / steps)
     return seconds
+
+
+def interleaved_ms(
+    sides: Mapping[str, Callable[[], object]], rounds: int, least_ms: float, device: torch.device
+) -> dict[str, list[float]]:
+    """Milliseconds a call of each side, one value a round, the sides taking turns in every round.
+
+    A round calls a side for at least ``least_ms`` of the wall clock. On a CUDA device a value is the device's time,
+    between events: the device is held up while the host enqueues a burst of calls, so that the host's time for a call
+    does not count. Events are read once a round. One call and one burst a side are warm-up and not counted; the burst
+    tells how many a round takes.
+    """
+    plans = {name: _plan(step, least_ms, device) for name, step in sides.items()}
+    ms: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, step in sides.items():
+            ms[name].append(_round_ms(step, plans[name], device))
+    return ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """A round of one side: bursts, and the host's time a burst."""
+
+    bursts: int
+    burst_calls: int
+    host_s: float
+
+
+def _plan(step: Callable[[], object], least_ms: float, device: torch.device) -> _Plan:
+    calls = _BURST_CALLS if device.type == "cuda" else 1
+    step()
+    _wait(device)
+    started = time.perf_counter()
+    for _ in range(calls):
+        step()
+    host_s = time.perf_counter() - started
+    _wait(device)
+    burst_ms = (time.perf_counter() - started) * 1e3  # the host's or the device's, whichever is longer
+    return _Plan(bursts=max(1, math.ceil(least_ms / burst_ms)), burst_calls=calls, host_s=host_s)
+
+
+def _round_ms(step: Callable[[], object], plan: _Plan, device: torch.device) -> float:
+    calls = plan.bursts * plan.burst_calls
+    if device.type != "cuda":
+        started = time.perf_counter()
+        for _ in range(calls):
+            step()
+        return (time.perf_counter() - started) * 1e3 / calls
+    _wait(device)
+    spans = []
+    for _ in range(plan.bursts):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(int(plan.host_s * _HEAD_START * _CYCLES_PER_S))
+        start.record()
+        for _ in range(plan.burst_calls):
+            step()
+        end.record()
+        spans.append((start, end))
+    _wait(device)
+    return sum(start.elapsed_time(end) for start, end in spans) / calls
 
 
 def summary(seconds: list[float], images: int) -> dict[str, Any]:

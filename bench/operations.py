@@ -1,4 +1,6 @@
-"""Micro benches of the operations around the trunk, at the recipes' shapes, on the CUDA device or else on the CPU.
+"""Micro benches of the operations around the trunk as the dispatch runs them, on the CUDA device or else on the CPU.
+
+`bench.kernels` compares versions; this follows one over time. Both take their cases from `bench.kernel_cases`.
 
 pytest bench/operations.py --benchmark-enable --benchmark-json=FILE
 """
@@ -8,49 +10,31 @@ from __future__ import annotations
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
 
-from fastselfie.kernels import location_head, patch_batch
+from bench.kernel_cases import Case, cases
+from fastselfie import kernels
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SHAPES = {"cifar10": (512, 32, 8, 4), "imagenet224": (64, 224, 32, 12)}  # images, side, patch, masked patches
+DTYPE = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
+CASES = cases(DTYPE, (("cifar10", 512), ("imagenet224", 64)), (0.75,))
 
 
-def _wait() -> None:
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.operation} {case.name}")
+def test_operation(benchmark: BenchmarkFixture, case: Case) -> None:
+    """Forward, and backward where there is one."""
+    inputs = case.inputs(DEVICE, 0)
+    leaves = [tensor for tensor in inputs.values() if tensor.requires_grad]
 
+    def run() -> tuple[Tensor, ...]:
+        outputs = case.run(kernels, inputs)
+        if leaves:
+            results = [tensor for tensor in outputs if tensor.requires_grad]
+            torch.autograd.grad(results, leaves, [torch.ones_like(tensor) for tensor in results])
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        return outputs
 
-@pytest.mark.parametrize("recipe", SHAPES)
-def test_patch_batch(benchmark: BenchmarkFixture, recipe: str) -> None:
-    B, side, patch, _ = SHAPES[recipe]
-    pixels = torch.randint(0, 256, (B, side, side, 3), dtype=torch.uint8, device=DEVICE)
-    mean = std = torch.full((3,), 0.5, device=DEVICE)
-    places_BN = torch.rand(B, (side // patch) ** 2, device=DEVICE).argsort(dim=1)
-
-    def run() -> torch.Tensor:
-        out = patch_batch(pixels, patch=patch, mean=mean, std=std, dtype=torch.bfloat16, places_BN=places_BN)
-        _wait()
-        return out
-
-    out = benchmark(run)
-    moved = pixels.numel() + out.numel() * out.element_size()
-    benchmark.extra_info |= {"device": str(DEVICE), "bytes": moved, "what": "uint8 read once, bf16 written once"}
-    assert out.shape == (B * (side // patch) ** 2, 3, patch, patch)
-
-
-@pytest.mark.parametrize("recipe", SHAPES)
-def test_location_head(benchmark: BenchmarkFixture, recipe: str) -> None:
-    B, side, patch, m = SHAPES[recipe]
-    N, D = (side // patch) ** 2, 1024
-    u_BD, h_BmD, e_ND = (torch.randn(*s, device=DEVICE, requires_grad=True) for s in ((B, D), (B, m, D), (N, D)))
-    places_Bm = torch.rand(B, N, device=DEVICE).argsort(dim=1)[:, :m]
-
-    def run() -> torch.Tensor:
-        loss, _ = location_head(u_BD, e_ND, places_Bm, h_BmD, D**-0.5)
-        torch.autograd.grad(loss, (u_BD, h_BmD, e_ND))
-        _wait()
-        return loss
-
-    loss = benchmark(run)
-    benchmark.extra_info |= {"device": str(DEVICE), "what": "forward and backward, fp32"}
-    assert torch.isfinite(loss)
+    outputs = benchmark(run)
+    benchmark.extra_info |= {"device": str(DEVICE), "bytes": case.forward_bytes + case.backward_bytes}
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in outputs)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.gpu_check import log_of, parts
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -18,3 +20,26 @@ def test_gpu_tests_are_collected_without_the_argument_parser() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("test_gpu.py::test_patches_are_the_cpus", "test_host_sync.py::", "test_randomness.py::"):
         assert name in done.stdout
+
+
+def test_at_most_eight_files_come_back(tmp_path: Path) -> None:
+    commands = parts(tmp_path)
+    written = {
+        Path(word.rpartition("=")[2]).name for words in commands.values() for word in words if str(tmp_path) in word
+    }
+    logs = {log_of(name) for name in commands}
+    assert {"kernels.json", "operations.json", "step_eager.json", "step_compiled.json", "loader.json"} <= written
+    assert logs == {"tests.log", "bench.log"}
+    assert len(written | logs | {"a table of kernel resources"}) <= 8
+
+
+def test_kernel_tests_and_resources_are_among_the_parts(tmp_path: Path) -> None:
+    commands = parts(tmp_path)
+    assert {"tests", "kernel tests", "kernels", "resources"} <= commands.keys()
+    files, (left_out,) = commands["kernel tests"][2:-1], commands["kernel tests"][-1:]
+    assert str(ROOT / "tests" / "test_kernel_resources.py") in files  # with no file at all pytest would run everything
+    path, _, name = left_out.removeprefix("--deselect=").partition("::")
+    assert f"def {name}(" in (ROOT / path).read_text()
+    tables = {str(path) for path in (ROOT / "bench" / "results").glob("kernel_resources_triton-*.json")}
+    made_here = not tables & set(commands["resources"])
+    assert made_here == ("--out" in commands["resources"])

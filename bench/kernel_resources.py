@@ -1,0 +1,71 @@
+"""Registers, stack and shared memory of every kernel in every recipe's shapes, compiled for GPUs that are not there.
+
+    python -m bench.kernel_resources --out bench/results/kernel_resources_triton-3.7.1.json
+    python -m bench.kernel_resources --check bench/results/kernel_resources_triton-3.7.1.json
+
+Fails, naming the row, where a kernel spills into its stack, wants more shared memory than a block may have, or does not
+compile to machine code; with --check also where it is worse than in the table of the same Triton version. A spill that
+a person has looked at passes with a "note" in its row of the table; notes stay when --out writes a table anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import triton
+
+from bench.ahead_of_time import compiled_for, registers_and_stack
+from bench.resource_cases import call_all
+from bench.resource_table import Row, changes, faults, noted, read, table, write
+from fastselfie.kernels.dispatch import interpreted
+
+ARCHITECTURES = (80, 90, 100, 120)
+
+
+def rows() -> list[Row]:
+    """What each kernel takes on each architecture; as many processes compile as there are cores for them."""
+    processes = min(len(ARCHITECTURES), len(os.sched_getaffinity(0)))
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        found = [row for rows in pool.map(rows_of, ARCHITECTURES) for row in rows]
+    return sorted(found, key=lambda row: row.key)
+
+
+def rows_of(architecture: int) -> list[Row]:
+    """What each kernel takes on one architecture."""
+    with compiled_for(architecture) as kernels:
+        call_all()
+    found = []
+    for kernel in kernels:
+        registers, stack_bytes = registers_and_stack(kernel.compiled) or (None, None)
+        shared_bytes = kernel.compiled.metadata.shared
+        found.append(Row(kernel.name, kernel.arguments, architecture, registers, stack_bytes, shared_bytes))
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="the JSON file to write")
+    parser.add_argument("--check", type=Path, help="a table that this Triton version made")
+    given = parser.parse_args(arguments)
+    if interpreted():
+        sys.exit("kernel_resources: TRITON_INTERPRET is set, and the interpreter compiles nothing")
+    before = given.check or given.out
+    try:
+        recorded = read(before, triton.__version__) if before and (given.check or before.exists()) else []
+    except (OSError, ValueError) as error:
+        sys.exit(f"kernel_resources: {error}")
+    found = noted(rows(), recorded)
+    print(table(found))
+    if given.out:
+        write(given.out, found, triton.__version__)
+    wrong = faults(found) + (changes(found, recorded) if given.check else [])
+    sys.exit("\n".join(wrong) if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

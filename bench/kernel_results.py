@@ -1,0 +1,79 @@
+"""What the timings of the kernels say: rows of a result, their table, and which shapes the kernels are slower in."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.kernel_cases import Case, Key
+
+Row = dict[str, Any]
+
+
+def row(case: Case, direction: str, moved_bytes: int, ms: Mapping[str, Sequence[float]], copy_gb_per_s: float) -> Row:
+    """One operation, shape and direction. ``ms``: a call's time, a value a round, of the sides that ran."""
+    sides = {name: _side(values, moved_bytes, copy_gb_per_s) for name, values in ms.items()}
+    made: Row = {
+        "operation": case.operation, "case": case.name, "dtype": str(case.dtype).removeprefix("torch."),
+        "direction": direction, "keys": [[name, list(shape)] for name, shape in case.keys], "bytes": moved_bytes,
+        "sides": sides,
+    }  # fmt: skip
+    for other in ("plain", "compiled"):
+        if "kernel" in sides and other in sides:
+            made[f"speedup_over_{other}"] = sides[other]["median_ms"] / sides["kernel"]["median_ms"]
+    return made
+
+
+def _side(ms: Sequence[float], moved_bytes: int, copy_gb_per_s: float) -> dict[str, Any]:
+    median_ms = statistics.median(ms)
+    gb_per_s = moved_bytes / median_ms / 1e6
+    return {
+        "median_ms": median_ms, "lowest_ms": min(ms), "highest_ms": max(ms), "n": len(ms), "all_ms": list(ms),
+        "gb_per_s": gb_per_s, "share_of_copy": gb_per_s / copy_gb_per_s,
+    }  # fmt: skip
+
+
+def slower_than_compiled(rows: Iterable[Row]) -> list[Key]:
+    """Operations and shapes of which some case takes the kernel longer than the compiled reference, by the medians of
+    forward and backward together."""
+    totals_ms: dict[tuple[str, str], dict[str, float]] = {}
+    keys: dict[tuple[str, str], list[Key]] = {}
+    for one in rows:
+        case, sides = (one["operation"], one["case"]), one["sides"]
+        if not {"kernel", "compiled"} <= sides.keys():
+            continue
+        total_ms = totals_ms.setdefault(case, {"kernel": 0.0, "compiled": 0.0})
+        for name in total_ms:
+            total_ms[name] += sides[name]["median_ms"]
+        keys[case] = [(name, tuple(shape)) for name, shape in one["keys"]]
+    lost = (case for case, total_ms in totals_ms.items() if total_ms["kernel"] > total_ms["compiled"])
+    return sorted({key for case in lost for key in keys[case]})
+
+
+def slower_in(folder: Path) -> frozenset[Key]:
+    """What `fastselfie.kernels.dispatch.SLOWER` has to hold: the losses of all results in a folder."""
+    results = (json.loads(path.read_text()) for path in sorted(folder.glob("kernels_*.json")))
+    return frozenset((name, tuple(shape)) for result in results for name, shape in result["slower_than_compiled"])
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """A table for a README."""
+    lines = [
+        "| operation | case | | kernel ms | plain ms | compiled ms | GB/s | of a copy | over plain | over compiled |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in rows:
+        sides = one["sides"]
+        first = sides.get("kernel", sides["plain"])
+        cells = [one["operation"], one["case"], one["direction"]]
+        cells += [
+            f"{sides[name]['median_ms']:.4f}" if name in sides else "" for name in ("kernel", "plain", "compiled")
+        ]
+        cells += [f"{first['gb_per_s']:.0f}", f"{first['share_of_copy']:.0%}"]
+        ratios = (one.get(f"speedup_over_{other}") for other in ("plain", "compiled"))
+        cells += [f"{ratio:.2f}" if ratio else "" for ratio in ratios]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
