@@ -35,7 +35,7 @@ class Case(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
     @property
-    def keys(self) -> tuple[Key, ...]: ...
+    def key(self) -> Key: ...
     @property
     def forward_bytes(self) -> int: ...
     @property
@@ -61,8 +61,8 @@ class PatchBatch:
         return f"{self.shape.recipe} B={self.shape.B}"
 
     @property
-    def keys(self) -> tuple[Key, ...]:
-        return (("patch_batch", (self.shape.H, self.shape.P)),)
+    def key(self) -> Key:
+        return "patch_batch", (self.shape.H, self.shape.P)
 
     @property
     def forward_bytes(self) -> int:
@@ -107,11 +107,9 @@ class PatchTokens:
         return f"{self.shape.recipe} B={self.shape.B} keep={self.shape.keep}"
 
     @property
-    def keys(self) -> tuple[Key, ...]:
-        """Both: the gradient through the statistics is right when both are kernels or neither."""
-        shape = self.shape
-        size = (shape.D, shape.h, shape.h)
-        return ("channel_sums", size), ("patch_tokens", (shape.N, *size))
+    def key(self) -> Key:
+        """Of both operations: `channel_sums` goes by the choice for `patch_tokens`."""
+        return "patch_tokens", (self.shape.D, self.shape.h, self.shape.h)
 
     @property
     def _map_bytes(self) -> int:
@@ -177,8 +175,8 @@ class LocationHead:
         return f"{self.label} B={self.B} m={self.m}"
 
     @property
-    def keys(self) -> tuple[Key, ...]:
-        return (("location_head", (self.m, self.D)),)
+    def key(self) -> Key:
+        return "location_head", (self.m, self.D)
 
     @property
     def _input_bytes(self) -> int:

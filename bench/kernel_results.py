@@ -18,7 +18,7 @@ def row(case: Case, direction: str, moved_bytes: int, ms: Mapping[str, Sequence[
     sides = {name: _side(values, moved_bytes, copy_gb_per_s) for name, values in ms.items()}
     made: Row = {
         "operation": case.operation, "case": case.name, "dtype": str(case.dtype).removeprefix("torch."),
-        "direction": direction, "keys": [[name, list(shape)] for name, shape in case.keys], "bytes": moved_bytes,
+        "direction": direction, "key": [case.key[0], list(case.key[1])], "bytes": moved_bytes,
         "sides": sides,
     }  # fmt: skip
     for other in ("plain", "compiled"):
@@ -40,7 +40,7 @@ def slower_than_compiled(rows: Iterable[Row]) -> list[Key]:
     """Operations and shapes of which some case takes the kernel longer than the compiled reference, by the medians of
     forward and backward together."""
     totals_ms: dict[tuple[str, str], dict[str, float]] = {}
-    keys: dict[tuple[str, str], list[Key]] = {}
+    keys: dict[tuple[str, str], Key] = {}
     for one in rows:
         case, sides = (one["operation"], one["case"]), one["sides"]
         if not {"kernel", "compiled"} <= sides.keys():
@@ -48,9 +48,9 @@ def slower_than_compiled(rows: Iterable[Row]) -> list[Key]:
         total_ms = totals_ms.setdefault(case, {"kernel": 0.0, "compiled": 0.0})
         for name in total_ms:
             total_ms[name] += sides[name]["median_ms"]
-        keys[case] = [(name, tuple(shape)) for name, shape in one["keys"]]
+        keys[case] = one["key"][0], tuple(one["key"][1])
     lost = (case for case, total_ms in totals_ms.items() if total_ms["kernel"] > total_ms["compiled"])
-    return sorted({key for case in lost for key in keys[case]})
+    return sorted({keys[case] for case in lost})
 
 
 def slower_in(folder: Path) -> frozenset[Key]:

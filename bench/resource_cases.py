@@ -76,8 +76,8 @@ def _cut(shape: Shape, dtype: torch.dtype, *, places: bool, random: bool) -> Non
 
 
 def _around_the_trunk(shape: Shape, dtype: torch.dtype, with_positions: bool) -> None:
-    """Tokens and the head's question, and where there are gradients the way back. u is of the tokens' dtype, as the
-    pooler leaves it."""
+    """Tokens and the head's question, and where there are gradients the way back. u is fp32: the pooler ends in a layer
+    norm, which autocast keeps wide."""
     B, N, D, h = shape.B, shape.N, shape.D, shape.h
     maps = _leaf(B * N, D, h, h, dtype=dtype, memory_format=torch.channels_last)
     weight_D, bias_D, u0_D = _leaf(D), _leaf(D), _leaf(D)
@@ -89,7 +89,7 @@ def _around_the_trunk(shape: Shape, dtype: torch.dtype, with_positions: bool) ->
         maps, torch.empty(2, D), weight_D, bias_D, u0_D, positions_ND if with_positions else None, places_BN, shape.n,
         eps=1e-5, count=B * N * h * h if training else 0,
     )  # fmt: skip
-    u_BD, h_BmD = _leaf(B, D, dtype=tokens.dtype), features_BmD.detach().requires_grad_()
+    u_BD, h_BmD = _leaf(B, D), features_BmD.detach().requires_grad_()
     loss, _ = location_head(u_BD, positions_ND, places_BN[:, shape.n :], h_BmD, D**-0.5)
     if training:
         gradients = [torch.empty_like(tokens), torch.empty_like(features_BmD)]

@@ -108,7 +108,7 @@ def channel_sums(maps: Tensor, *, group: str = "") -> Tensor:
     Raises:
         ValueError: ``maps`` is not as said.
     """
-    kernel = fused("channel_sums", maps.device, *maps.shape[1:])
+    kernel = fused("patch_tokens", maps.device, *maps.shape[1:])  # one choice for both: the gradient is shared
     expect("maps", maps, floats(kernel), ("M", "D", "h", "w"), maps.device)
     if kernel:
         from fastselfie.kernels.fused.channel_sums import channel_sums as run
@@ -155,7 +155,7 @@ def patch_tokens(
     Raises:
         ValueError: an argument is not as said; whether rows are permutations is looked at in the debug mode alone.
     """
-    device, kernel = maps.device, fused("patch_tokens", maps.device, *places_BN.shape[1:], *maps.shape[1:])
+    device, kernel = maps.device, fused("patch_tokens", maps.device, *maps.shape[1:])
     expect("maps", maps, floats(kernel), ("B * N", "D", "h", "w"), device)
     expect("places_BN", places_BN, (torch.int64,), ("B", "N"), device)
     (B, N), (M, D) = places_BN.shape, maps.shape[:2]

@@ -13,9 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from fastselfie.kernels.collective import added_up
-from fastselfie.kernels.fused.indexing import rows_of
+from fastselfie.kernels.fused.indexing import MOST_REGISTERS, rows_of
 
-_ROWS, _CHANNELS, _WARPS = 32, 64, 4
+_ROWS, _CHANNELS, _WARPS = 64, 64, 4
 _STRETCHES = 64  # programs along the rows at most, a partial sum each
 
 
@@ -30,13 +30,16 @@ def _kernel(
     CHANNELS: tl.constexpr,
 ):
     stretch = tl.program_id(0).to(tl.int64)
+    lane = tl.arange(0, ROWS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     valid = channel < D
     total = tl.zeros([ROWS, CHANNELS], tl.float32)
     squares = tl.zeros([ROWS, CHANNELS], tl.float32)
     for step in tl.range(steps):
-        row = (stretch * steps + step) * ROWS + tl.arange(0, ROWS)
-        x = tl.load(maps + row[:, None] * D + channel, mask=(row < rows)[:, None] & valid, other=0).to(tl.float32)
+        first = (stretch * steps + step) * ROWS
+        there = first + lane < rows
+        source = maps + first * D + lane[:, None] * D + channel[None, :]
+        x = tl.load(source, mask=there[:, None] & valid[None, :], other=0).to(tl.float32)
         total += x
         squares += x * x
     target = partial + stretch * (2 * D) + channel
@@ -55,7 +58,9 @@ def _channel_sums(maps: Tensor) -> Tensor:
     partial = x.new_empty((stretches, 2, D), dtype=torch.float32)
     if stretches:
         grid = (stretches, triton.cdiv(D, _CHANNELS))
-        _kernel[grid](x, partial, rows, steps, D=D, ROWS=_ROWS, CHANNELS=_CHANNELS, num_warps=_WARPS)
+        _kernel[grid](
+            x, partial, rows, steps, D=D, ROWS=_ROWS, CHANNELS=_CHANNELS, num_warps=_WARPS, maxnreg=MOST_REGISTERS
+        )
     return partial.sum(dim=0, dtype=torch.float64)
 
 

@@ -6,6 +6,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+MOST_REGISTERS = 128
+"""A limit for kernels of up to 16 warps that need fewer: without one ptxas takes too few on some devices and spills."""
+
 
 @triton.jit
 def divide(first, lane, size: tl.constexpr):

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastselfie.kernels.fused.products import arithmetic, dot, dot_rough, tile
+from fastselfie.kernels.fused.products import arithmetic, dot, dot_rough, tile, wide_products
 
 _STRETCHES = 32  # programs along the images at most, a partial sum each
 
@@ -115,7 +115,8 @@ def location_head_backward(
     partial = u_BD.new_empty((stretches, N, D), dtype=torch.float32)
     if B:
         u_BD, positions_ND, residual = u_BD.contiguous(), positions_ND.contiguous(), residual.contiguous()
-        features = 64 if h_BmD.dtype == torch.float32 else 128
+        # More do not fit into registers in fp32, nor where products read their operands from registers.
+        features = 128 if h_BmD.dtype != torch.float32 and (tile(m) == 16 or wide_products()) else 64
         grid = (stretches, triton.cdiv(D, features))
         shape = {"N": N, "M": m, "D": D, "PLACES": tile(N), "QUESTIONS": tile(m), **arithmetic(h_BmD.dtype)}
         over = scale / (B * m)

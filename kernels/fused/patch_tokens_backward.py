@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastselfie.kernels.fused.indexing import divide, rows_of
+from fastselfie.kernels.fused.indexing import MOST_REGISTERS, divide, rows_of
 
 _ELEMENTS = 4096  # places times channels of a program of the first pass
 _STRETCHES = 64  # programs along the images at most, a partial sum each
@@ -158,7 +158,8 @@ def patch_tokens_reduce(
             weight_D.contiguous(), bias_D.contiguous(), inverse_BN.contiguous(), sums,
             positions if with_positions else None, B, steps, eps,
             N=N, VISIBLE=dtokens.shape[1] - 1, HW=maps.shape[2] * maps.shape[3], D=D,
-            PLACES=places, CHANNELS=channels, num_warps=places * channels // 256,
+            PLACES=places, CHANNELS=channels, num_warps=max(1, places * channels // 256),
+            maxnreg=MOST_REGISTERS,
         )  # fmt: skip
     return sums.sum(dim=0, dtype=torch.float64).float(), positions.sum(dim=0)
 
@@ -191,7 +192,8 @@ def patch_tokens_input(
             dtokens.contiguous(), dfeatures.contiguous(), rows_of(maps), statistics_2D.contiguous(),
             weight_D.contiguous(), bias_D.contiguous(), sums_2D.contiguous(), dmaps,
             M, eps, 1 / count if count else 0.0,
-            N=visible + masked, VISIBLE=visible, HW=h * w, D=D, ROWS=_ROWS, CHANNELS=_CHANNELS, num_warps=_WARPS,
+            N=visible + masked, VISIBLE=visible, HW=h * w, D=D, ROWS=_ROWS, CHANNELS=_CHANNELS,
+            num_warps=_WARPS, maxnreg=MOST_REGISTERS,
         )  # fmt: skip
     return dmaps
 

@@ -74,6 +74,11 @@ def arithmetic(dtype: torch.dtype) -> dict[str, Any]:
     return {"DOT": tl.float32, "PARTS": 0}
 
 
+def wide_products() -> bool:
+    """Whether the device multiplies 64 rows at a time out of shared memory: Hopper and its successors, not sm_120."""
+    return not interpreted() and triton.runtime.driver.active.get_current_target().arch // 10 in (9, 10)
+
+
 def tile(size: int) -> int:
     """The side of a product's tile that ``size`` fits into."""
     return max(16, triton.next_power_of_2(size))
