@@ -25,7 +25,7 @@ def parts(out: Path) -> dict[str, list[str]]:
     step = ["-m", "bench.training_step", "--device", "cuda", "--rounds", "10", "--steps", "10", "--batch-size", "512"]
     return {
         "tests": ["-m", "pytest", "-m", "gpu", "tests"],
-        "kernel tests": ["-m", "pytest", *map(str, sorted(_ROOT.glob("tests/test_kernel_*.py"))),
+        "kernel tests": ["-m", "pytest", *map(str, sorted(_ROOT.glob("tests/test_kernel*.py"))),
                          f"--deselect={_COMPILES_ALL}"],
         "resources": _resources(out),
         "kernels": ["-m", "bench.kernels", "--out", str(out / "kernels.json")],

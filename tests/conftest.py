@@ -44,9 +44,6 @@ def _in_bounds(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
-        for item in items:
-            if item.path.name.startswith("test_kernel_"):
-                item.add_marker(pytest.mark.gpu)
         return
     for item in items:
         if item.get_closest_marker("gpu"):
