@@ -195,7 +195,7 @@ def location_head(
             itself the dispatch gives it nothing else.
 
     Returns:
-        The loss, fp32 scalar, and the number of right answers among B * m, int64 scalar.
+        The loss, scalar in fp32 or as wide as the inputs, and the number of right answers among B * m, int64 scalar.
 
     Raises:
         ValueError: an argument is not as said; whether places repeat is looked at in the debug mode alone.

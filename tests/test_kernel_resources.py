@@ -32,7 +32,14 @@ def test_kernels_take_what_is_recorded(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for architecture in (80, 90, 100, 120):
         assert done.stdout.count(f"sm_{architecture}") > 50
-    for operation in ("patch_batch.", "channel_sums.", "patch_tokens.", "location_head._backward", "_reduce_kernel"):
+    for operation in (
+        "patch_batch.",
+        "channel_sums.",
+        "patch_tokens.",
+        "location_head.",
+        "_queries_kernel",
+        "_reduce_kernel",
+    ):
         assert operation in done.stdout
 
 

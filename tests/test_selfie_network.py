@@ -15,7 +15,6 @@ from fastselfie.models.selfie import Selfie
 from tests.small_networks import SETTINGS, assert_near, pretrain_config, question, randomise
 
 FP64 = 1e-12  # fp64 all the way: rounding alone, 1.5e-14 when written
-FP32_HEAD = 1e-5  # `location_head` computes in fp32 whatever it is given: 3e-6 when written
 IMAGES = 3
 
 
@@ -65,13 +64,13 @@ def test_same_as_the_plain_network(settings: dict[str, Any], keep: float, traini
         assert_near(buffer, state[names[name]], FP64, name)
 
     (loss, right), (plain_loss, plain_right) = network(patches, places_BN), plain(patches, places_BN)
-    assert loss.dtype == torch.float32
+    assert loss.dtype == torch.float64, "fp32 at least, and wider where the inputs are"
     assert right.dtype == torch.int64
     assert right == plain_right
-    assert_near(loss, plain_loss, FP32_HEAD, "loss")
+    assert_near(loss, plain_loss, FP64, "loss")
     expected = gradients(plain, [plain_loss], [torch.ones_like(plain_loss)])
     for name, gradient in gradients(network, [loss], [torch.ones_like(loss)]).items():
-        assert_near(gradient, expected[names[name]], FP32_HEAD, name)
+        assert_near(gradient, expected[names[name]], FP64, name)
 
 
 def test_the_plain_network_takes_every_weight_once() -> None:
@@ -128,7 +127,7 @@ def test_images_are_apart_in_evaluation() -> None:
     patches, places_BN = question(config, IMAGES)
     together, right = network(patches, places_BN)
     alone = [network(*pair) for pair in zip(patches.split(config.patches), places_BN.split(1), strict=True)]
-    assert_near(together, torch.stack([loss for loss, _ in alone]).mean(), FP32_HEAD)
+    assert_near(together, torch.stack([loss for loss, _ in alone]).mean(), FP64)
     assert right == sum(count for _, count in alone)
 
 
@@ -168,7 +167,7 @@ def test_the_loss_word_by_word(settings: dict[str, Any], logit_scale: Any, facto
                 losses.append(scores.exp().sum().log() - scores[j])
                 right += int(scores.argmax()) == j
         loss, counted = network(patches, places_BN)
-    assert_near(loss, torch.stack(losses).mean(), FP32_HEAD)
+    assert_near(loss, torch.stack(losses).mean(), FP64)
     assert counted == right
     assert len(losses) == IMAGES * (config.patches - config.visible)
 
