@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+
+from fastselfie.kernels.dispatch import triton_version
 
 _ROOT = Path(__file__).parent.parent
 _LIMIT_S = 240  # a part; what hangs must not cost the parts after it
@@ -40,7 +40,7 @@ def parts(out: Path) -> dict[str, list[str]]:
 
 def _resources(out: Path) -> list[str]:
     """Against the table of this machine's Triton; where there is none, one is made."""
-    name = f"kernel_resources_triton-{version('triton') if find_spec('triton') else 'none'}.json"
+    name = f"kernel_resources_triton-{triton_version() or 'none'}.json"
     table = _ROOT / "bench" / "results" / name
     choice = ["--check", str(table)] if table.exists() else ["--out", str(out / name)]
     return ["-m", "bench.kernel_resources", *choice]

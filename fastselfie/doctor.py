@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fastselfie
+from fastselfie.kernels.dispatch import triton_version
 from fastselfie.pipelines.decoder import dali_version
 from fastselfie.training.hardware import choose_compile, choose_device, choose_kernels, choose_precision
 
@@ -64,7 +65,7 @@ def _optional() -> list[Row]:
             dali_version() or "missing",
             "JPEG and PNG files are decoded by it: pip install 'fastselfie\\[dali]'",
         ),
-        ("triton", _version("triton"), "--compile and --kernels need it on a CUDA device"),
+        ("triton", triton_version() or "missing", "--compile and --kernels need it on a CUDA device"),
         ("tensorboard", _version("tensorboard"), "shows a run's curves: tensorboard --logdir runs"),
     ]
 

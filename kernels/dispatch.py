@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 import torch
@@ -21,6 +22,14 @@ compiled reference: ``auto`` leaves those to plain PyTorch. A test holds this to
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _chosen: Kernels = "auto"
+
+
+def triton_version() -> str | None:
+    """The version of Triton that is installed, None without it."""
+    for name in ("triton", "pytorch-triton"):  # the second comes with torch's nightly builds
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return None
 
 
 def lacks(device_type: str) -> str | None:

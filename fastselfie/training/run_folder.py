@@ -21,6 +21,7 @@ import torch
 import fastselfie
 from fastselfie.config import RunConfig
 from fastselfie.errors import UserError
+from fastselfie.kernels.dispatch import triton_version
 from fastselfie.pipelines.decoder import dali_version
 from fastselfie.training.files import replace_bytes, replace_json
 from fastselfie.training.world import World
@@ -162,7 +163,7 @@ def versions() -> dict[str, str | None]:
     return {
         "fastselfie": fastselfie.__version__, "git_commit": _git_commit(), "python": platform.python_version(),
         "torch": torch.__version__, "numpy": numpy.__version__, "safetensors": safetensors.__version__,
-        "dali": dali_version(), "processor": platform.processor() or platform.machine(),
+        "dali": dali_version(), "triton": triton_version(), "processor": platform.processor() or platform.machine(),
         "cores": str(os.cpu_count()), "gpu": torch.cuda.get_device_name() if cuda else None, "cuda": torch.version.cuda,
         "cudnn": str(torch.backends.cudnn.version()) if cuda else None, "processes": os.environ.get("WORLD_SIZE", "1"),
     }  # fmt: skip
