@@ -58,9 +58,10 @@ def _channel_sums(maps: Tensor) -> Tensor:
     partial = x.new_empty((stretches, 2, D), dtype=torch.float32)
     if stretches:
         grid = (stretches, triton.cdiv(D, _CHANNELS))
-        _kernel[grid](
-            x, partial, rows, steps, D=D, ROWS=_ROWS, CHANNELS=_CHANNELS, num_warps=_WARPS, maxnreg=MOST_REGISTERS
-        )
+        with torch.cuda.device_of(x):  # a launch goes to the current device
+            _kernel[grid](
+                x, partial, rows, steps, D=D, ROWS=_ROWS, CHANNELS=_CHANNELS, num_warps=_WARPS, maxnreg=MOST_REGISTERS
+            )
     return partial.sum(dim=0, dtype=torch.float64)
 
 

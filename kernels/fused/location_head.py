@@ -103,13 +103,15 @@ def _location_head(
     losses, rights = u_BD.new_empty(B, dtype=torch.float32), u_BD.new_empty(B, dtype=torch.int32)
     h_BmD = h_BmD if h_BmD.stride(2) == 1 else h_BmD.contiguous()
     if B:
-        _forward_kernel[(B,)](
-            u_BD.contiguous(), positions_ND.contiguous(), places_Bm.contiguous(), h_BmD, losses, rights,
-            residual if keep else None, scale, h_BmD.stride(0), h_BmD.stride(1),
-            N=N, M=m, D=D, PLACES=tile(N), QUESTIONS=tile(m), **arithmetic(h_BmD.dtype),
-            FEATURES=64 if tile(m) == 16 or h_BmD.dtype != torch.float32 else 32, num_warps=tile(m) // 16,
-        )  # fmt: skip
-    _mean_kernel[(1,)](losses, rights, loss, right, B, M=m, BLOCK=1024, num_warps=4)
+        with torch.cuda.device_of(h_BmD):  # a launch goes to the current device
+            _forward_kernel[(B,)](
+                u_BD.contiguous(), positions_ND.contiguous(), places_Bm.contiguous(), h_BmD, losses, rights,
+                residual if keep else None, scale, h_BmD.stride(0), h_BmD.stride(1),
+                N=N, M=m, D=D, PLACES=tile(N), QUESTIONS=tile(m), **arithmetic(h_BmD.dtype),
+                FEATURES=64 if tile(m) == 16 or h_BmD.dtype != torch.float32 else 32, num_warps=tile(m) // 16,
+            )  # fmt: skip
+    with torch.cuda.device_of(h_BmD):
+        _mean_kernel[(1,)](losses, rights, loss, right, B, M=m, BLOCK=1024, num_warps=4)
     return loss, right, residual
 
 

@@ -115,18 +115,19 @@ def location_head_backward(
     partial = u_BD.new_empty((stretches, N, D), dtype=torch.float32)
     if B:
         u_BD, positions_ND, residual = u_BD.contiguous(), positions_ND.contiguous(), residual.contiguous()
-        # More do not fit into registers in fp32, nor where products read their operands from registers.
-        features = 128 if h_BmD.dtype != torch.float32 and (tile(m) == 16 or wide_products()) else 64
-        grid = (stretches, triton.cdiv(D, features))
         shape = {"N": N, "M": m, "D": D, "PLACES": tile(N), "QUESTIONS": tile(m), **arithmetic(h_BmD.dtype)}
         over = scale / (B * m)
-        _features_kernel[grid](
-            dloss, u_BD, positions_ND, residual, dh, B, steps, over, **shape, FEATURES=features, num_warps=4
-        )
-        _queries_kernel[grid](
-            dloss, h_BmD, residual, du, partial, B, steps, over, h_BmD.stride(0), h_BmD.stride(1),
-            **shape, FEATURES=features, num_warps=4,
-        )  # fmt: skip
+        with torch.cuda.device_of(h_BmD):  # a launch goes to the current device
+            # More features do not fit into registers in fp32, nor where products read their operands from registers.
+            features = 128 if h_BmD.dtype != torch.float32 and (tile(m) == 16 or wide_products()) else 64
+            grid = (stretches, triton.cdiv(D, features))
+            _features_kernel[grid](
+                dloss, u_BD, positions_ND, residual, dh, B, steps, over, **shape, FEATURES=features, num_warps=4
+            )
+            _queries_kernel[grid](
+                dloss, h_BmD, residual, du, partial, B, steps, over, h_BmD.stride(0), h_BmD.stride(1),
+                **shape, FEATURES=features, num_warps=4,
+            )  # fmt: skip
     return du, partial.sum(dim=0).to(positions_ND.dtype), dh
 
 

@@ -154,13 +154,14 @@ def _patch_batch(
     total = out.numel() // (3 * patch)
     row_blocks = triton.cdiv(total, rows)
     blocks = max(1, min(_BLOCKS, row_blocks // _PROGRAMS))
-    _kernel[(triton.cdiv(row_blocks, blocks),)](
-        pixels, _packed(rows_B), _packed(corner_B2) if pad else None, _packed(flip_B), _packed(places_BN),
-        mean.contiguous(), std.contiguous(), out, total, blocks,
-        stride_image, stride_cell_y, stride_y, stride_cell_x, stride_x, stride_c,
-        H=H, W=W, P=patch, CELL=pixels.shape[2] if cells else 0, PAD=pad, REFLECT=reflect and pad > 0,
-        PACKED=packed, ROWS=rows, COLUMNS=columns, num_warps=_WARPS,
-    )  # fmt: skip
+    with torch.cuda.device_of(pixels):  # a launch goes to the current device
+        _kernel[(triton.cdiv(row_blocks, blocks),)](
+            pixels, _packed(rows_B), _packed(corner_B2) if pad else None, _packed(flip_B), _packed(places_BN),
+            mean.contiguous(), std.contiguous(), out, total, blocks,
+            stride_image, stride_cell_y, stride_y, stride_cell_x, stride_x, stride_c,
+            H=H, W=W, P=patch, CELL=pixels.shape[2] if cells else 0, PAD=pad, REFLECT=reflect and pad > 0,
+            PACKED=packed, ROWS=rows, COLUMNS=columns, num_warps=_WARPS,
+        )  # fmt: skip
     return out
 
 

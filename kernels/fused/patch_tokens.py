@@ -103,13 +103,14 @@ def _patch_tokens(
     D, rows = maps.shape[1], B * (1 + N)
     if rows:
         grid = (triton.cdiv(rows, _ROWS), triton.cdiv(D, _CHANNELS))
-        _kernel[grid](
-            rows_of(maps), statistics_2D.contiguous(), weight_D.contiguous(), bias_D.contiguous(), u0_D.contiguous(),
-            None if positions_ND is None else positions_ND.contiguous(), places_BN.contiguous(),
-            tokens, features, inverse, rows, eps,
-            N=N, VISIBLE=visible, HW=maps.shape[2] * maps.shape[3], D=D,
-            ROWS=_ROWS, CHANNELS=_CHANNELS, num_warps=_WARPS,
-        )  # fmt: skip
+        with torch.cuda.device_of(maps):  # a launch goes to the current device
+            _kernel[grid](
+                rows_of(maps), statistics_2D.contiguous(), weight_D.contiguous(), bias_D.contiguous(),
+                u0_D.contiguous(), None if positions_ND is None else positions_ND.contiguous(), places_BN.contiguous(),
+                tokens, features, inverse, rows, eps,
+                N=N, VISIBLE=visible, HW=maps.shape[2] * maps.shape[3], D=D,
+                ROWS=_ROWS, CHANNELS=_CHANNELS, num_warps=_WARPS,
+            )  # fmt: skip
     return tokens, features, inverse
 
 

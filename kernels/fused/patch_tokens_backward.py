@@ -153,14 +153,15 @@ def patch_tokens_reduce(
     sums = maps.new_empty((stretches * place_blocks, 2, D), dtype=torch.float32)
     positions = maps.new_empty((stretches, N if with_positions else 0, D), dtype=torch.float32)
     if stretches:
-        _reduce_kernel[(stretches, place_blocks, triton.cdiv(D, channels))](
-            dtokens.contiguous(), dfeatures.contiguous(), rows_of(maps), statistics_2D.contiguous(),
-            weight_D.contiguous(), bias_D.contiguous(), inverse_BN.contiguous(), sums,
-            positions if with_positions else None, B, steps, eps,
-            N=N, VISIBLE=dtokens.shape[1] - 1, HW=maps.shape[2] * maps.shape[3], D=D,
-            PLACES=places, CHANNELS=channels, num_warps=max(1, places * channels // 256),
-            maxnreg=MOST_REGISTERS,
-        )  # fmt: skip
+        with torch.cuda.device_of(maps):  # a launch goes to the current device
+            _reduce_kernel[(stretches, place_blocks, triton.cdiv(D, channels))](
+                dtokens.contiguous(), dfeatures.contiguous(), rows_of(maps), statistics_2D.contiguous(),
+                weight_D.contiguous(), bias_D.contiguous(), inverse_BN.contiguous(), sums,
+                positions if with_positions else None, B, steps, eps,
+                N=N, VISIBLE=dtokens.shape[1] - 1, HW=maps.shape[2] * maps.shape[3], D=D,
+                PLACES=places, CHANNELS=channels, num_warps=max(1, places * channels // 256),
+                maxnreg=MOST_REGISTERS,
+            )  # fmt: skip
     return sums.sum(dim=0, dtype=torch.float64).float(), positions.sum(dim=0)
 
 
@@ -188,13 +189,14 @@ def patch_tokens_input(
     dmaps = torch.empty_like(maps, memory_format=torch.channels_last)
     visible, masked = dtokens.shape[1] - 1, dfeatures.shape[1]
     if M:
-        _input_kernel[(triton.cdiv(M, _ROWS), triton.cdiv(D, _CHANNELS))](
-            dtokens.contiguous(), dfeatures.contiguous(), rows_of(maps), statistics_2D.contiguous(),
-            weight_D.contiguous(), bias_D.contiguous(), sums_2D.contiguous(), dmaps,
-            M, eps, 1 / count if count else 0.0,
-            N=visible + masked, VISIBLE=visible, HW=h * w, D=D, ROWS=_ROWS, CHANNELS=_CHANNELS,
-            num_warps=_WARPS, maxnreg=MOST_REGISTERS,
-        )  # fmt: skip
+        with torch.cuda.device_of(maps):
+            _input_kernel[(triton.cdiv(M, _ROWS), triton.cdiv(D, _CHANNELS))](
+                dtokens.contiguous(), dfeatures.contiguous(), rows_of(maps), statistics_2D.contiguous(),
+                weight_D.contiguous(), bias_D.contiguous(), sums_2D.contiguous(), dmaps,
+                M, eps, 1 / count if count else 0.0,
+                N=visible + masked, VISIBLE=visible, HW=h * w, D=D, ROWS=_ROWS, CHANNELS=_CHANNELS,
+                num_warps=_WARPS, maxnreg=MOST_REGISTERS,
+            )  # fmt: skip
     return dmaps
 
 
