@@ -54,7 +54,7 @@ def _forward_kernel(
         query += summary[None, :]
         source = h + image * stride_image + index[:, None] * stride_patch + feature[None, :]
         patches = tl.load(source, mask=inside, other=0).to(DOT)
-        scores = dot(query, tl.trans(patches), scores, PARTS, "a")
+        scores = dot(query, tl.trans(patches), scores, PARTS)
 
     is_own = index[:, None] == index[None, :]
     scores = tl.where(valid[None, :], scores * scale, float("-inf"))

@@ -97,7 +97,7 @@ def _queries_kernel(
         patches = tl.load(source, mask=inside, other=0)
         dsummary = tl.sum(patches.to(tl.float32) * tl.sum(dscores, axis=0)[:, None], axis=0) * scale
         tl.store(du + image * D + feature, dsummary.to(du.dtype.element_ty), mask=(feature < D) & there)
-        dpositions = dot(dscores, patches.to(DOT), dpositions, PARTS, "a")
+        dpositions = dot(dscores, patches.to(DOT), dpositions, PARTS)
     target = partial + (stretch * N + here)[:, None] * D + feature[None, :]
     tl.store(target, dpositions * scale, mask=(here < N)[:, None] & (feature < D)[None, :])
 

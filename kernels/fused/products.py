@@ -24,22 +24,16 @@ def _halves(x):
 
 
 @triton.jit
-def dot(a, b, accumulator, PARTS: tl.constexpr, SPLIT: tl.constexpr):
-    """``accumulator`` + ``a`` @ ``b`` to fp32's accuracy.
+def dot(a, b, accumulator, PARTS: tl.constexpr):
+    """``accumulator`` + ``a`` @ ``b`` to fp32's accuracy; ``a`` is fp32.
 
-    With PARTS, the operand that SPLIT names is fp32 and taken as the sum of that many values of the other's 16-bit
-    dtype. Else both are fp32.
+    With PARTS, ``b`` is of a 16-bit dtype and ``a`` is taken as the sum of that many values of it. Else ``b`` is fp32.
     """
     if PARTS > 0:
-        rest = a if SPLIT == "a" else b
         for _ in tl.static_range(PARTS):
-            if SPLIT == "a":
-                part = rest.to(b.dtype)
-                accumulator = tl.dot(part, b, accumulator)
-            else:
-                part = rest.to(a.dtype)
-                accumulator = tl.dot(a, part, accumulator)
-            rest -= part.to(tl.float32)
+            part = a.to(b.dtype)
+            accumulator = tl.dot(part, b, accumulator)
+            a -= part.to(tl.float32)
     else:
         a_high, a_low = _halves(a)
         b_high, b_low = _halves(b)
@@ -58,7 +52,7 @@ def dot_rough(a, b, accumulator, DOT: tl.constexpr, PARTS: tl.constexpr):
         accumulator = tl.dot(a_high, (b - b_high.to(tl.float32)).to(DOT), accumulator)
         accumulator = tl.dot(a_high, b_high, accumulator)
     else:
-        accumulator = dot(a, b, accumulator, 0, "a")
+        accumulator = dot(a, b, accumulator, 0)
     return accumulator
 
 
