@@ -31,9 +31,12 @@ from fastselfie.kernels.dispatch import interpreted, lacks
 
 Run = Callable[[Inputs], tuple[Tensor, ...]]
 BATCHES, KEEPS = (("cifar10", 512), ("imagenet224", 256), ("imagenet224", 1024)), (0.75, 0.5)
+_RESULTS = 2  # of `patch_tokens`; its gradients follow them
 _ROTATED_BYTES = 256 * 2**20  # of inputs: several times a cache of 60 MB
 _LARGEST_ERROR = {torch.bfloat16: 4e-3, torch.float32: 1e-4, torch.int64: 1e-2}
 """Of a result by its dtype, relative, in the norm of all its values: what rounding explains, and nothing wrong."""
+_LARGEST_RELU_ERROR = 5e-3
+"""Of gradients through a ReLU: where rounding moves a value across 0, its whole gradient comes or goes."""
 
 
 def chosen(settings: argparse.Namespace) -> list[Case]:
@@ -52,7 +55,11 @@ def sides_of(case: Case, device: torch.device, backend: str) -> dict[str, Run]:
     if lacks(device.type):
         return {"plain": plain, "compiled": compiled}
     fused = _fused()
-    return {"kernel": lambda inputs: case.run(fused, inputs), "plain": plain, "compiled": compiled}
+    kernel: Run = lambda inputs: case.run(fused, inputs)  # noqa: E731
+    if case.operation == "patch_tokens" and not interpreted():
+        # As in training, where what makes statistics of sums is compiled around the kernels.
+        kernel = torch.compile(kernel, fullgraph=True, dynamic=False, backend=backend)
+    return {"kernel": kernel, "plain": plain, "compiled": compiled}
 
 
 def _fused() -> SimpleNamespace:
@@ -99,7 +106,8 @@ def errors(case: Case, sides: dict[str, Run], inputs: Inputs) -> dict[str, float
         pairs = list(zip(tensors, truth, strict=True))
         relative = [_relative(actual, expected) for actual, expected in pairs]
         for index, (error, (_, expected)) in enumerate(zip(relative, pairs, strict=True)):
-            if not error <= _LARGEST_ERROR[expected.dtype]:
+            through_relu = case.operation == "patch_tokens" and index >= _RESULTS
+            if not error <= (_LARGEST_RELU_ERROR if through_relu else _LARGEST_ERROR[expected.dtype]):
                 raise ValueError(f"{case.operation} {case.name}: {name}'s result {index} is off by {error:.1e}")
         largest[name] = max(relative)
     return largest
@@ -121,6 +129,9 @@ def measure(case: Case, device: torch.device, settings: argparse.Namespace, copy
     sets = [first, *(case.inputs(device, seed) for seed in range(1, count))]
 
     def timed(direction: str, moved_bytes: int, steps: dict[str, Callable[[], object]]) -> Row:
+        for step in steps.values():
+            for _ in sets:  # memory for each set's results is there before anything is timed
+                step()
         ms = interleaved_ms(steps, settings.rounds, 0 if settings.smoke else 10, device)
         return row(case, direction, moved_bytes, ms, copy_gb_per_s) | {"largest_errors": error}
 
@@ -183,13 +194,20 @@ def main(arguments: list[str] | None = None) -> None:
     copy_gb_per_s = copy_speed(device, settings)
     result: dict[str, Any] = {"interpreted": interpreted(), "backend": settings.backend, "copy_gb_per_s": copy_gb_per_s}
     rows: list[Row] = []
+    wrong: list[str] = []
     with functorch_config.patch(donated_buffer=False):  # a compiled backward may else not run twice on one graph
         for case in chosen(settings):
-            rows += measure(case, device, settings, copy_gb_per_s)
+            try:
+                rows += measure(case, device, settings, copy_gb_per_s)
+            except ValueError as error:
+                wrong.append(str(error))
+                print(f"kernels: {error}", file=sys.stderr)
             # After every case: a run that is cut short leaves what it has.
             slower = [] if interpreted() else slower_than_compiled(rows)
-            write(settings.out, result | {"slower_than_compiled": slower, "rows": rows}, device)
+            write(settings.out, result | {"slower_than_compiled": slower, "wrong": wrong, "rows": rows}, device)
     print(markdown(rows))
+    if wrong:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ SLOWER: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
 compiled reference: ``auto`` leaves those to plain PyTorch. A test holds this to the results; there are none yet."""
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
+_IS_NVIDIA = torch.version.hip is None
 _chosen: Kernels = "auto"
 
 
@@ -36,8 +37,11 @@ def lacks(device_type: str) -> str | None:
     """What the kernels would need on a device of that type and do not have; None if nothing."""
     if not _HAS_TRITON:
         return "triton (pip install triton)"
-    if device_type == "cuda" or interpreted():
+    if interpreted():
         return None
+    if device_type == "cuda":
+        capable = _IS_NVIDIA and torch.cuda.get_device_capability() >= (8, 0)
+        return None if capable else "an NVIDIA device of compute capability 8.0 or later"
     return "a CUDA device, or TRITON_INTERPRET=1 in the environment to interpret them slowly for a test"
 
 
@@ -71,4 +75,4 @@ def fused(operation: str, device: torch.device, *shape: int, fits: bool = True) 
     """
     if _chosen != "auto":
         return _chosen == "on"
-    return device.type == "cuda" and _HAS_TRITON and fits and (operation, shape) not in SLOWER
+    return device.type == "cuda" and _HAS_TRITON and _IS_NVIDIA and fits and (operation, shape) not in SLOWER

@@ -20,7 +20,8 @@ from fastselfie.kernels.checks import expect, expect_distinct, expect_within, fl
 from fastselfie.kernels.dispatch import fused
 from fastselfie.kernels.reference import PadMode, image_size
 
-LARGEST_QUESTION = 64
+LARGEST_QUESTION = LARGEST_GRID = 64
+"""Masked patches and places that the kernels of `location_head` hold on chip."""
 
 
 def patch_batch(
@@ -137,7 +138,7 @@ def patch_tokens(
 
     Args:
         maps: fp32, bf16 or fp16 (B * N, D, h, w), before the final batch norm, the n visible patches of each image
-            first. Read as they are when channels-last, else copied into that layout.
+            first. Read as they are when channels-last, else copied into that layout once a pass.
         statistics_2D: fp32 (2, D), mean and biased variance to normalise with.
         weight_D, bias_D: fp32 (D,), batch norm's; ``eps`` is too.
         u0_D: (D,), the token in front.
@@ -191,8 +192,8 @@ def location_head(
         u_BD: (B, D), the image's summary.
         positions_ND: (N, D), the vectors e.
         places_Bm: int64 (B, m), where the masked patches come from, m distinct places.
-        h_BmD: (B, m, D), the masked patches' features. The kernel takes m up to 64 and D a multiple of 16; left to
-            itself the dispatch gives it nothing else.
+        h_BmD: (B, m, D), the masked patches' features. The kernel takes m and N up to 64 and D a multiple of
+            16; left to itself the dispatch gives it nothing else.
 
     Returns:
         The loss, scalar in fp32 or as wide as the inputs, and the number of right answers among B * m, int64 scalar.
@@ -200,8 +201,9 @@ def location_head(
     Raises:
         ValueError: an argument is not as said; whether places repeat is looked at in the debug mode alone.
     """
-    device, (m, D) = h_BmD.device, h_BmD.shape[-2:]
-    kernel = fused("location_head", device, m, D, fits=m <= LARGEST_QUESTION and D % 16 == 0)
+    device, (m, D), N = h_BmD.device, h_BmD.shape[-2:], positions_ND.shape[0]
+    fits = m <= LARGEST_QUESTION and N <= LARGEST_GRID and D % 16 == 0
+    kernel = fused("location_head", device, m, D, fits=fits)
     expect("h_BmD", h_BmD, floats(kernel), ("B", "m", "D"), device)
     B = h_BmD.shape[0]
     expect("u_BD", u_BD, floats(kernel), (B, D), device)
@@ -210,8 +212,9 @@ def location_head(
     require(m >= 1, "h_BmD: expected at least 1 masked patch, got m = 0")
     if kernel:
         require(m <= LARGEST_QUESTION, f"h_BmD: the kernel takes up to {LARGEST_QUESTION} masked patches, got m = {m}")
+        require(N <= LARGEST_GRID, f"positions_ND: the kernel takes up to {LARGEST_GRID} places, got N = {N}")
         require(D % 16 == 0, f"h_BmD: the kernel takes a multiple of 16 features, got D = {D}")
-    expect_within("places_Bm", places_Bm, positions_ND.shape[0])
+    expect_within("places_Bm", places_Bm, N)
     expect_distinct("places_Bm", places_Bm)
     if kernel:
         from fastselfie.kernels.fused.location_head import location_head as run

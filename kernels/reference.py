@@ -96,7 +96,7 @@ def patch_tokens(
 ) -> tuple[Tensor, Tensor]:
     """See `fastselfie.kernels.operations.patch_tokens`. The gradient through the statistics goes by their own graph."""
     x = maps.to(torch.promote_types(maps.dtype, torch.float32))
-    mean_D, variance_D = statistics_2D.to(x.dtype)
+    mean_D, variance_D = (statistics_2D if count else statistics_2D.detach()).to(x.dtype)
     slope_D = weight_D / (variance_D + eps).sqrt()
     z = (x - mean_D[:, None, None]) * slope_D[:, None, None] + bias_D[:, None, None]
     pooled_BND = F.relu(z).mean(dim=(2, 3)).unflatten(0, places_BN.shape)

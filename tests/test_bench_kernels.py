@@ -44,6 +44,7 @@ def test_every_operation_and_direction_has_its_row(result: dict[str, Any]) -> No
     ran = {"plain", "compiled"} | (set() if lacks("cpu") else {"kernel"})
     assert all(row["sides"].keys() == ran for row in result["rows"])
     assert result["interpreted"] == ("kernel" in ran)
+    assert result["wrong"] == []
     assert result["slower_than_compiled"] == []  # an interpreted kernel's time says nothing
     assert {"command", "torch", "git_commit"} <= result["made_by"].keys()
 

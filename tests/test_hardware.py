@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from fastselfie.config import PretrainConfig
 from fastselfie.errors import UserError
@@ -16,7 +17,14 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
-@pytest.mark.usefixtures("compiled")
+@pytest.fixture
+def nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device to ask."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(dispatch, "_IS_NVIDIA", True)
+
+
+@pytest.mark.usefixtures("compiled", "nvidia")
 def test_kernels() -> None:
     assert choose_kernels("auto", "cuda").value == "on"
     assert choose_kernels("auto", "cpu").value == "off"
@@ -42,12 +50,22 @@ def test_kernels_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_kernels("on", "cuda")
 
 
-@pytest.mark.usefixtures("compiled")
-def test_a_question_too_large_for_its_kernel() -> None:
-    """14 x 14 patches of which half are masked: 98."""
-    config = PretrainConfig(recipe="test", image_size=224, patch=16, keep=0.5)
+@pytest.mark.usefixtures("compiled", "nvidia")
+def test_a_grid_too_large_for_its_kernel() -> None:
+    """14 x 14 patches: 196."""
+    config = PretrainConfig(recipe="test", image_size=224, patch=16)
     why = resolve(config, "cuda")["kernels"].why
-    assert "64 masked patches, not 98" in why
-    with pytest.raises(UserError, match="64 masked patches, not 98"):
-        choose_kernels("on", "cuda", masked=98)
-    assert "masked" not in choose_kernels("auto", "cuda", masked=64).why
+    assert "64 patches, not 196" in why
+    with pytest.raises(UserError, match="64 patches, not 196"):
+        choose_kernels("on", "cuda", places=196)
+    assert "patches" not in choose_kernels("auto", "cuda", places=64).why
+
+
+@pytest.mark.usefixtures("compiled")
+def test_devices_that_the_kernels_were_not_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    choice = choose_kernels("auto", "cuda")
+    assert (choice.value, "compute capability 8.0" in choice.why) == ("off", True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(dispatch, "_IS_NVIDIA", False)
+    assert choose_kernels("auto", "cuda").value == "off"

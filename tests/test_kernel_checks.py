@@ -172,6 +172,7 @@ WIDE: list[tuple[str, Arguments, str]] = [
     ("patch_tokens", {"u0_D": ones(D).double()}, "u0_D: expected float32 or bfloat16 or float16 (16)"),
     ("location_head", {"h_BmD": ones(B, m, D).double()}, "h_BmD: expected float32 or bfloat16 or float16 (B, m, D)"),
     ("location_head", questions(65, 16), "h_BmD: the kernel takes up to 64 masked patches, got m = 65"),
+    ("location_head", {"positions_ND": ones(65, D)}, "positions_ND: the kernel takes up to 64 places, got N = 65"),
     ("location_head", questions(2, 24), "h_BmD: the kernel takes a multiple of 16 features, got D = 24"),
 ]
 

@@ -107,6 +107,7 @@ def test_using_refuses_other_words() -> None:
 
 def test_what_a_device_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     assert dispatch.lacks("cuda") is None
     assert "a CUDA device" in str(dispatch.lacks("cpu"))
     monkeypatch.setenv("TRITON_INTERPRET", "1")

@@ -78,8 +78,8 @@ SIZES = [  # B, N, m, D
     (3, 16, 12, 16),
     (1, 49, 12, 64),
     (2, 49, 25, 96),
-    (2, 81, 25, 64),  # more places than a tile of the backward has
-    (2, 81, 64, 64),
+    (2, 64, 25, 64),  # the largest grid
+    (2, 64, 64, 64),  # and the largest question
     (34, 16, 4, 16),  # more images than the backward has stretches
     (70, 16, 2, 16),
     (1, 16, 12, 1024),

@@ -194,7 +194,8 @@ def test_patch_tokens_input() -> None:
     assert (found["dtokens"].loaded, found["dfeatures"].loaded) == gradient_offsets(patches)
 
 
-STRIDES = {"stride_image": 2 * m * D, "stride_patch": D}
+FAR = 2**30 + 7  # fits into 32 bits, three times as much does not
+STRIDES = {"stride_image": 2 * D, "stride_patch": FAR}
 HEAD: dict[str, Any] = {
     "residual": FLOATS, "scale": 0.1, "N": N, "M": m, "D": D, "PLACES": 16, "QUESTIONS": 16, "FEATURES": 64,
     "DOT": tl.float32, "PARTS": 0,
@@ -208,7 +209,7 @@ def assert_summaries(found: dict[str, Any], images: range) -> None:
 
 
 def assert_features(found: dict[str, Any], images: range) -> None:
-    assert found["h"].loaded == {image * 2 * m * D + k * D + d for image in images for k in range(m) for d in CHANNELS}
+    assert found["h"].loaded == {image * 2 * D + k * FAR + d for image in images for k in range(m) for d in CHANNELS}
     assert min(found["h"].loaded) > BEYOND
 
 
@@ -216,10 +217,10 @@ def test_location_head() -> None:
     image = 2**30
     given = HEAD | STRIDES | {
         "u": FLOATS, "positions": FLOATS, "places": (torch.int64, 3), "h": HALVES, "losses": FLOATS,
-        "rights": (torch.int32, 0),
+        "rights": (torch.int32, 0), "stride_places": N,
     }  # fmt: skip
     found = touched(location_head._forward_kernel, (image, 0, 0), given, programs=(2**30 + 1, 1, 1))
-    assert found["places"].loaded == {image * m + j for j in range(m)}
+    assert found["places"].loaded == {image * N + j for j in range(m)}
     assert found["positions"].loaded == {3 * D + d for d in CHANNELS}
     assert_summaries(found, range(image, image + 1))
     assert_features(found, range(image, image + 1))

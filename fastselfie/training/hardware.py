@@ -16,7 +16,7 @@ import torch
 from fastselfie.config import PretrainConfig, RunConfig
 from fastselfie.errors import UserError
 from fastselfie.kernels import dispatch
-from fastselfie.kernels.operations import LARGEST_QUESTION
+from fastselfie.kernels.operations import LARGEST_GRID
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -95,35 +95,35 @@ def _compiling_lacks(device: str) -> str | None:
     return None if any(map(shutil.which, compilers)) else f"a compiler ({' or '.join(compilers[:2])})"
 
 
-def choose_kernels(asked: str, device: str, masked: int = 0) -> Choice:
-    """``on`` or ``off``; ``masked`` patches an image are asked about.
+def choose_kernels(asked: str, device: str, places: int = 0) -> Choice:
+    """``on`` or ``off``; masked patches are asked about in a grid of so many ``places``.
 
     Raises:
         UserError: kernels were asked for and something that they need is missing, or one does not fit.
     """
-    lacks, most = dispatch.lacks(device), LARGEST_QUESTION
+    lacks, most = dispatch.lacks(device), LARGEST_GRID
     if asked == "on" and lacks:
         raise UserError(f"--kernels on: needs {lacks}; or use --kernels off")
-    if asked == "on" and masked > most:
-        raise UserError(f"--kernels on: location_head's takes {most} masked patches, not {masked}; use --kernels auto")
+    if asked == "on" and places > most:
+        raise UserError(f"--kernels on: location_head's takes {most} patches, not {places}; use --kernels auto")
     if asked != "auto":
         return Choice(value=asked, why="asked for, interpreted" if asked == "on" and device == "cpu" else "asked for")
     if device == "cpu":
         return Choice(value="off", why="plain PyTorch serves the CPU")
     if lacks:
         return Choice(value="off", why=f"kernels need {lacks}")
-    but = f"; location_head's takes {most} masked patches, not {masked}: that is plain PyTorch" if masked > most else ""
+    but = f"; location_head's takes {most} patches, not {places}: that is plain PyTorch" if places > most else ""
     return Choice(value="on", why="expected to win on CUDA; not measured yet" + but)
 
 
 def resolve(config: RunConfig, device: str) -> dict[str, Choice]:
     """Device, precision, compile and kernels as they will be, each with its reason."""
-    masked = config.patches - config.visible if isinstance(config, PretrainConfig) else 0
+    places = config.patches if isinstance(config, PretrainConfig) else 0
     return {
         "device": choose_device(config.device),
         "precision": choose_precision(config.precision, device),
         "compile": choose_compile(config.compile, device),
-        "kernels": choose_kernels(config.kernels, device, masked),
+        "kernels": choose_kernels(config.kernels, device, places),
     }
 
 

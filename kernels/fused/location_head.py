@@ -1,9 +1,11 @@
 """`location_head` in Triton: queries, scores, cross entropy and right answers, without a score or query in memory.
 
-One program an image: scores add up on chip over blocks of D, and never leave it. For the backward it keeps
-softmax(s) - 1 of each masked place: computing that again would read the features, D / m times as large, once more.
+One program an image: scores add up on chip over blocks of D, and never leave it. For the backward it writes
+softmax(s) - 1, fp32, a row for each of the N places with m padded to a tile: in the recipes' shapes about an eighth of
+the bytes of bf16 features, which computing the scores again would read once more.
 
-Bytes: u, places and h are read once, the rows of e come from cache. Backward: see `location_head_backward`.
+Bytes: u, places and h are read once, the rows of e come from cache, what is kept is written once. Backward: see
+`location_head_backward`.
 Shapes: B images, N places, m masked patches, D features.
 """
 
@@ -24,12 +26,13 @@ from fastselfie.kernels.fused.products import arithmetic, dot, tile
 def _forward_kernel(
     u,  # (B, D)
     positions,  # (N, D)
-    places,  # int64 (B, m)
+    places,  # int64 (B, m), rows stride_places apart
     h,  # (B, m, D), strides below
     losses,  # fp32 (B,): sums over an image's questions
     rights,  # int32 (B,)
     residual,  # fp32 (B, N, QUESTIONS) or None: softmax(s) - 1, the row of each masked place, else 0
     scale,
+    stride_places,
     stride_image,
     stride_patch,
     N: tl.constexpr,
@@ -44,7 +47,7 @@ def _forward_kernel(
     image = tl.program_id(0).to(tl.int64)
     index = tl.arange(0, QUESTIONS)
     valid = index < M
-    place = tl.load(places + image * M + index, mask=valid, other=0)
+    place = tl.load(places + image * stride_places + index, mask=valid, other=0)
     scores = tl.zeros([QUESTIONS, QUESTIONS], tl.float32)
     for start in tl.range(0, D, FEATURES):
         feature = start + tl.arange(0, FEATURES)
@@ -52,7 +55,7 @@ def _forward_kernel(
         summary = tl.load(u + image * D + feature, mask=feature < D, other=0).to(tl.float32)
         query = tl.load(positions + place[:, None] * D + feature[None, :], mask=inside, other=0).to(tl.float32)
         query += summary[None, :]
-        source = h + image * stride_image + index[:, None] * stride_patch + feature[None, :]
+        source = h + image * stride_image + index.to(tl.int64)[:, None] * stride_patch + feature[None, :]
         patches = tl.load(source, mask=inside, other=0).to(DOT)
         scores = dot(query, tl.trans(patches), scores, PARTS)
 
@@ -102,13 +105,14 @@ def _location_head(
     loss, right, residual = _empty(u_BD, positions_ND, places_Bm, h_BmD, scale, keep)
     losses, rights = u_BD.new_empty(B, dtype=torch.float32), u_BD.new_empty(B, dtype=torch.int32)
     h_BmD = h_BmD if h_BmD.stride(2) == 1 else h_BmD.contiguous()
+    places_Bm = places_Bm if places_Bm.stride(1) == 1 else places_Bm.contiguous()
     if B:
         with torch.cuda.device_of(h_BmD):  # a launch goes to the current device
             _forward_kernel[(B,)](
-                u_BD.contiguous(), positions_ND.contiguous(), places_Bm.contiguous(), h_BmD, losses, rights,
-                residual if keep else None, scale, h_BmD.stride(0), h_BmD.stride(1),
+                u_BD.contiguous(), positions_ND.contiguous(), places_Bm, h_BmD, losses, rights,
+                residual if keep else None, scale, places_Bm.stride(0), h_BmD.stride(0), h_BmD.stride(1),
                 N=N, M=m, D=D, PLACES=tile(N), QUESTIONS=tile(m), **arithmetic(h_BmD.dtype),
-                FEATURES=64 if tile(m) == 16 or h_BmD.dtype != torch.float32 else 32, num_warps=tile(m) // 16,
+                FEATURES=64 if tile(m) == 16 or h_BmD.dtype == torch.bfloat16 else 32, num_warps=tile(m) // 16,
             )  # fmt: skip
     with torch.cuda.device_of(h_BmD):
         _mean_kernel[(1,)](losses, rights, loss, right, B, M=m, BLOCK=1024, num_warps=4)
@@ -127,9 +131,12 @@ def _empty(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     u_BD, positions_ND, _, h_BmD, ctx.scale, _ = inputs
     ctx.save_for_backward(u_BD, positions_ND, h_BmD, output[2])
+    ctx.set_materialize_grads(False)  # else one of zeros is made for what was kept
 
 
-def _backward(ctx: Any, dloss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, dloss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if dloss is None:
+        return None, None, None, None, None, None
     u_BD, positions_ND, h_BmD, residual = ctx.saved_tensors
     du, dpositions, dh = location_head_backward(dloss, u_BD, positions_ND, h_BmD, residual, ctx.scale)
     return du, dpositions, None, dh, None, None

@@ -3,7 +3,8 @@
 One writes the features' gradient, the other reads the features. The position vectors' gradient adds up in registers
 over a program's images; the stretches' partial sums are added in a fixed order, no atomics.
 
-Bytes: h is read once, dh written once; what the forward kept, N / D of them at most, is read once a block of D (cache).
+Bytes: h is read once, dh written once; what the forward kept is read by both kernels, from cache but for the first
+block of D.
 Shapes: B images, N places, m masked patches, D features.
 """
 
@@ -93,7 +94,7 @@ def _queries_kernel(
         at = residual + image * (N * QUESTIONS) + here[:, None] * QUESTIONS + index[None, :]
         dscores = tl.load(at, mask=(here < N)[:, None] & there, other=0)
         inside = ((index < M) & there)[:, None] & (feature < D)[None, :]
-        source = h + image * stride_image + index[:, None] * stride_patch + feature[None, :]
+        source = h + image * stride_image + index.to(tl.int64)[:, None] * stride_patch + feature[None, :]
         patches = tl.load(source, mask=inside, other=0)
         dsummary = tl.sum(patches.to(tl.float32) * tl.sum(dscores, axis=0)[:, None], axis=0) * scale
         tl.store(du + image * D + feature, dsummary.to(du.dtype.element_ty), mask=(feature < D) & there)
@@ -118,8 +119,8 @@ def location_head_backward(
         shape = {"N": N, "M": m, "D": D, "PLACES": tile(N), "QUESTIONS": tile(m), **arithmetic(h_BmD.dtype)}
         over = scale / (B * m)
         with torch.cuda.device_of(h_BmD):  # a launch goes to the current device
-            # More features do not fit into registers in fp32, nor where products read their operands from registers.
-            features = 128 if h_BmD.dtype != torch.float32 and (tile(m) == 16 or wide_products()) else 64
+            # More features do not fit into registers in tf32, nor where products read their operands from registers.
+            features = 128 if h_BmD.dtype == torch.bfloat16 and (tile(m) == 16 or wide_products()) else 64
             grid = (stretches, triton.cdiv(D, features))
             _features_kernel[grid](
                 dloss, u_BD, positions_ND, residual, dh, B, steps, over, **shape, FEATURES=features, num_warps=4

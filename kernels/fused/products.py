@@ -1,8 +1,8 @@
 """Products on tensor cores that are as exact as in fp32.
 
 A tensor core's operands are narrow. One that does not fit is split into parts that do, each part its own product:
-against a 16-bit operand, which fits as it is, three parts of bf16 or two of fp16; of two fp32 operands, two tf32 parts
-each (11 bits a part; the product of both rests is below fp32's rounding and left out).
+against a bf16 operand, which fits as it is, three parts of bf16; of two fp32 operands, two tf32 parts each (11 bits a
+part; the product of both rests is below fp32's rounding and left out).
 """
 
 from __future__ import annotations
@@ -57,12 +57,11 @@ def dot_rough(a, b, accumulator, DOT: tl.constexpr, PARTS: tl.constexpr):
 
 
 def arithmetic(dtype: torch.dtype) -> dict[str, Any]:
-    """In what products are computed: 16-bit features as they are, against three parts of bf16 or two of fp16.
+    """In what products are computed: bf16 features as they are, against three parts; others in tf32.
 
-    The interpreter has no bf16 arithmetic (its products would be wrong): there bf16 goes the way of fp32.
+    Parts of fp16 would end where its small numbers do. The interpreter has no bf16 arithmetic (its products would be
+    wrong): there bf16 goes the way of the others.
     """
-    if dtype == torch.float16:
-        return {"DOT": tl.float16, "PARTS": 2}
     if dtype == torch.bfloat16 and not interpreted():
         return {"DOT": tl.bfloat16, "PARTS": 3}
     return {"DOT": tl.float32, "PARTS": 0}
