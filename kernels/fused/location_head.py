@@ -106,13 +106,14 @@ def _location_head(
     losses, rights = u_BD.new_empty(B, dtype=torch.float32), u_BD.new_empty(B, dtype=torch.int32)
     h_BmD = h_BmD if h_BmD.stride(2) == 1 else h_BmD.contiguous()
     places_Bm = places_Bm if places_Bm.stride(1) == 1 else places_Bm.contiguous()
+    features = 64 if tile(m) == 16 or (tile(m) == 32 and h_BmD.dtype == torch.bfloat16) else 32  # no spill with these
     if B:
         with torch.cuda.device_of(h_BmD):  # a launch goes to the current device
             _forward_kernel[(B,)](
                 u_BD.contiguous(), positions_ND.contiguous(), places_Bm, h_BmD, losses, rights,
                 residual if keep else None, scale, places_Bm.stride(0), h_BmD.stride(0), h_BmD.stride(1),
                 N=N, M=m, D=D, PLACES=tile(N), QUESTIONS=tile(m), **arithmetic(h_BmD.dtype),
-                FEATURES=64 if tile(m) == 16 or h_BmD.dtype == torch.bfloat16 else 32, num_warps=tile(m) // 16,
+                FEATURES=features, num_warps=min(tile(m) // 16, 2),  # with 4, Triton 3.7 fails at tiles of 64 on sm_100
             )  # fmt: skip
     with torch.cuda.device_of(h_BmD):
         _mean_kernel[(1,)](losses, rights, loss, right, B, M=m, BLOCK=1024, num_warps=4)
