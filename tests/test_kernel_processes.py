@@ -97,7 +97,7 @@ def test_two_processes_are_one(kernels: str, tmp_path: Path) -> None:
         env=environment() | {"PYTHONPATH": paths, "TRITON_INTERPRET": "1"}, timeout=TIMEOUT_S,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     names = ["tokens", "features", "maps", "weight", "bias", "u0", "positions", "running mean", "running variance"]
     for what, one, other, expected in zip(names, first, second, one_process(), strict=True):
         # Of outputs and maps each process has half; the parameters' gradients are for DDP to add up.
