@@ -133,6 +133,9 @@ class RunConfig(ModelConfig):
     kernels: Literal["auto", "on", "off"] = "auto"
     """Triton kernels around the trunk, or plain PyTorch. `auto`: on for CUDA. `on` without CUDA needs
     TRITON_INTERPRET=1 in the environment and is for tests."""
+    trunk: Literal["auto", "fused", "plain"] = "auto"
+    """The trunk's stages as Triton kernels, or as plain PyTorch. `auto`: fused where a committed measurement shows it
+    winning, on no device yet. `fused` takes widths in multiples of 0.25."""
     checkpoint_every: int = 1_000
     """Steps between checkpoints."""
     keep_checkpoints: int = 2

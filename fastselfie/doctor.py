@@ -14,7 +14,7 @@ from rich.table import Table
 import fastselfie
 from fastselfie.kernels.dispatch import triton_version
 from fastselfie.pipelines.decoder import dali_version
-from fastselfie.training.hardware import choose_compile, choose_device, choose_kernels, choose_precision
+from fastselfie.training.hardware import choose_compile, choose_device, choose_kernels, choose_precision, choose_trunk
 
 Row = tuple[str, str, str]
 
@@ -47,11 +47,13 @@ def _machine() -> list[Row]:
 
 def _used() -> list[Row]:
     device = choose_device("auto")
+    precision = choose_precision("auto", device.value)
     choices = {
         "device": device,
-        "precision": choose_precision("auto", device.value),
+        "precision": precision,
         "compile": choose_compile("auto", device.value),
         "kernels": choose_kernels("auto", device.value),
+        "trunk": choose_trunk("auto", device.value, precision.value, width=1.0),
     }
     return [(f"--{name} auto", choice.value, choice.why) for name, choice in choices.items()]
 
@@ -65,7 +67,7 @@ def _optional() -> list[Row]:
             dali_version() or "missing",
             "JPEG and PNG files are decoded by it: pip install 'fastselfie\\[dali]'",
         ),
-        ("triton", triton_version() or "missing", "--compile and --kernels need it on a CUDA device"),
+        ("triton", triton_version() or "missing", "--compile, --kernels and --trunk need it on a CUDA device"),
         ("tensorboard", _version("tensorboard"), "shows a run's curves: tensorboard --logdir runs"),
     ]
 

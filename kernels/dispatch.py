@@ -15,14 +15,20 @@ from typing import Literal
 import torch
 
 Kernels = Literal["auto", "on", "off"]
+Trunk = Literal["auto", "fused", "plain"]
 
 SLOWER: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
 """Operations and shapes whose kernel a committed result (``bench/results/kernels_*.json``) shows to be slower than the
 compiled reference: ``auto`` leaves those to plain PyTorch. A test holds this to the results; there are none yet."""
 
+FASTER_TRUNK: frozenset[str] = frozenset()
+"""Names of devices on which a committed result (``bench/results/``) shows the fused trunk to beat the compiled one:
+``auto`` runs it there alone. A test holds this to the results; there are none yet."""
+
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _IS_NVIDIA = torch.version.hip is None
 _chosen: Kernels = "auto"
+_chosen_trunk: Trunk = "auto"
 
 
 def triton_version() -> str | None:
@@ -51,20 +57,27 @@ def interpreted() -> bool:
 
 
 @contextmanager
-def using(kernels: Kernels) -> Iterator[None]:
+def using(kernels: Kernels, trunk: Trunk = "auto") -> Iterator[None]:
     """Run the kernels (``on``), plain PyTorch (``off``), or whichever the tensors' device calls for (``auto``).
 
+    Args:
+        trunk: the trunk's stages as kernels (``fused``), as plain PyTorch modules (``plain``), or fused on the devices
+            where a committed result shows that to be faster (``auto``).
+
     Raises:
-        ValueError: ``kernels`` is none of these.
+        ValueError: an argument is none of these.
     """
-    global _chosen
+    global _chosen, _chosen_trunk
     if kernels not in ("auto", "on", "off"):
         raise ValueError(f"kernels: expected auto, on or off, got {kernels!r}")
-    before, _chosen = _chosen, kernels
+    if trunk not in ("auto", "fused", "plain"):
+        raise ValueError(f"trunk: expected auto, fused or plain, got {trunk!r}")
+    before = _chosen, _chosen_trunk
+    _chosen, _chosen_trunk = kernels, trunk
     try:
         yield
     finally:
-        _chosen = before
+        _chosen, _chosen_trunk = before
 
 
 def fused(operation: str, device: torch.device, *shape: int, fits: bool = True) -> bool:
@@ -76,3 +89,23 @@ def fused(operation: str, device: torch.device, *shape: int, fits: bool = True) 
     if _chosen != "auto":
         return _chosen == "on"
     return device.type == "cuda" and _HAS_TRITON and _IS_NVIDIA and fits and (operation, shape) not in SLOWER
+
+
+def fused_trunk(device: torch.device, dtype: torch.dtype, fits: bool) -> bool:
+    """Whether the trunk's stages run as kernels on maps of that device and dtype.
+
+    Raises:
+        ValueError: they were asked for and do not take such channels.
+    """
+    if _chosen_trunk == "fused" and not fits:
+        raise ValueError("trunk: the kernels take channels in multiples of 16, so widths in multiples of 0.25")
+    if _chosen_trunk != "auto":
+        return _chosen_trunk == "fused"
+    there = device.type == "cuda" and _HAS_TRITON and _IS_NVIDIA and fits and dtype != torch.float32
+    return there and bool(FASTER_TRUNK) and device_name(device.index) in FASTER_TRUNK
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def device_name(index: int | None = None) -> str:
+    """The name of a CUDA device, of the current one by default."""
+    return torch.cuda.get_device_name(index)

@@ -6,13 +6,14 @@ Shapes: B images or patches, P pixels a side, D = 1024 * width features, h x w p
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastselfie.config import EXPANSION, ModelConfig
+from fastselfie.models import fused
 from fastselfie.models.convolution import Conv1x1, Conv3x3
 
 N = TypeVar("N", bound=nn.Module)
@@ -45,6 +46,10 @@ class Bottleneck(nn.Module):
         y = self.conv2(F.relu(self.norm2(y)))
         y = self.conv3(F.relu(self.norm3(y)))
         return residual + y
+
+    def products(self) -> list[nn.Conv2d]:
+        """Its convolutions."""
+        return [conv for conv in (self.conv1, self.conv2, self.conv3, self.shortcut) if conv is not None]
 
 
 class Stem(nn.Module):
@@ -86,16 +91,20 @@ class ResNetV2(nn.Module):
         self.features = channels
         self.apply(_initialise)
 
-    def forward_stages(self, x: Tensor) -> Tensor:
-        """(B, 3, P, P) to the last map before the final batch norm, (B, features, h, w)."""
+    def forward_stages(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, 3, P, P) to the last map before the final batch norm, (B, features, h, w), and its `channel_sums` where
+        the kernel that wrote it gave them too; no gradient goes through those."""
         x = self.stem(x)
+        blocks = cast(list[Bottleneck], [block for stage in self.stages for block in cast(nn.Sequential, stage)])
+        if fused.runs_fused(x, blocks):
+            return fused.forward(blocks, x)
         for stage in self.stages:
             x = stage(x)
-        return x
+        return x, None
 
     def forward_map(self, x: Tensor) -> Tensor:
         """(B, 3, P, P) to the last map after batch norm and ReLU, (B, features, h, w)."""
-        return F.relu(self.norm(self.forward_stages(x)))
+        return F.relu(self.norm(self.forward_stages(x)[0]))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, P, P) to (B, features): the map averaged over its positions."""

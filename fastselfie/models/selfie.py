@@ -50,9 +50,9 @@ class Selfie(nn.Module):
         if self.pooler is None:
             h_BmD = self.trunk(patches).unflatten(0, (B, -1))[:, n:]
             return h_BmD.new_zeros(B, h_BmD.shape[2]), h_BmD
-        maps = self.trunk.forward_stages(patches)
+        maps, sums_2D = self.trunk.forward_stages(patches)
         norm, positions_ND = self.trunk.norm, self.positions() if self.positions_in_encoder else None
-        its = statistics(norm, maps)
+        its = statistics(norm, maps, sums_2D)
         tokens_BTD, h_BmD = patch_tokens(
             maps, its.values_2D, norm.weight, norm.bias, self.pooler.u0, positions_ND, places_BN, n,
             eps=norm.eps, count=its.count, group=its.group,

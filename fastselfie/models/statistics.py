@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastselfie.kernels import channel_sums
+from fastselfie.kernels.collective import added_up
+from fastselfie.kernels.moments import moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,32 +31,45 @@ class Statistics:
     group: str
 
 
-def statistics(norm: _BatchNorm, maps: Tensor) -> Statistics:
+def statistics(norm: _BatchNorm, maps: Tensor, sums_2D: Tensor | None = None) -> Statistics:
     """In training those of ``maps``, (M, D, h, w), which also update the running ones as a batch norm's forward does;
-    in evaluation the running ones."""
+    in evaluation the running ones.
+
+    Args:
+        sums_2D: the maps' `channel_sums` in this process, where the kernel that made them gave these too.
+    """
     running_mean, running_var = norm.running_mean, norm.running_var
     assert running_mean is not None
     assert running_var is not None
     if not norm.training:
         return Statistics(values_2D=torch.stack([running_mean, running_var]), count=0, group="")
-    group = _group(norm)
-    sums_2D = channel_sums(maps, group=group)
-    count = maps.shape[0] * maps.shape[2] * maps.shape[3] * (dist.get_world_size() if group else 1)
-    mean_D = sums_2D[0] / count
-    variance_D = (sums_2D[1] / count - mean_D * mean_D).clamp(min=0)
-    values_2D = torch.stack([mean_D, variance_D]).to(running_mean.dtype)
-    with torch.no_grad():
-        unbiased_D = values_2D[1] * (count / max(count - 1, 1))
-        assert norm.momentum is not None
-        running_mean.lerp_(values_2D[0], norm.momentum)
-        running_var.lerp_(unbiased_D, norm.momentum)
+    group, processes = synchronisation(norm)
+    if sums_2D is None:
+        sums_2D = channel_sums(maps, group=group)
+    elif group:
+        sums_2D = added_up(sums_2D, group)
+    count = maps.shape[0] * maps.shape[2] * maps.shape[3] * processes
+    values_2D = moments(sums_2D, count).to(running_mean.dtype)
+    update(norm, values_2D, count)
     return Statistics(values_2D=values_2D, count=count, group=group)
 
 
-def _group(norm: _BatchNorm) -> str:
-    """The name of the group that a SyncBN meets in; empty where there is nobody to meet."""
+@torch.no_grad()
+def update(norm: _BatchNorm, values_2D: Tensor, count: int) -> None:
+    """Move the running statistics towards those of a batch of ``count`` values a channel, as a batch norm's forward."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.momentum is not None
+    norm.running_mean.lerp_(values_2D[0].to(norm.running_mean.dtype), norm.momentum)
+    unbiased_D = values_2D[1] * (count / max(count - 1, 1))
+    norm.running_var.lerp_(unbiased_D.to(norm.running_var.dtype), norm.momentum)
+
+
+def synchronisation(norm: _BatchNorm) -> tuple[str, int]:
+    """The name of the group that a SyncBN meets in and how many processes that is; empty and 1 where there is nobody
+    to meet."""
     if not isinstance(norm, nn.SyncBatchNorm) or not dist.is_initialized() or dist.get_world_size() == 1:
-        return ""
+        return "", 1
     assert norm.process_group is None, "a group of its own is not asked for anywhere"
     assert dist.group.WORLD is not None
-    return dist.group.WORLD.group_name
+    return dist.group.WORLD.group_name, dist.get_world_size()

@@ -116,20 +116,47 @@ def choose_kernels(asked: str, device: str, places: int = 0) -> Choice:
     return Choice(value="on", why="expected to win on CUDA; not measured yet" + but)
 
 
+def choose_trunk(asked: str, device: str, precision: str, width: float) -> Choice:
+    """``fused`` or ``plain``.
+
+    Raises:
+        UserError: the fused trunk was asked for, and something that it needs is missing or it takes no such width.
+    """
+    lacks = dispatch.lacks(device)
+    if asked == "fused" and lacks:
+        raise UserError(f"--trunk fused: needs {lacks}; or use --trunk plain")
+    if asked == "fused" and width % 0.25:
+        raise UserError(f"--trunk fused: takes widths in multiples of 0.25, not {width}; or use --trunk plain")
+    if asked != "auto":
+        interpreted = asked == "fused" and device == "cpu"
+        return Choice(value=asked, why="asked for, interpreted" if interpreted else "asked for")
+    if device == "cpu":
+        return Choice(value="plain", why="plain PyTorch serves the CPU")
+    if lacks:
+        return Choice(value="plain", why=f"kernels need {lacks}")
+    if width % 0.25 or precision == "fp32":
+        return Choice(value="plain", why="fused is for bf16 and widths in multiples of 0.25")
+    wins = dispatch.device_name() in dispatch.FASTER_TRUNK
+    return Choice(value="fused", why="measured to win") if wins else Choice(value="plain", why="no measured win here")
+
+
 def resolve(config: RunConfig, device: str) -> dict[str, Choice]:
-    """Device, precision, compile and kernels as they will be, each with its reason."""
+    """Device, precision, compile, kernels and trunk as they will be, each with its reason."""
     places = config.patches if isinstance(config, PretrainConfig) else 0
+    precision = choose_precision(config.precision, device)
     return {
         "device": choose_device(config.device),
-        "precision": choose_precision(config.precision, device),
+        "precision": precision,
         "compile": choose_compile(config.compile, device),
         "kernels": choose_kernels(config.kernels, device, places),
+        "trunk": choose_trunk(config.trunk, device, precision.value, config.width),
     }
 
 
 def resolved(config: C, choices: Mapping[str, Choice]) -> C:
     """``config`` with the values that `resolve` chose."""
-    values: dict[str, Any] = {name: choices[name].value for name in ("device", "precision", "compile", "kernels")}
+    names = ("device", "precision", "compile", "kernels", "trunk")
+    values: dict[str, Any] = {name: choices[name].value for name in names}
     return dataclasses.replace(config, **values)
 
 

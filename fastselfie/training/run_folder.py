@@ -31,7 +31,7 @@ from fastselfie.training.world import World
 # their checksums, which are among the facts.
 FREE = frozenset(
     {
-        *("out", "data", "device", "compile", "kernels", "micro_batch_size", "loader_threads", "prefetch"),
+        *("out", "data", "device", "compile", "kernels", "trunk", "micro_batch_size", "loader_threads", "prefetch"),
         *("checkpoint_every", "keep_checkpoints", "pretrained"),
     }
 )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fastselfie.config import RunConfig, require
 from fastselfie.errors import LocalError
 from fastselfie.kernels import using
+from fastselfie.kernels.dispatch import Trunk
 from fastselfie.models.convolution import channels_last
 from fastselfie.models.resnet import synchronised
 from fastselfie.pipelines.file_pipeline import Loading
@@ -60,7 +61,8 @@ def session(config: C) -> Iterator[Session[C]]:
     choices = hardware.resolve(config, device.value)
     # Left to `auto`, the dispatch still excepts shapes; resolved to `off`, there is nothing to except.
     kernels = "off" if choices["kernels"].value == "off" else config.kernels
-    with join_world(device.value) as world, using(kernels):
+    trunk: Trunk = "fused" if choices["trunk"].value == "fused" else "plain"
+    with join_world(device.value) as world, using(kernels, trunk):
         require(
             config.batch_size % world.size == 0,
             f"--batch-size {config.batch_size}: must be a multiple of the {world.size} processes",

@@ -1,0 +1,62 @@
+"""Tile sizes of the trunk's products: a pinned table, so that sums are taken in the same order in every run.
+
+Chosen by registers and shared memory of compiled code (`bench.kernel_resources`), not by time: none has run on a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from fastselfie.kernels.dispatch import interpreted
+
+
+class Tile(NamedTuple):
+    """Rows and columns of a program's accumulator, values of the inner dimension a step, and launch options."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+
+_PROGRAMS = 264  # of a weight's gradient at least, two for each of an H200's 132 multiprocessors, if rows allow
+_NARROW = {  # up to 64 output columns
+    "convolution": Tile(rows=128, columns=64, depth=64, warps=4, stages=3),
+    "input": Tile(rows=128, columns=64, depth=64, warps=4, stages=3),
+    "weight": Tile(rows=64, columns=64, depth=64, warps=4, stages=3),
+}
+_WIDE = {
+    "convolution": Tile(rows=128, columns=128, depth=64, warps=8, stages=3),
+    "input": Tile(rows=64, columns=128, depth=64, warps=4, stages=3),
+    "weight": Tile(rows=64, columns=128, depth=64, warps=4, stages=3),
+}
+
+
+def tile_of(product: str, columns: int) -> Tile:
+    """The tile for a product of so many output columns."""
+    if columns > 64:
+        return _WIDE[product]
+    tile = _NARROW[product]
+    return tile._replace(columns=max(16, triton.next_power_of_2(columns)))
+
+
+def depth_of(inner: int, tile: Tile) -> int:
+    """The largest step of the inner dimension that divides it; a multiple of 16 does not need a mask."""
+    return min(tile.depth, inner & -inner)
+
+
+def stretch_steps(rows: int, tile: Tile, tiles: int) -> int:
+    """Blocks of ``tile.depth`` rows that a program of a weight's gradient adds up, where ``tiles`` cover the weight."""
+    return max(1, triton.cdiv(rows, tile.depth) * tiles // _PROGRAMS)
+
+
+def product_dtype(dtype: torch.dtype) -> Any:
+    """In what products are computed: as the maps are. The interpreter has no products of bf16; there it is fp32."""
+    if interpreted() and dtype == torch.bfloat16:
+        return tl.float32
+    return {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}[dtype]
