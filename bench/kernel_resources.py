@@ -2,6 +2,7 @@
 
     python -m bench.kernel_resources --out bench/results/kernel_resources_triton-3.7.1.json
     python -m bench.kernel_resources --check bench/results/kernel_resources_triton-3.7.1.json
+    python -m bench.kernel_resources --part trunk --check bench/results/trunk_resources_triton-3.7.1.json
 
 Fails, naming the row, where a kernel spills into its stack, wants more shared memory than a block may have, or does not
 compile to machine code; with --check also where it is worse than in the table of the same Triton version. A spill that
@@ -13,32 +14,35 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import triton
 
 from bench.ahead_of_time import compiled_for, registers_and_stack
-from bench.resource_cases import call_all
+from bench.resource_cases import call_around_the_trunk, call_trunk
 from bench.resource_table import Row, changes, faults, noted, read, table, write
 from fastselfie.kernels.dispatch import interpreted
 
 ARCHITECTURES = (80, 90, 100, 120)
+PARTS = {"around": call_around_the_trunk, "trunk": call_trunk}
 
 
-def rows() -> list[Row]:
+def rows(part: str, architectures: Sequence[int]) -> list[Row]:
     """What each kernel takes on each architecture; as many processes compile as there are cores for them."""
-    processes = min(len(ARCHITECTURES), len(os.sched_getaffinity(0)))
+    processes = min(len(architectures), len(os.sched_getaffinity(0)))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        found = [row for rows in pool.map(rows_of, ARCHITECTURES) for row in rows]
+        found = [row for rows in pool.map(partial(rows_of, part), architectures) for row in rows]
     return sorted(found, key=lambda row: row.key)
 
 
-def rows_of(architecture: int) -> list[Row]:
+def rows_of(part: str, architecture: int) -> list[Row]:
     """What each kernel takes on one architecture."""
     with compiled_for(architecture) as kernels:
-        call_all()
+        PARTS[part]()
     found = []
     for kernel in kernels:
         registers, stack_bytes = registers_and_stack(kernel.compiled) or (None, None)
@@ -51,7 +55,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="the JSON file to write")
     parser.add_argument("--check", type=Path, help="a table that this Triton version made")
+    parser.add_argument("--part", default="around", choices=sorted(PARTS), help="the kernels around the trunk, or its")
+    parser.add_argument("--architectures", type=int, nargs="+", default=ARCHITECTURES, choices=ARCHITECTURES)
     given = parser.parse_args(arguments)
+    if given.out and tuple(given.architectures) != ARCHITECTURES:
+        parser.error("--architectures: a table is of all of them; give it with --check alone")
     if interpreted():
         sys.exit("kernel_resources: TRITON_INTERPRET is set, and the interpreter compiles nothing")
     before = given.check or given.out
@@ -59,7 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
         recorded = read(before, triton.__version__) if before and (given.check or before.exists()) else []
     except (OSError, ValueError) as error:
         sys.exit(f"kernel_resources: {error}")
-    found = noted(rows(), recorded)
+    recorded = [row for row in recorded if row.architecture in given.architectures]
+    found = noted(rows(given.part, given.architectures), recorded)
     print(table(found))
     if given.out:
         write(given.out, found, triton.__version__)

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from bench.recipe_shapes import Shape, shape_of
+from fastselfie.config import ModelConfig
+from fastselfie.kernels import using
 from fastselfie.kernels.fused.channel_sums import channel_sums
 from fastselfie.kernels.fused.location_head import location_head
 from fastselfie.kernels.fused.patch_batch import patch_batch
 from fastselfie.kernels.fused.patch_tokens import patch_tokens
+from fastselfie.models.resnet import trunk
 from fastselfie.recipes import RECIPES, recipe
 
 OTHER_KEEP = 0.5  # beside the recipes' own
@@ -24,8 +27,8 @@ DTYPES = (torch.bfloat16, torch.float32)
 EVALUATED, TESTED = 256, 500  # images of an evaluation's batch at most, in pretraining and in finetuning
 
 
-def call_all() -> None:
-    """Every operation as pretraining and finetuning by every recipe call it.
+def call_around_the_trunk() -> None:
+    """Every operation around the trunk as pretraining and finetuning by every recipe call it.
 
     Left out, since compiling takes a quarter of a second a kernel: evaluation without position vectors in the features
     or with the paper's other share of visible patches; that share with position vectors at less than full width; and in
@@ -42,6 +45,17 @@ def call_all() -> None:
             _around_the_trunk(shape_of(name, keep=keep), torch.float32, with_positions=False)
         if full_width:
             _around_the_trunk(shape_of(name), torch.bfloat16, with_positions=False)
+
+
+def call_trunk() -> None:
+    """The trunk's stages, forward and backward, on patches: at full width in bf16, and at a quarter in fp32, which
+    is for comparison and not for speed. Rows are not specialised, so few patches stand for any number."""
+    for width, dtype in ((1.0, torch.bfloat16), (0.25, torch.float32)):
+        network = trunk(ModelConfig(image_size=32, patch=8, width=width))
+        patches = torch.empty(4, 3, 8, 8).requires_grad_()
+        with using("on", trunk="fused"), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            maps, _ = network.forward_stages(patches)
+        torch.autograd.grad(maps, patches, torch.empty_like(maps))
 
 
 def _pretrain(shape: Shape, dtype: torch.dtype) -> None:

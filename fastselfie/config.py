@@ -136,6 +136,8 @@ class RunConfig(ModelConfig):
     trunk: Literal["auto", "fused", "plain"] = "auto"
     """The trunk's stages as Triton kernels, or as plain PyTorch. `auto`: fused where a committed measurement shows it
     winning, on no device yet. `fused` takes widths in multiples of 0.25."""
+    sgd: Literal["torch", "apex"] = "torch"
+    """Whose fused update: PyTorch's, or FusedSGD of NVIDIA Apex, which is built from source and for CUDA alone."""
     checkpoint_every: int = 1_000
     """Steps between checkpoints."""
     keep_checkpoints: int = 2

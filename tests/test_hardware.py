@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import pytest
 import torch
 
 from fastselfie.config import PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.kernels import dispatch
-from fastselfie.training.hardware import choose_kernels, resolve
+from fastselfie.training.hardware import choose_kernels, choose_sgd, resolve
 
 
 @pytest.fixture
@@ -69,3 +72,12 @@ def test_devices_that_the_kernels_were_not_compiled_for(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(dispatch, "_IS_NVIDIA", False)
     assert choose_kernels("auto", "cuda").value == "off"
+
+
+def test_apex_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="--sgd apex: updates on a CUDA device alone; use --sgd torch"):
+        choose_sgd("apex", "cpu")
+    monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex"))  # another project's package of that name
+    with pytest.raises(UserError, match=r"--sgd apex: .*build NVIDIA Apex from source") as refusal:
+        choose_sgd("apex", "cuda")
+    assert "\n" not in str(refusal.value)

@@ -18,20 +18,27 @@ triton = pytest.importorskip("triton")
 from bench.resource_cases import EVALUATED, TESTED  # noqa: E402 (it imports Triton)
 
 ROOT = Path(__file__).parent.parent
-TABLE = ROOT / "bench" / "results" / f"kernel_resources_triton-{triton.__version__}.json"
 ROW = Row("head._kernel", "h:*bf16 N=16 warps=4", 90, registers=100, stack_bytes=0, shared_bytes=8192)
 
 
-def test_kernels_take_what_is_recorded(tmp_path: Path) -> None:
-    """About 110 s of one core's time, so half of that where there are two. Without a table of this Triton version the
-    limits alone are held."""
+def compiled(cache: Path, part: str, *options: str) -> str:
+    """The table that the command prints. Without one of this Triton version the limits alone are held."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "bench.kernel_resources", *(["--check", str(TABLE)] if TABLE.exists() else [])]
+    environment |= {"TRITON_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+    name = {"around": "kernel", "trunk": "trunk"}[part]
+    table = ROOT / "bench" / "results" / f"{name}_resources_triton-{triton.__version__}.json"
+    check = ["--check", str(table)] if table.exists() else []
+    command = [sys.executable, "-m", "bench.kernel_resources", "--part", part, *check, *options]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_kernels_take_what_is_recorded(tmp_path: Path) -> None:
+    """About 110 s of one core's time, so half of that where there are two."""
+    told = compiled(tmp_path, "around")
     for architecture in (80, 90, 100, 120):
-        assert done.stdout.count(f"sm_{architecture}") > 50
+        assert told.count(f"sm_{architecture}") > 50
     for operation in (
         "patch_batch.",
         "channel_sums.",
@@ -40,7 +47,15 @@ def test_kernels_take_what_is_recorded(tmp_path: Path) -> None:
         "_queries_kernel",
         "_reduce_kernel",
     ):
-        assert operation in done.stdout
+        assert operation in told
+
+
+def test_the_trunk_takes_what_is_recorded(tmp_path: Path) -> None:
+    """On one architecture: all four take six minutes of a core's time."""
+    told = compiled(tmp_path, "trunk", "--architectures", "90")
+    assert told.count("sm_90") > 50
+    for operation in ("convolution.", "_input_kernel", "_weight_kernel", "_normalise_kernel", "_sums_kernel"):
+        assert operation in told
 
 
 def test_the_batches_are_those_of_evaluations() -> None:
@@ -48,8 +63,9 @@ def test_the_batches_are_those_of_evaluations() -> None:
 
 
 def test_committed_tables_have_no_fault() -> None:
-    tables = sorted((ROOT / "bench" / "results").glob("kernel_resources_triton-*.json"))
-    assert [path.stem.rpartition("-")[2] for path in tables] == ["3.6.0", "3.7.1"]
+    tables = sorted((ROOT / "bench" / "results").glob("*_resources_triton-*.json"))
+    names = [f"{part}_resources_triton-{version}" for part in ("kernel", "trunk") for version in ("3.6.0", "3.7.1")]
+    assert [path.stem for path in tables] == names
     for path in tables:
         assert faults(read(path, path.stem.rpartition("-")[2])) == []
 

@@ -140,8 +140,28 @@ def choose_trunk(asked: str, device: str, precision: str, width: float) -> Choic
     return Choice(value="fused", why="measured to win") if wins else Choice(value="plain", why="no measured win here")
 
 
+def choose_sgd(asked: str, device: str) -> Choice:
+    """``torch`` or ``apex``.
+
+    Raises:
+        UserError: Apex was asked for and cannot be used.
+    """
+    if asked == "apex":
+        if device != "cuda":
+            raise UserError("--sgd apex: updates on a CUDA device alone; use --sgd torch")
+        try:
+            from apex.optimizers import FusedSGD  # noqa: F401 (a package of the same name has none)
+        except ImportError as error:
+            what = f"--sgd apex: {error}"
+            raise UserError(
+                f"{what}; build NVIDIA Apex from source with its CUDA extensions or use --sgd torch"
+            ) from None
+        return Choice(value="apex", why="asked for")
+    return Choice(value="torch", why="fused")
+
+
 def resolve(config: RunConfig, device: str) -> dict[str, Choice]:
-    """Device, precision, compile, kernels and trunk as they will be, each with its reason."""
+    """Device, precision, compile, kernels, trunk and SGD as they will be, each with its reason."""
     places = config.patches if isinstance(config, PretrainConfig) else 0
     precision = choose_precision(config.precision, device)
     return {
@@ -150,6 +170,7 @@ def resolve(config: RunConfig, device: str) -> dict[str, Choice]:
         "compile": choose_compile(config.compile, device),
         "kernels": choose_kernels(config.kernels, device, places),
         "trunk": choose_trunk(config.trunk, device, precision.value, config.width),
+        "sgd": choose_sgd(config.sgd, device),
     }
 
 

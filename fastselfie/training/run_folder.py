@@ -31,8 +31,8 @@ from fastselfie.training.world import World
 # their checksums, which are among the facts.
 FREE = frozenset(
     {
-        *("out", "data", "device", "compile", "kernels", "trunk", "micro_batch_size", "loader_threads", "prefetch"),
-        *("checkpoint_every", "keep_checkpoints", "pretrained"),
+        *("out", "data", "device", "compile", "kernels", "trunk", "sgd", "micro_batch_size"),
+        *("loader_threads", "prefetch", "checkpoint_every", "keep_checkpoints", "pretrained"),
     }
 )
 

@@ -112,7 +112,7 @@ def convolution(
     rows = M * out_height * out_width
     if not rows:
         return y, sums.zero_()
-    tile = tile_of("convolution", O)
+    tile = tile_of("convolution", O, x.dtype)
     moves = weight.shape[2] > 1 or stride > 1  # else a row comes from the same row, whatever the map's size
     row_blocks = triton.cdiv(rows, tile.rows)
     partial = x.new_empty((row_blocks, 2, O), dtype=torch.float32) if with_sums else None

@@ -140,7 +140,7 @@ def convolution_input(
     rows = M * height * width
     if not rows:
         return dz, sums.zero_()
-    tile = tile_of("input", C)
+    tile = tile_of("input", C, x.dtype)
     row_blocks = triton.cdiv(rows, tile.rows)
     partial = x.new_empty((row_blocks, 2, C), dtype=torch.float32)
     last = torch.channels_last
@@ -169,7 +169,7 @@ def convolution_weight(dy: Tensor, x: Tensor, affine_2C: Tensor, stride: int) ->
     """The gradient of a 1x1 convolution's weight, fp32 (O, C): dy (M, O, h', w') over relu(slope * x + offset)."""
     (M, C, height, width), O = x.shape, dy.shape[1]
     rows = M * dy.shape[2] * dy.shape[3]
-    tile = tile_of("weight", C)
+    tile = tile_of("weight", C, x.dtype)
     tiles = triton.cdiv(O, tile.rows) * triton.cdiv(C, tile.columns)
     steps = stretch_steps(rows, tile, tiles)
     stretches = triton.cdiv(triton.cdiv(rows, tile.depth), steps)

@@ -35,10 +35,13 @@ _WIDE = {
     "input": Tile(rows=64, columns=128, depth=64, warps=4, stages=3),
     "weight": Tile(rows=64, columns=128, depth=64, warps=4, stages=3),
 }
+_EXACT = Tile(rows=64, columns=64, depth=32, warps=4, stages=2)  # fp32, whose products are three of tf32 each
 
 
-def tile_of(product: str, columns: int) -> Tile:
-    """The tile for a product of so many output columns."""
+def tile_of(product: str, columns: int, dtype: torch.dtype) -> Tile:
+    """The tile for a product of so many output columns of maps of ``dtype``."""
+    if dtype == torch.float32:
+        return _EXACT._replace(columns=min(64, max(16, triton.next_power_of_2(columns))))
     if columns > 64:
         return _WIDE[product]
     tile = _NARROW[product]
