@@ -30,6 +30,7 @@ def parts(out: Path) -> dict[str, list[str]]:
         "kernel tests": ["-m", "pytest", *map(str, sorted(_ROOT.glob("tests/test_kernel*.py"))),
                          *(f"--deselect=tests/test_kernel_resources.py::test_{name}" for name in _DONE_APART)],
         "resources": _resources(out),
+        "trunk tiles": ["-m", "bench.trunk_tiles", "--out", str(out / "trunk_tiles.json")],
         "kernels": ["-m", "bench.kernels", "--out", str(out / "kernels.json")],
         "operations": ["-m", "pytest", "bench/operations.py", "--benchmark-enable", "--benchmark-only",
                        f"--benchmark-json={out / 'operations.json'}"],

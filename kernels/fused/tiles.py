@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from fastselfie.kernels.dispatch import interpreted
+from fastselfie.kernels.fused.products import wide_products
 
 
 class Tile(NamedTuple):
@@ -43,7 +44,9 @@ def tile_of(product: str, columns: int, dtype: torch.dtype) -> Tile:
     if dtype == torch.float32:
         return _EXACT._replace(columns=min(64, max(16, triton.next_power_of_2(columns))))
     if columns > 64:
-        return _WIDE[product]
+        tile = _WIDE[product]
+        # Where operands of a product lie in registers, four warps have too few for the gradient's epilogue.
+        return tile if product != "input" or wide_products() else tile._replace(warps=8)
     tile = _NARROW[product]
     return tile._replace(columns=max(16, triton.next_power_of_2(columns)))
 
