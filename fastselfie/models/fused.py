@@ -39,6 +39,7 @@ def _block(block: Bottleneck, x: Tensor, sums_2C: Tensor | None) -> tuple[Tensor
     from fastselfie.kernels.fused.bottleneck import bottleneck
 
     norms = block.norm1, block.norm2, block.norm3
+    assert len({(norm.eps, norm.training) for norm in norms}) == 1, "the kernels take a block's norms to be alike"
     group, processes = synchronisation(norms[1])
     its = statistics(norms[0], x.detach(), sums_2C)  # what goes through them, the kernels know
     conv2 = block.conv2.weight

@@ -72,6 +72,7 @@ class Bottleneck(torch.autograd.Function):
         (x, y1, y2, activated, values1, values2, values3,
          weight1, bias1, conv1, weight2, bias2, conv2, weight3, bias3, conv3, shortcut) = ctx.saved_tensors  # fmt: skip
         eps, dtype = ctx.eps, x.dtype
+        dy = dy.contiguous(memory_format=torch.channels_last)
         first_2C, second_2K, third_2K = (
             affine(values, weight, bias, eps)
             for values, weight, bias in (
@@ -147,12 +148,12 @@ def positions(maps: Tensor) -> int:
 
 def flat(maps: Tensor) -> Tensor:
     """2x2 maps (M, K, 2, 2) as one position of 4K channels, (M, 4K, 1, 1): a view where channels-last."""
-    return maps.permute(0, 2, 3, 1).reshape(maps.shape[0], -1, 1, 1)
+    return maps.permute(0, 2, 3, 1).reshape(maps.shape[0], 4 * maps.shape[1], 1, 1)
 
 
 def unflat(maps: Tensor) -> Tensor:
     """The other way, channels-last."""
-    return maps.reshape(maps.shape[0], 2, 2, -1).permute(0, 3, 1, 2)
+    return maps.reshape(maps.shape[0], 2, 2, maps.shape[1] // 4).permute(0, 3, 1, 2)
 
 
 def folded(sums_24K: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ def _kernel(
     DEPTH: tl.constexpr,
     DOT: tl.constexpr,  # dtype of the products
 ):
+    tl.static_assert(affine is None or SIDE == 1, "padding would have to be 0 after the relu")
     blocks = (O + COLUMNS - 1) // COLUMNS
     row_block = (tl.program_id(0) // blocks).to(tl.int64)
     first = row_block * ROWS

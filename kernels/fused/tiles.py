@@ -58,7 +58,8 @@ def depth_of(inner: int, tile: Tile) -> int:
 
 def stretch_steps(rows: int, tile: Tile, tiles: int) -> int:
     """Blocks of ``tile.depth`` rows that a program of a weight's gradient adds up, where ``tiles`` cover the weight."""
-    return max(1, triton.cdiv(rows, tile.depth) * tiles // _PROGRAMS)
+    blocks = triton.cdiv(rows, tile.depth)
+    return max(1, min(blocks, blocks * tiles // _PROGRAMS))
 
 
 def product_dtype(dtype: torch.dtype) -> Any:
