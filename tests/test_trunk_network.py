@@ -26,7 +26,7 @@ from tests.kernel_checks import DEVICE, assert_as_exact
 from tests.small_networks import question, randomise
 
 pytest.importorskip("triton")
-QUARTER: dict[str, Any] = {"width": 0.25, "image_size": 16, "heads": 4}  # 2 x 2 patches, D = 256
+QUARTER: dict[str, Any] = {"width": 0.25, "image_size": 16, "heads": 4, "keep": 0.5}  # 2 x 2 patches, D = 256
 IMAGES = 2
 
 
