@@ -1,0 +1,94 @@
+"""The fused trunk inside the network: loss, every gradient, statistics and a run's losses are plain PyTorch's.
+
+Rounding grows through thirteen blocks, and flips a ReLU here and there: what is allowed is what plain PyTorch in fp32
+is off by, by the one policy, on inputs where no flip is seen.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastselfie.config import PretrainConfig
+from fastselfie.kernels import using
+from fastselfie.kernels.dispatch import Trunk
+from fastselfie.models import fused
+from fastselfie.models.convolution import channels_last
+from fastselfie.models.selfie import Selfie
+from fastselfie.training.pretrain import pretrain
+from tests.kernel_checks import DEVICE, assert_as_exact
+from tests.small_networks import question, randomise
+
+pytest.importorskip("triton")
+QUARTER: dict[str, Any] = {"width": 0.25, "image_size": 16, "heads": 4, "keep": 0.5}  # 2 x 2 patches, D = 256
+IMAGES = 2
+
+
+def network(**settings: Any) -> Selfie:
+    torch.manual_seed(0)
+    made = Selfie(PretrainConfig(recipe="test", dropout=0.0, **QUARTER, **settings))
+    randomise(made)
+    channels_last(made)
+    return made.to(DEVICE)
+
+
+def results(model: Selfie, kernels: Any, trunk: Trunk, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Of a copy: the loss, and by their names gradients and running statistics."""
+    own = copy.deepcopy(model).to(dtype)
+    patches, places_BN = question(PretrainConfig(recipe="test", **QUARTER), images=IMAGES)
+    with using(kernels, trunk):
+        loss, _ = own(patches.to(DEVICE, dtype), places_BN.to(DEVICE))
+        names, parameters = zip(*own.named_parameters(), strict=True)
+        gradients = torch.autograd.grad(loss, parameters)
+    return {"loss": loss.detach(), **dict(zip(names, gradients, strict=True)), **dict(own.named_buffers())}
+
+
+@pytest.fixture
+def fused_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one with each fused trunk."""
+    seen: list[int] = []
+    run = fused.forward
+    monkeypatch.setattr(fused, "forward", lambda blocks, x: seen.append(len(blocks)) or run(blocks, x))  # type: ignore[func-returns-value, arg-type]
+    return seen
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_whole_network(training: bool, fused_runs: list[int]) -> None:
+    """Also with plain operations behind the fused trunk: those take the gradient through their own sums."""
+    model = network().train(training)
+    truth = results(model, "off", "plain", torch.float64)
+    plain = results(model, "off", "plain")
+    assert fused_runs == []
+    for kernels in ("on", "off") if training else ("off",):
+        ours = results(model, kernels, "fused")
+        assert fused_runs.pop() == 13
+        assert ours.keys() == truth.keys()
+        for name, tensor in ours.items():
+            assert_as_exact(tensor, plain[name], truth[name], f"kernels {kernels}: {name}")
+
+
+def curve(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_a_run(tmp_path: Path, fused_runs: list[int]) -> None:
+    losses = {}
+    for trunk in ("plain", "fused"):
+        settings: dict[str, Any] = {
+            **QUARTER, "recipe": "tiny", "data": "synthetic:8", "held_out": 2, "batch_size": 2, "steps": 2, "lr": 1e-4,
+            "log_every": 1, "evaluate_every": 9, "precision": "fp32", "compile": "off", "device": DEVICE.type,
+            "pad": 2, "trunk": trunk, "kernels": "off", "out": tmp_path / trunk,
+        }  # fmt: skip
+        before = len(fused_runs)
+        losses[trunk] = curve(pretrain(PretrainConfig(**settings)))
+        assert (len(fused_runs) > before) == (trunk == "fused")
+        assert json.loads((tmp_path / trunk / "config.json").read_text())["settings"]["trunk"] == trunk
+    assert len(set(losses["fused"])) == 2, "it trains"
+    assert losses["fused"] == pytest.approx(losses["plain"], rel=1e-4)

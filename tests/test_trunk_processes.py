@@ -1,0 +1,101 @@
+"""Synchronised statistics in the fused trunk: two gloo processes with half of the maps each are one with all maps.
+
+Truth is the plain blocks over all maps, in fp64.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastselfie.kernels import using
+from fastselfie.models import fused
+from fastselfie.models.resnet import Bottleneck, synchronised
+from tests.command import TIMEOUT_S, environment
+from tests.kernel_checks import generator, needs_interpreter
+from tests.small_networks import assert_near, randomise
+from tests.trunk_cases import maps
+
+pytest.importorskip("triton")
+pytestmark = needs_interpreter  # the processes compute on the CPU
+
+SIZES = ((32, 32, 2), (128, 16, 1))  # strided with a shortcut, then dense on 2x2 maps
+PROGRAM = """
+import sys
+import torch
+import torch.distributed as dist
+from tests.test_trunk_processes import half_of_the_maps
+
+dist.init_process_group("gloo")
+torch.save(half_of_the_maps(dist.get_rank(), sys.argv[1]), f"{sys.argv[2]}/{dist.get_rank()}.pt")
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def problem() -> tuple[nn.Sequential, Tensor, Tensor]:
+    """Blocks, maps whose halves differ in mean and spread, and the output's gradient."""
+    torch.manual_seed(0)
+    blocks = nn.Sequential(*(Bottleneck(*sizes) for sizes in SIZES))
+    randomise(blocks)
+    x = maps(16, SIZES[0][0], 4, 4)
+    x[8:] *= 2
+    x[:8] += 1
+    return blocks, x, torch.randn(16, 64, 2, 2, generator=generator(7))
+
+
+def found(network: Any, y: Tensor, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    dx, *gradients = torch.autograd.grad(y, [x, *parameters], dy)
+    buffers = {name: buffer for name, buffer in network.named_buffers() if "running" in name}
+    return {"y": y.detach(), "x": dx, **dict(zip(names, gradients, strict=True)), **buffers}
+
+
+def half_of_the_maps(rank: int, kernels: Any) -> dict[str, Tensor]:
+    """What one of two processes computes. No graph outlives it: one that holds the group at the end may abort."""
+    blocks, x, dy = problem()
+    blocks = synchronised(blocks)
+    leaf = x.chunk(2)[rank].clone().requires_grad_()
+    with using(kernels, trunk="fused"):
+        y, sums = fused.forward(blocks, leaf)  # type: ignore[arg-type]
+    if sums is not None:  # of this process alone
+        assert_near(sums[0], y.double().sum(dim=(0, 2, 3)), 1e-5)
+    return found(blocks, y, leaf, dy.chunk(2)[rank])
+
+
+def one_process() -> dict[str, Tensor]:
+    blocks, x, dy = problem()
+    leaf = x.double().requires_grad_()
+    return found(blocks.double(), blocks(leaf), leaf, dy.double())
+
+
+@pytest.mark.parametrize("kernels", ["on", "off"])
+def test_two_processes_are_one(kernels: str, tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    ended = subprocess.run(
+        [*launcher, str(script), kernels, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True,
+        env=environment() | {"PYTHONPATH": paths, "TRITON_INTERPRET": "1"}, timeout=TIMEOUT_S,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    truth = one_process()
+    assert first.keys() == second.keys() == truth.keys()
+    for name, expected in truth.items():
+        # Of outputs and maps each process has half; the parameters' gradients are for DDP to add up.
+        # Running statistics are the same in both.
+        if "running" in name:
+            assert torch.equal(first[name], second[name])
+            assert_near(first[name], expected, 3e-6, name)
+        else:
+            halves = [first[name], second[name]]
+            assert_near(torch.cat(halves) if name in ("y", "x") else sum(halves), expected, 1e-5, name)  # type: ignore[arg-type]
