@@ -20,7 +20,7 @@ class Timing:
     Attributes:
         seconds: a step's, one value a round. startup_s: making it ready and the first step. dtype: of its products.
         images: that a step works on. flops, moved_bytes, peak_bytes: see `bench.report.counting`. busy_s: see
-        `bench.report.device_time`. decode, all_reduce: see `bench.report.verdict.Shares`. counted_as: the side that
+        `bench.report.device_time`. decode, decoder, all_reduce: see `bench.report.verdict.Shares`. counted_as: the side that
             ``flops`` were counted on.
     """
 
@@ -33,6 +33,7 @@ class Timing:
     peak_bytes: int | None = None
     busy_s: float | None = None
     decode: float | None = None
+    decoder: float | None = None
     all_reduce: float | None = None
     counted_as: str = ""
 
@@ -43,7 +44,7 @@ def row(section: str, side: str, timing: Timing, machine: Machine) -> Row:
     flop_rate = timing.flops / median_s if timing.flops else None
     byte_rate = timing.moved_bytes / median_s if timing.moved_bytes else None
     shares = Shares(
-        decode=timing.decode, all_reduce=timing.all_reduce,
+        decode=timing.decode, decoder=timing.decoder, all_reduce=timing.all_reduce,
         idle=None if timing.busy_s is None else max(0.0, 1 - timing.busy_s / median_s),
         matrix=flop_rate / machine.matrix[timing.dtype] if flop_rate else None,
         copy=byte_rate / machine.copy if byte_rate else None,

@@ -100,4 +100,6 @@ def _claim(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"--out {folder}: cannot be written ({os.strerror(error.errno or 0)}); choose another") from None
+        raise UserError(
+            f"--out {folder}: cannot be written ({os.strerror(error.errno or 0)}); choose another"
+        ) from None

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from bench.measure import interleaved, wait
-from bench.report.counting import Counts, count
+from bench.report.counting import count
 from bench.report.device_time import busy_s
 from bench.report.machine import Machine
 from bench.report.rows import Row, Timing, not_run, row
@@ -31,8 +31,10 @@ class Side:
 
     Attributes:
         build: makes the step. dtype: of its products, and so which ceiling it has. lacks: why it cannot run here.
-        counted_as: the side whose counted operations are its own too. Given where nothing can be counted in passing:
-            the inside of a compiled graph or of a kernel.
+        counted_as: the side whose counted operations are its own too; given where they cannot be counted in passing,
+            inside a compiled graph.
+        kernels: whether the kernels run in it, tracing and backward included. Operations are counted without them, and
+            bytes not at all with them. images: that a step works on, where it is not the section's number.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Side:
     dtype: str
     lacks: str = ""
     counted_as: str = ""
+    kernels: Literal["on", "off"] = "off"
+    images: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,8 @@ class Ready:
     step: Step
     startup_s: float
     step_s: float
-    counts: Counts | None
+    flops: int | None
+    moved_bytes: int | None
     peak_bytes: int | None
 
 
@@ -93,9 +98,9 @@ def measure(
             continue
         counted = ready.get(side.counted_as or side.name)
         timing = Timing(
-            seconds=seconds[side.name], startup_s=ready[side.name].startup_s, dtype=side.dtype, images=images,
-            flops=counted.counts.flops if counted and counted.counts else None,
-            moved_bytes=_moved(ready[side.name]), peak_bytes=ready[side.name].peak_bytes,
+            seconds=seconds[side.name], startup_s=ready[side.name].startup_s, dtype=side.dtype,
+            images=side.images or images, flops=counted.flops if counted else None,
+            moved_bytes=ready[side.name].moved_bytes, peak_bytes=ready[side.name].peak_bytes,
             busy_s=busy_s(turns[side.name], bench.device), counted_as=side.counted_as,
         )  # fmt: skip
         rows.append(row(section, side.name, timing, machine))
@@ -104,31 +109,33 @@ def measure(
 
 def prepare(side: Side, device: torch.device) -> Ready:
     """Build a side, run its first step, count one step and time one."""
-    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    on_cuda = device.type == "cuda"
+    before = torch.cuda.memory_allocated(device) if on_cuda else 0
     started = time.perf_counter()
-    step = side.build()
+    with using(side.kernels):
+        made = side.build()
+    step = held(made, side.kernels)
     step()
     wait(device)
     startup_s = time.perf_counter() - started
-    counts = None if side.counted_as else count(step)
-    if device.type == "cuda":
-        wait(device)
+    counts = None if side.counted_as else count(held(made, "off"))
+    wait(device)
+    if on_cuda:
         torch.cuda.reset_peak_memory_stats(device)
     started = time.perf_counter()
     step()
     wait(device)
     step_s = time.perf_counter() - started
-    peak_bytes = counts.peak_bytes if counts else None
-    if device.type == "cuda":
-        peak_bytes = torch.cuda.max_memory_allocated(device) - before
-    return Ready(step=step, startup_s=startup_s, step_s=step_s, counts=counts, peak_bytes=peak_bytes)
+    seen = counts if side.kernels == "off" else None
+    live_bytes = seen.peak_bytes if seen else None
+    return Ready(
+        step=step, startup_s=startup_s, step_s=step_s, flops=counts.flops if counts else None,
+        moved_bytes=seen.moved_bytes if seen else None,
+        peak_bytes=torch.cuda.max_memory_allocated(device) - before if on_cuda else live_bytes,
+    )  # fmt: skip
 
 
 def one_line(error: BaseException) -> str:
     """An exception's kind and the first line of what it says."""
     told: list[Any] = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {told[0].strip()[:200]}" if told else type(error).__name__
-
-
-def _moved(ready: Ready) -> int | None:
-    return ready.counts.moved_bytes if ready.counts else None

@@ -17,19 +17,25 @@ class Shares:
     Attributes:
         decode: of the wall time, spent waiting for data. all_reduce: of the wall time, gone without gradients meeting.
         idle: of the wall time, in which the device runs no kernel and waits for the host to launch one.
-        matrix: of the measured matrix rate. copy: of the measured copy bandwidth.
+        decoder: of the rate at which the same files are decoded and nothing else. matrix: of the measured matrix rate.
+        copy: of the measured copy bandwidth.
     """
 
     decode: float | None = None
     all_reduce: float | None = None
     idle: float | None = None
+    decoder: float | None = None
     matrix: float | None = None
     copy: float | None = None
 
 
-_WORDS = {"decode": "decode", "all_reduce": "all-reduce", "idle": "launches", "matrix": "arithmetic", "copy": "memory"}
+_WORDS = {
+    "decode": "decode", "all_reduce": "all-reduce", "idle": "launches", "decoder": "decode", "matrix": "arithmetic",
+    "copy": "memory",
+}  # fmt: skip
 _TOLD = {
-    "decode": "waiting for data", "all_reduce": "all-reduce", "idle": "idle device", "matrix": "of the matrix rate",
+    "decode": "waiting for data", "all_reduce": "all-reduce", "idle": "idle device",
+    "decoder": "of decoding alone", "matrix": "of the matrix rate",
     "copy": "of the copy bandwidth",
 }  # fmt: skip
 
@@ -42,7 +48,7 @@ def verdict(shares: Shares) -> str:
     """
     known = {name: share for name, share in asdict(shares).items() if share is not None}
     waits = {name: known[name] for name in ("decode", "all_reduce") if known.get(name, 0) >= WAITING}
-    ceilings = {name: known[name] for name in ("matrix", "copy") if known.get(name, 0) >= NEAR}
+    ceilings = {name: known[name] for name in ("decoder", "matrix", "copy") if known.get(name, 0) >= NEAR}
     launches = {"idle": known["idle"]} if known.get("idle", 0) >= WAITING else {}
     for group in (waits, ceilings, launches):
         if group:

@@ -10,7 +10,7 @@ from bench.baselines import steps as peers
 from bench.report.machine import Machine, bf16_lacks
 from bench.report.rows import Row
 from bench.report.settings import Bench
-from bench.report.sides import Side, Step, held, measure
+from bench.report.sides import Side, Step, measure
 from bench.training_step import resident_trainer, steps_of
 from fastselfie.errors import UserError
 from fastselfie.training.hardware import choose_compile, choose_kernels
@@ -34,14 +34,12 @@ def ours(bench: Bench) -> list[Side]:
     slow, fast = compile_lacks(bench), kernels_lack(bench)
     dtype = bench.config.precision
     return [
-        Side(name=EAGER, dtype=dtype, build=lambda: held(steps_of(trainer(bench)), "off")),
-        Side(name=COMPILED, dtype=dtype, build=lambda: held(compiled(bench), "off"), lacks=slow, counted_as=EAGER),
+        Side(name=EAGER, dtype=dtype, build=lambda: steps_of(trainer(bench))),
+        Side(name=COMPILED, dtype=dtype, build=lambda: compiled(bench), lacks=slow, counted_as=EAGER),
+        Side(name=FUSED, dtype=dtype, build=lambda: steps_of(trainer(bench)), lacks=fast, kernels="on"),
         Side(
-            name=FUSED, dtype=dtype, build=lambda: held(steps_of(trainer(bench)), "on"), lacks=fast, counted_as=EAGER
-        ),
-        Side(
-            name=COMPILED_FUSED, dtype=dtype, build=lambda: held(compiled(bench), "on"), lacks=fast or slow,
-            counted_as=EAGER,
+            name=COMPILED_FUSED, dtype=dtype, build=lambda: compiled(bench), lacks=fast or slow, counted_as=EAGER,
+            kernels="on",
         ),
     ]  # fmt: skip
 
