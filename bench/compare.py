@@ -99,7 +99,7 @@ def read(path: Path) -> dict[str, Any]:
         assert isinstance(result["settings"], dict)
     except (KeyError, TypeError, AttributeError, AssertionError, ValueError):
         raise UserError(f"{path}: holds no rows of timings; {remedy}") from None
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 def _timed(result: dict[str, Any]) -> dict[tuple[str, str], dict[str, float]]:

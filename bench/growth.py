@@ -1,6 +1,6 @@
 """`python -m bench growth`: images/s of FastSelfie's eager step against batch size, width and patch count.
 
-The ideal: as many FLOP/s as at the recipe's own point, so that images/s fall as the counted operations of an image grow.
+The ideal: as many FLOP/s as at the recipe's own point, so that images/s fall as an image's counted operations grow.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, cast
 
 from bench.report.command import Record
 from bench.report.machine import Machine, measure_machine
 from bench.report.rows import Row
 from bench.report.settings import Bench, add_options, settle
-from bench.report.sides import Side, measure
+from bench.report.sides import Side, Step, measure
 from bench.report.tables import show
 from bench.report.whole_step import trainer
 from bench.training_step import steps_of
@@ -52,7 +53,7 @@ def growth(given: argparse.Namespace) -> int:
     machine = measure_machine(bench.device)
     record = Record("growth", "Growth of the step's cost", bench, machine)
     for axis in axes(bench.config, bench.smoke):
-        record.add(axis.section, lambda axis=axis: along(axis, bench, machine))  # type: ignore[misc]
+        record.add(axis.section, partial(along, axis, bench, machine))
     from bench.growth_plot import png
 
     replace_bytes(bench.out / "growth.png", png(record.told))
@@ -88,7 +89,7 @@ def along(axis: Axis, bench: Bench, machine: Machine) -> list[Row]:
     sides = [
         Side(
             name=f"{value:g} {axis.label}", dtype=config.precision, kernels=kernels, images=config.batch_size,
-            build=lambda config=config: steps_of(trainer(replace(bench, config=config))),
+            build=partial(_step, replace(bench, config=config)),
         )
         for value, config in axis.points.items()
     ]  # fmt: skip
@@ -97,6 +98,10 @@ def along(axis: Axis, bench: Bench, machine: Machine) -> list[Row]:
         row |= {"x": value, "axis": axis.label}
     add_ideal(rows, axis.own)
     return rows
+
+
+def _step(bench: Bench) -> Step:
+    return steps_of(trainer(bench))
 
 
 def add_ideal(rows: Sequence[Row], own: float) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -66,9 +67,9 @@ def compile_modes(bench: Bench, machine: Machine) -> list[Row]:
 
     sides = [
         side(OFF, lambda: steps_of(trainer(bench)), ""),
-        side("default", lambda: _compiled(bench, None), lacks),
+        side("default", partial(_compiled, bench, None), lacks),
         *(
-            side(mode, lambda mode=mode: _compiled(bench, mode), lacks or (why if on_cpu else ""))
+            side(mode, partial(_compiled, bench, mode), lacks or (why if on_cpu else ""))
             for mode, why in _ON_CUDA.items()
         ),
         side(_GRAPH, lambda: _graph(bench), "a CUDA graph needs a CUDA device" if on_cpu else ""),

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo.backends.registry import lookup_backend
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.measure import interleaved, wait
@@ -36,9 +37,15 @@ def ordered(network: nn.Module, order: str, config: PretrainConfig, world: World
     eager = replace(config, compile="off")
     if order == "inside":
         # What is compiled is a module again.
-        return wrap(torch.compile(network, backend=backend), eager, world)  # type: ignore[arg-type]
+        return wrap(torch.compile(network, backend=_own(backend)), eager, world)  # type: ignore[arg-type]
     distributed = wrap(network, eager, world)
-    return torch.compile(distributed, backend=backend) if order == "outside" else distributed
+    return torch.compile(distributed, backend=_own(backend)) if order == "outside" else distributed
+
+
+def _own(backend: str) -> Callable[..., Any]:
+    """A backend that equals no other: graphs are kept by it, and a variant would take over the one before's."""
+    compiler = lookup_backend(backend)
+    return lambda graph, inputs: compiler(graph, inputs)
 
 
 def step_of(variant: dict[str, Any], config: PretrainConfig, world: World, backend: str) -> Step:

@@ -1,4 +1,4 @@
-"""The Selfie network against a plain one with the same weights, `bench.baselines.plain_selfie`, and what each setting changes."""
+"""The Selfie network against a plain one with the same weights (`bench.baselines.plain_selfie`), and its settings."""
 
 from __future__ import annotations
 

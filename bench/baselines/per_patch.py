@@ -1,8 +1,7 @@
-"""The plain network with a Python loop over an image's patches, the way that code which was written for one patch grows.
+"""The plain network with a Python loop over patches: each position of an image goes through the trunk by itself.
 
-Each of the N positions in the order of patches goes through the trunk in a call of its own, with all images of the
-batch. It is not the same mathematics: batch norm takes its statistics over one position's B patches instead of over all
-B * N, and updates its running ones N times a step.
+A call has one patch of every image of the batch, and there are N calls. It is not the same mathematics: batch norm
+takes its statistics over one position's B patches instead of over all B * N, and updates its running ones N times.
 """
 
 from __future__ import annotations

@@ -55,9 +55,7 @@ def opened(bench: Bench, folder: Path | None) -> Iterator[Source]:
             scenes = Path(temporary) / "scenes"
             write_scenes(scenes, size=size, train=count, test=10, seed=0, progress=lambda done: None)
         source = open_source(str(folder or scenes), bench.config.image_size)
-        require(
-            isinstance(source.train, Files), f"--data: {folder} holds no JPEG or PNG files to decode; name a folder"
-        )
+        require(isinstance(source.train, Files), f"--data: {folder} holds no JPEG or PNG files; name a folder of them")
         fits(bench.config, len(source.train))
         yield source
 
@@ -74,7 +72,7 @@ def loader_alone(bench: Bench, machine: Machine, source: Source) -> list[Row]:
     for side, rate in rates.items():
         timing = Timing(
             seconds=[arguments.batch_size / value for value in rate["all"]], images=arguments.batch_size,
-            decoder=None if side == "decode" else rate["median"] / decoding,
+            decoder=rate["median"] / decoding,
         )  # fmt: skip
         rows.append(row(LOADER, side, timing, machine))
     return rows

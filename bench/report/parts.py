@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ def pooler_and_head(bench: Bench, machine: Machine) -> list[Row]:
 def optimiser(bench: Bench, machine: Machine) -> list[Row]:
     """One SGD update of the whole network: torch's fused kernel, which training takes, foreach, and a loop."""
     names = {"fused": "fused", "foreach": "foreach", "for-loop": ""}
-    sides = [Side(name=name, dtype="fp32", build=lambda way=way: _update(bench, way)) for name, way in names.items()]
+    sides = [Side(name=name, dtype="fp32", build=partial(_update, bench, way)) for name, way in names.items()]
     return measure(OPTIMISER, sides, bench, machine, images=None)[0]
 
 

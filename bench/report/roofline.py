@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from bench.report.rows import Row
 from fastselfie.report.palette import LIGHT
@@ -22,7 +23,8 @@ _STYLE: dict[str, Any] = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8,
 }  # fmt: skip
 _DASHES = {"bf16": "-", "fp32": (0, (5, 2))}
-_NEAR, _FAR, _DIRECTIONS = 11, 55, 12  # points from a mark to its number; directions that are tried
+_NEAR, _FAR, _DIRECTIONS = 11, 90, 16  # points from a mark to its number; directions that are tried
+_MARK, _DIGIT, _LINE = 9, 6, 11  # points: a mark's size, a digit's width, a line's height
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,25 +115,35 @@ def _colours(drawn: Sequence[Point]) -> dict[str, str]:
 def _number(made: Figure, axes: Axes, drawn: Sequence[Point]) -> None:
     """A number at each mark, where it covers no other number and no mark."""
     made.draw_without_rendering()
-    pixel = made.dpi / 72
+    unit = made.dpi / 72  # pixels a point
     marks = [axes.transData.transform((one.intensity, one.tflops)) for one in drawn]
-    taken = [Bbox.from_bounds(x - 5 * pixel, y - 5 * pixel, 10 * pixel, 10 * pixel) for x, y in marks]
-    for number, one in enumerate(drawn, start=1):
-        text = axes.annotate(
-            str(number), (one.intensity, one.tflops), (0, 0), textcoords="offset points", ha="center", va="center",
-            color=LIGHT["ink"], fontsize=9, zorder=5,
+    taken = [_box(mark, _MARK * unit, _MARK * unit) for mark in marks]
+    for number, (one, mark) in enumerate(zip(drawn, marks, strict=True), start=1):
+        width, height = (_DIGIT * len(str(number)) + 3) * unit, _LINE * unit
+        places = ((mark + unit * offset, offset) for offset in _offsets())
+        free = (
+            (box, offset)
+            for box, offset in ((_box(place, width, height), offset) for place, offset in places)
+            if axes.bbox.contains(box.x0, box.y0) and not any(box.overlaps(other) for other in taken)
+        )
+        box, offset = next(free, (_box(mark, width, height), np.zeros(2)))
+        taken.append(box)
+        axes.annotate(
+            str(number), (one.intensity, one.tflops), tuple(offset), textcoords="offset points", ha="center",
+            va="center", color=LIGHT["ink"], fontsize=9, zorder=5,
             arrowprops={"arrowstyle": "-", "color": LIGHT["muted"], "linewidth": 0.6, "shrinkA": 5, "shrinkB": 3},
         )  # fmt: skip
-        for radius in range(_NEAR, _FAR, 4):
-            for angle in np.linspace(0, 2 * np.pi, _DIRECTIONS, endpoint=False):
-                text.set_position((radius * np.cos(angle), radius * np.sin(angle)))
-                box = text.get_window_extent()
-                if axes.bbox.containsx(box.x0) and not any(box.overlaps(other) for other in taken):
-                    break
-            else:
-                continue
-            break
-        taken.append(text.get_window_extent())
+
+
+def _offsets() -> Iterator[NDArray[np.float64]]:
+    """Where a number may stand, in points from its mark, the nearest first."""
+    for radius in range(_NEAR, _FAR, 4):
+        for angle in np.linspace(0, 2 * np.pi, _DIRECTIONS, endpoint=False):
+            yield radius * np.array([np.cos(angle), np.sin(angle)])
+
+
+def _box(centre: NDArray[np.float64], width: float, height: float) -> Bbox:
+    return Bbox.from_bounds(centre[0] - width / 2, centre[1] - height / 2, width, height)
 
 
 def _key(made: Figure, drawn: Sequence[Point], colours: dict[str, str]) -> None:
@@ -147,6 +159,6 @@ def _key(made: Figure, drawn: Sequence[Point], colours: dict[str, str]) -> None:
         made.text(0.625, y, str(number), color=LIGHT["ink"], va="center", ha="right")
         made.text(0.632, y, f"{one.side}, {one.tflops:.3g} TFLOP/s", color=LIGHT["ink"], va="center", parse_math=False)
         y -= line
-    hollow = "hollow: at the eager side's bytes; those inside a graph or a kernel are not seen"
+    hollow = "hollow: at the bytes of the eager side; its own are not seen"
     if any(not one.seen for one in drawn):
         made.text(0.6, 0.03, hollow, color=LIGHT["muted"], fontsize=8.5, va="center")

@@ -20,8 +20,8 @@ class Timing:
     Attributes:
         seconds: a step's, one value a round. startup_s: making it ready and the first step. dtype: of its products.
         images: that a step works on. flops, moved_bytes, peak_bytes: see `bench.report.counting`. busy_s: see
-        `bench.report.device_time`. decode, decoder, all_reduce: see `bench.report.verdict.Shares`. counted_as: the side that
-            ``flops`` were counted on.
+            `bench.report.device_time`. decode, decoder, all_reduce: see `bench.report.verdict.Shares`. counted_as: the
+            side that ``flops`` were counted on.
     """
 
     seconds: Sequence[float]
@@ -56,7 +56,7 @@ def row(section: str, side: str, timing: Timing, machine: Machine) -> Row:
         "gflop": _scaled(timing.flops or None, 1e9), "tflops": _scaled(flop_rate, 1e12),
         "counted_as": timing.counted_as or side,
         "gbyte": _scaled(timing.moved_bytes, 1e9), "gb_per_s": _scaled(byte_rate, 1e9),
-        "peak_gib": _scaled(timing.peak_bytes, 2**30),
+        "peak_mib": _scaled(timing.peak_bytes, 2**20),
         "shares": asdict(shares), "verdict": verdict(shares),
     }  # fmt: skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,6 +99,4 @@ def _claim(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(
-            f"--out {folder}: cannot be written ({os.strerror(error.errno or 0)}); choose another"
-        ) from None
+        raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another") from None

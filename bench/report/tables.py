@@ -13,9 +13,8 @@ from rich.table import Table
 from bench.report.rows import Row
 
 HEADINGS = (
-    "side", "ms", "lowest to highest", "n", "time / first", "images/s", "of ideal", "TFLOP/s", "of matrix rate", "GB/s", "of copy",
-    "peak GiB", "ready in s",
-    "verdict",
+    "side", "ms", "lowest to highest", "n", "time / first", "images/s", "of ideal", "TFLOP/s", "of matrix rate", "GB/s",
+    "of copy", "peak MiB", "ready in s", "verdict",
 )  # fmt: skip
 _TERMINAL = 200  # columns where nobody looks at a terminal
 _NOTES = """\
@@ -25,8 +24,8 @@ _NOTES = """\
 - GB/s: what would move if nothing stayed in a cache, each call reading its arguments and writing its results once; for
   `operation ...` one pass over arguments and results. The inside of a compiled graph or a kernel is not seen, so there
   is none for those sides. The share is of a large copy, and can pass 100% where caches serve.
-- Peak: on CUDA, of the allocator, over what was there before the side; on a CPU, of the live tensors that a counted step
-  touches, none for compiled sides.
+- Peak: on CUDA, of the allocator, over what was there before the side; on a CPU, of the live tensors that a counted
+  step touches, none for compiled sides.
 - Ready: building the side and its first step, compilation included where no cache held it.
 """
 
@@ -73,9 +72,9 @@ def cells(row: Row) -> list[str]:
     return [
         row["side"], f"{ms['median']:.4g}", f"{ms['lowest']:.4g} to {ms['highest']:.4g}", str(ms["n"]),
         _number(row.get("time_over_first"), ".2f"), _number(row["images_per_second"], ".4g"),
-        _number(row.get("share_of_ideal"), ".0%"), _number(row["tflops"], ".3g"), _number(shares["matrix"], ".0%"), _number(row["gb_per_s"], ".3g"),
-        _number(shares["copy"], ".0%"), _number(row["peak_gib"], ".3g"), _number(row["startup_s"], ".3g"),
-        row["verdict"],
+        _number(row.get("share_of_ideal"), ".0%"), _number(row["tflops"], ".3g"), _number(shares["matrix"], ".0%"),
+        _number(row["gb_per_s"], ".3g"), _number(shares["copy"], ".0%"), _number(row["peak_mib"], ".3g"),
+        _number(row["startup_s"], ".3g"), row["verdict"],
     ]  # fmt: skip
 
 
