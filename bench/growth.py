@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, cast
 
-from bench.report.command import Record
 from bench.report.machine import Machine, measure_machine
+from bench.report.record import Record
 from bench.report.rows import Row
 from bench.report.settings import Bench, add_options, settle
 from bench.report.sides import Side, Step, measure
@@ -20,7 +20,6 @@ from bench.report.tables import show
 from bench.report.whole_step import trainer
 from bench.training_step import steps_of
 from fastselfie.config import PretrainConfig
-from fastselfie.training.files import replace_bytes
 
 _FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2)  # of the recipe's batch
 _WIDTHS, _GRIDS = (1 / 8, 1 / 4, 1 / 2, 1), (3, 4, 5, 7)
@@ -51,14 +50,17 @@ def growth(given: argparse.Namespace) -> int:
     """
     bench = settle(given)
     machine = measure_machine(bench.device)
-    record = Record("growth", "Growth of the step's cost", bench, machine)
+    record = Record("growth", "Growth of the step's cost", bench, machine, plot=("growth.png", _plot))
     for axis in axes(bench.config, bench.smoke):
         record.add(axis.section, partial(along, axis, bench, machine))
-    from bench.growth_plot import png
-
-    replace_bytes(bench.out / "growth.png", png(record.told))
     show(record.told)
     return 1 if record.failed else 0
+
+
+def _plot(told: dict[str, Any]) -> bytes:
+    from bench.growth_plot import png
+
+    return png(told)
 
 
 def axes(config: PretrainConfig, smoke: bool) -> list[Axis]:

@@ -12,9 +12,9 @@ from typing import Any, Literal, cast
 
 import torch
 
-from bench.report.command import Record
 from bench.report.machine import Machine, measure_machine
 from bench.report.processes import run_together
+from bench.report.record import Record
 from bench.report.rows import Row, Timing, not_run, row
 from bench.report.settings import Bench, add_options, settle
 from bench.report.sides import Side, Step, measure

@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,13 @@ def ours(config: PretrainConfig, device: torch.device) -> Callable[[], object]:
 
 def resident_trainer(config: PretrainConfig, world: World) -> Trainer:
     """The training loop's state, on rendered scenes that lie on the device."""
-    source = synthetic_source(config.image_size, train=4 * config.batch_size, test=16)
-    return make_trainer(config, world, source)
+    return make_trainer(config, world, _scenes(config.image_size, 4 * config.batch_size))
+
+
+@cache
+def _scenes(size: int, images: int) -> Source:
+    """Rendered once for all sides."""
+    return synthetic_source(size, train=images, test=16)
 
 
 def make_trainer(config: PretrainConfig, world: World, source: Source) -> Trainer:

@@ -88,7 +88,7 @@ def _read(func: Any, args: Any, kwargs: Any) -> int:
     total = 0
     for argument, value in _given(func, args, kwargs):
         overwritten = _writes(func, argument) and (argument.kwarg_only or _name(func) in _OVERWRITES)
-        total += 0 if overwritten and argument.name != "src" else _bytes(value)
+        total += 0 if overwritten else _bytes(value)
     return total
 
 

@@ -130,7 +130,7 @@ def _number(made: Figure, axes: Axes, drawn: Sequence[Point]) -> None:
         taken.append(box)
         axes.annotate(
             str(number), (one.intensity, one.tflops), tuple(offset), textcoords="offset points", ha="center",
-            va="center", color=LIGHT["ink"], fontsize=9, zorder=5,
+            va="center", color=LIGHT["ink"], fontsize=9, zorder=3,
             arrowprops={"arrowstyle": "-", "color": LIGHT["muted"], "linewidth": 0.6, "shrinkA": 5, "shrinkB": 3},
         )  # fmt: skip
 

@@ -88,7 +88,7 @@ def settle(given: argparse.Namespace) -> Bench:
     return Bench(
         out=given.out, config=config, chosen={name: f"{c.value}: {c.why}" for name, c in choices.items()},
         device=torch.device(kind), rounds=rounds, round_s=0.0 if given.smoke else 0.5,
-        backend="aot_eager" if given.smoke else "inductor", processes=processes, smoke=given.smoke,
+        backend="eager" if given.smoke else "inductor", processes=processes, smoke=given.smoke,
     )  # fmt: skip
 
 

@@ -41,8 +41,7 @@ def markdown(title: str, record: dict[str, Any]) -> str:
         f"{settings['recipe']}: images of {settings['image_size']} pixels, patches of {settings['patch']}, width "
         f"{settings['width']:g}, batch {settings['batch_size']}; {chosen}.", "",
     ]  # fmt: skip
-    if "machine" in record:
-        lines += [*_machine(record["machine"]), ""]
+    lines += [*_machine(record["machine"]), ""]
     for section, rows in _sections(record["rows"]):
         lines += [f"## {section}", "", *_table(rows), *_refusals(rows), ""]
     return "\n".join([*lines, _NOTES])
@@ -52,8 +51,7 @@ def show(record: dict[str, Any]) -> None:
     """The tables on standard output."""
     plain = Console()
     console = plain if plain.is_terminal else Console(width=_TERMINAL)
-    if "machine" in record:
-        console.print("\n".join(_machine(record["machine"])), highlight=False, markup=False)
+    console.print("\n".join(_machine(record["machine"])), highlight=False, markup=False)
     for section, rows in _sections(record["rows"]):
         table = Table(title=section, title_justify="left", box=box.SIMPLE_HEAD)
         head, *lines = _grid(rows)
