@@ -49,7 +49,7 @@ def growth(given: argparse.Namespace) -> int:
         UserError: an option makes no sense here.
     """
     bench = settle(given)
-    machine = measure_machine(bench.device)
+    machine = measure_machine(bench.device, bench.smoke)
     record = Record("growth", "Growth of the step's cost", bench, machine, plot=("growth.png", _plot))
     for axis in axes(bench.config, bench.smoke):
         record.add(axis.section, partial(along, axis, bench, machine))

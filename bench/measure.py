@@ -113,17 +113,19 @@ def summary(seconds: list[float], images: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def product_flops(dtype: torch.dtype, device: torch.device) -> float:
-    """The device's own speed at a large square matrix product, FLOP/s: the ceiling that a step is held against."""
-    size, steps = (8192, 20) if device.type == "cuda" else (2048, 3)
+def product_flops(dtype: torch.dtype, device: torch.device, smoke: bool = False) -> float:
+    """The device's own speed at a large square matrix product, FLOP/s: the ceiling that a step is held against. In a
+    ``smoke`` run at a small one."""
+    size, steps = (8192, 20) if device.type == "cuda" else (512 if smoke else 2048, 3)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = min(interleaved({"product": lambda: a @ b}, rounds=5, steps=steps, device=device)["product"])
     return 2 * size**3 / best
 
 
-def copy_rate(device: torch.device) -> float:
-    """Bytes a second, read and written, of a copy that no cache holds: the ceiling for what memory bounds."""
-    source = torch.randn(2**26 if device.type == "cpu" else 2**29, device=device)
+def copy_rate(device: torch.device, smoke: bool = False) -> float:
+    """Bytes a second, read and written, of a copy that no cache holds: the ceiling for what memory bounds. In a
+    ``smoke`` run of a small one."""
+    source = torch.empty((2**22 if smoke else 2**26) if device.type == "cpu" else 2**29, device=device).fill_(1)
     target = torch.empty_like(source)
     ms = interleaved_ms({"copy": lambda: target.copy_(source)}, 5, 10, device)["copy"]
     return 2e3 * source.nbytes / min(ms)

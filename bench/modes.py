@@ -47,7 +47,7 @@ def modes(given: argparse.Namespace) -> int:
         UserError: an option makes no sense here.
     """
     bench = settle(given)
-    machine = measure_machine(bench.device)
+    machine = measure_machine(bench.device, bench.smoke)
     record = Record("modes", "Ways to compile the step", bench, machine)
     record.add(MODES, lambda: compile_modes(bench, machine))
     record.add(ORDERS, lambda: ddp_orders(bench, machine))

@@ -42,7 +42,7 @@ def report(given: argparse.Namespace) -> int:
         lacks = data.dali_lacks()
         require(not (lacks and given.data), f"--data {given.data}: {lacks}")
         source = None if lacks and given.data is None else stack.enter_context(data.opened(bench, given.data))
-        machine = measure_machine(bench.device)
+        machine = measure_machine(bench.device, bench.smoke)
         record = Record("report", "Bench report", bench, machine, plot=("roofline.png", _roofline))
         _compute(bench, machine, record)
         _load(bench, machine, record, source, lacks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,11 +69,12 @@ def loader_alone(bench: Bench, machine: Machine, source: Source) -> list[Row]:
         rounds=bench.rounds, batches=1 if bench.smoke else 2,
     )  # fmt: skip
     rates = loader.measure(source.train, arguments, bench.device)["images_per_second"]
-    decoding, rows = rates["decode"]["median"], []
-    for side, rate in rates.items():
+    seconds = {side: [arguments.batch_size / value for value in rate["all"]] for side, rate in rates.items()}
+    rows = []
+    for side, values in seconds.items():
         timing = Timing(
-            seconds=[arguments.batch_size / value for value in rate["all"]], images=arguments.batch_size,
-            decoder=rate["median"] / decoding,
+            seconds=values, images=arguments.batch_size,
+            decoder=statistics.median(seconds["decode"]) / statistics.median(values),
         )  # fmt: skip
         rows.append(row(LOADER, side, timing, machine))
     return rows

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
@@ -101,6 +101,8 @@ def _roofs(axes: Axes, machine: dict[str, Any], intensities: Sequence[float], tf
     axes.set_xlabel(f"FLOP a byte moved; the slope is a copy's {machine['copy'] / 1e9:.3g} GB/s", color=LIGHT["ink"])
     axes.set_ylabel("TFLOP/s", color=LIGHT["ink"])
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(color=LIGHT["rule"], linewidth=0.8)
     axes.set_axisbelow(True)

@@ -80,6 +80,8 @@ def settle(given: argparse.Namespace) -> Bench:
     change |= _SMOKE if given.smoke else {}
     asked = {"width": given.width, "batch_size": given.batch_size}
     base = replace(base, **(change | {name: value for name, value in asked.items() if value is not None}))
+    batch = base.batch_size
+    require(batch % processes == 0, f"--batch-size {batch}: must be a multiple of the {processes} processes")
     choices = resolve(base, kind)
     config = resolved(base, choices)
     # As in training: fp32 means fp32 in convolutions too, for the peers as well.

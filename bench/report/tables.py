@@ -23,7 +23,8 @@ _NOTES = """\
   have the count of the eager side of the same mathematics. The share is of a large square product in the same dtype.
 - GB/s: what would move if nothing stayed in a cache, each call reading its arguments and writing its results once; for
   `operation ...` one pass over arguments and results. The inside of a compiled graph or a kernel is not seen, so there
-  is none for those sides. The share is of a large copy, and can pass 100% where caches serve.
+  is none for those sides. The share is of a large copy, and can pass 100% where caches serve or less is written than
+  read.
 - Peak: on CUDA, of the allocator, over what was there before the side; on a CPU, of the live tensors that a counted
   step touches, none for compiled sides.
 - Ready: building the side and its first step, compilation included where no cache held it.
