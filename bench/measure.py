@@ -125,7 +125,7 @@ def product_flops(dtype: torch.dtype, device: torch.device, smoke: bool = False)
 def copy_rate(device: torch.device, smoke: bool = False) -> float:
     """Bytes a second, read and written, of a copy that no cache holds: the ceiling for what memory bounds. In a
     ``smoke`` run of a small one."""
-    source = torch.empty((2**22 if smoke else 2**26) if device.type == "cpu" else 2**29, device=device).fill_(1)
+    source = torch.randn((2**22 if smoke else 2**26) if device.type == "cpu" else 2**29, device=device)
     target = torch.empty_like(source)
     ms = interleaved_ms({"copy": lambda: target.copy_(source)}, 5, 10, device)["copy"]
     return 2e3 * source.nbytes / min(ms)
@@ -140,7 +140,7 @@ def write(path: Path, result: dict[str, Any], device: torch.device) -> None:
 def made_by(device: torch.device) -> dict[str, Any]:
     """The command, device and versions of this process."""
     return {
-        "command": "python -m " + " ".join([_module(), *sys.argv[1:]]),
+        "command": " ".join(["python -m", _module(), *map(_shortened, sys.argv[1:])]),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         **versions(),
@@ -156,6 +156,12 @@ def wait(device: torch.device) -> None:
 def _module() -> str:
     spec = sys.modules["__main__"].__spec__
     return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
+
+
+def _shortened(word: str) -> str:
+    """A path of this machine is nobody else's business: its last part alone."""
+    option, equals, value = word.rpartition("=")
+    return option + equals + (Path(value).name if value.startswith(("/", "~")) else value)
 
 
 def _processor() -> str:

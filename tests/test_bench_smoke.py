@@ -213,7 +213,7 @@ def test_a_result_compared_with_itself(report: Result, capsys: pytest.CaptureFix
         (["report", "--rounds", "0", "--out", "x"], "--rounds 0: must be at least 1"),
         (["growth", "--width", "-1", "--out", "x"], "--width -1.0: must be above 0"),
         (["growth", "--batch-size", "0", "--out", "x"], "--batch-size 0: must be at least 1"),
-        (["modes", "--processes", "0", "--out", "x"], "--processes 0: must be from 1 to 64"),
+        (["modes", "--processes", "0", "--out", "x"], "--processes 0: must be from 1 to 64 on this machine"),
         (["modes", "--processes", "3", "--out", "x"], "--batch-size 32: must be a multiple of the 3 processes"),
         (["report", "--out", "file/x"], "--out file/x: cannot be written (Not a directory)"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -35,8 +36,8 @@ def several_processes(bench: Bench, machine: Machine, flops: int | None) -> list
     found = run_together(bench, plan)
     if "error" in found[0] or "error" in found[1]:
         return [not_run(SECTION, one["name"], one.get("error", "the other failed"), failed=True) for one in found]
-    medians = [sorted(one["seconds"])[len(one["seconds"]) // 2] for one in found]
-    share = max(0.0, 1 - medians[1] / medians[0])
+    together, apart = (statistics.median(one["seconds"]) for one in found)
+    share = max(0.0, 1 - apart / together)
     own = flops // bench.processes if flops else None
     rows = []
     for one, all_reduce in zip(found, (share, None), strict=True):

@@ -15,7 +15,7 @@ from fastselfie.errors import UserError
 from fastselfie.recipes import recipe
 from fastselfie.training.hardware import choose_device, keep_freed_memory, resolve, resolved
 
-_CPU_BATCH = 32
+_CPU_BATCH, _MOST_PROCESSES = 32, 64
 _SMOKE: dict[str, Any] = {"width": 1 / 16, "heads": 4, "batch_size": 4}
 
 
@@ -72,7 +72,8 @@ def settle(given: argparse.Namespace) -> Bench:
     rounds = default if given.rounds is None else given.rounds
     require(rounds >= 1, f"--rounds {rounds}: must be at least 1")
     processes = getattr(given, "processes", 1)
-    require(1 <= processes <= 64, f"--processes {processes}: must be from 1 to 64")
+    most = torch.cuda.device_count() if kind == "cuda" else _MOST_PROCESSES
+    require(1 <= processes <= most, f"--processes {processes}: must be from 1 to {most} on this machine")
     change: dict[str, Any] = {"device": given.device, "precision": given.precision, "held_out": 0, "crop": "pad"}
     if kind == "cpu":
         keep_freed_memory()

@@ -60,8 +60,7 @@ def show(record: dict[str, Any]) -> None:
             table.add_column(heading, justify="left" if heading in ("side", "verdict") else "right")
         for line in lines:
             table.add_row(*line)
-        if lines:
-            console.print(table, markup=False)
+        console.print(table if lines else section, markup=False)
         console.print("\n".join(_refusals(rows)), highlight=False, markup=False)
 
 
