@@ -21,8 +21,8 @@ Make = Callable[[PretrainConfig, torch.device], steps.Step]
 
 
 def test_the_loop_computes_the_same_where_statistics_are_given() -> None:
-    shape = {"width": CONFIG.width, "grid": 4, "patch": 8, "visible": CONFIG.visible, "heads": 4}
-    plain, loop = PlainSelfie(**shape).double().eval(), PerPatchSelfie(**shape).double().eval()
+    shape = CONFIG.width, CONFIG.grid, CONFIG.patch, CONFIG.visible, CONFIG.heads
+    plain, loop = PlainSelfie(*shape).double().eval(), PerPatchSelfie(*shape).double().eval()
     randomise(plain)
     loop.load_state_dict(plain.state_dict())
     patches, places = question(CONFIG, images=3)

@@ -62,8 +62,12 @@ def test_the_kernels_choice_holds_while_a_side_runs(bench: Bench) -> None:
 
     def side(kernels: Any) -> Side:
         def build() -> Callable[[], object]:
-            asked[kernels].append(fused("patch_batch", CPU))
-            return lambda: asked[kernels].append(fused("patch_batch", CPU)) or A @ B
+            def step() -> torch.Tensor:
+                asked[kernels].append(fused("patch_batch", CPU))
+                return A @ B
+
+            step()
+            return step
 
         return Side(name=kernels, build=build, dtype="fp32", kernels=kernels)
 
