@@ -1,7 +1,7 @@
 """Everything that only a GPU can show, in one go: the tests marked `gpu` and every bench. ``make gpu-check OUT=DIR``.
 
-Leaves at most eight files in the folder: a log of the tests, one of the benches, and the benches' JSON. Goes on after a
-failure; the exit status tells whether there was one.
+Leaves at most eight files in the folder: a log of everything, and what the benches write. Goes on after a failure; the
+exit status tells whether there was one.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import torch
 from fastselfie.kernels.dispatch import triton_version
 
 _ROOT = Path(__file__).parent.parent
+LOG = "gpu-check.log"
 _LIMIT_S = 420  # a part; what hangs must not cost the parts after it
 _DONE_APART = ("kernels_take_what_is_recorded", "the_trunk_takes_what_is_recorded")  # by "resources"
 
 
 def parts(out: Path) -> dict[str, list[str]]:
     """Name of each part and the command after the interpreter's name."""
-    step = ["-m", "bench.training_step", "--device", "cuda", "--rounds", "10", "--steps", "10", "--batch-size", "512"]
     return {
         "tests": ["-m", "pytest", "-m", "gpu", "tests"],
         "kernel tests": ["-m", "pytest", *map(str, sorted(_ROOT.glob("tests/test_kernel*.py"))),
@@ -34,10 +34,9 @@ def parts(out: Path) -> dict[str, list[str]]:
         "kernels": ["-m", "bench.kernels", "--out", str(out / "kernels.json")],
         "operations": ["-m", "pytest", "bench/operations.py", "--benchmark-enable", "--benchmark-only",
                        f"--benchmark-json={out / 'operations.json'}"],
-        "training_step eager": [*step, "--compile", "off", "--out", str(out / "step_eager.json")],
-        "training_step compiled": [*step, "--compile", "on", "--out", str(out / "step_compiled.json")],
-        "loader": ["-m", "bench.loader", "--device", "cuda", "--batch-size", "256", "--batches", "8",
-                   "--out", str(out / "loader.json")],
+        # Of the main job: report.json, report.md, roofline.png, and profile.txt of the compiled step.
+        "report": ["-m", "bench", "report", "--device", "cuda", "--recipe", "imagenet224", "--batch-size", "256",
+                   "--out", str(out)],
     }  # fmt: skip
 
 
@@ -47,11 +46,6 @@ def _resources(out: Path) -> list[str]:
     table = _ROOT / "bench" / "results" / name
     choice = ["--check", str(table)] if table.exists() else ["--out", str(out / name)]
     return ["-m", "bench.kernel_resources", *choice]
-
-
-def log_of(part: str) -> str:
-    """Tests share a log and benches share one."""
-    return "tests.log" if part.endswith("tests") else "bench.log"
 
 
 def _run(command: list[str], log: Path) -> int | str:
@@ -81,17 +75,17 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit(f"gpu-check: torch {torch.__version__} sees no CUDA device; `make test` and `make bench` need none")
     out.mkdir(parents=True, exist_ok=True)
-    for log in out.glob("*.log"):
-        log.unlink()
+    log = out / LOG
+    log.unlink(missing_ok=True)
     failed = []
     for name, command in everything.items():
         if given.only and name not in given.only:
             continue
-        status = _run(command, out / log_of(name))
+        status = _run(command, log)
         print(f"{name}: {'passed' if status == 0 else f'failed, {status}'}", flush=True)
         if status != 0:
             failed.append(name)
-    sys.exit(f"failed: {', '.join(failed)}; see the logs in {out}" if failed else 0)
+    sys.exit(f"failed: {', '.join(failed)}; see {log}" if failed else 0)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 import sys
 from collections.abc import Callable, Iterator
 from itertools import cycle
@@ -25,7 +24,7 @@ from torch._functorch import config as functorch_config
 
 from bench.kernel_cases import Case, Inputs, LocationHead, cases
 from bench.kernel_results import Row, markdown, row, slower_than_compiled
-from bench.measure import interleaved_ms, write
+from bench.measure import copy_rate, interleaved_ms, write
 from fastselfie.kernels import reference
 from fastselfie.kernels.dispatch import interpreted, lacks
 
@@ -169,14 +168,6 @@ def backward(run: Run, sets: list[Inputs]) -> Callable[[], object]:
     return rotating(differentiate, graphs)
 
 
-def copy_speed(device: torch.device, settings: argparse.Namespace) -> float:
-    """GB/s of a large copy on the device, bytes read and written."""
-    source = torch.randn(2**20 if device.type == "cpu" else 2**29, device=device)
-    target = torch.empty_like(source)
-    ms = interleaved_ms({"copy": lambda: target.copy_(source)}, settings.rounds, 10, device)["copy"]
-    return 2 * source.nbytes / statistics.median(ms) / 1e6
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
@@ -191,7 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"kernels: torch {torch.__version__} sees no CUDA device; --device cpu --smoke tries it", file=sys.stderr)
         sys.exit(2)
     device = torch.device(settings.device)
-    copy_gb_per_s = copy_speed(device, settings)
+    copy_gb_per_s = copy_rate(device) / 1e9
     result: dict[str, Any] = {"interpreted": interpreted(), "backend": settings.backend, "copy_gb_per_s": copy_gb_per_s}
     rows: list[Row] = []
     wrong: list[str] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from fastselfie.training.files import replace_json
 from fastselfie.training.run_folder import versions
 
 _BURST_CALLS = 16  # few enough for the queue of about a thousand launches that a device keeps
@@ -35,11 +35,11 @@ def interleaved(
         step()
     for _ in range(rounds):
         for name, step in sides.items():
-            _wait(device)
+            wait(device)
             started = time.perf_counter()
             for _ in range(steps):
                 step()
-            _wait(device)
+            wait(device)
             seconds[name].append((time.perf_counter() - started) / steps)
     return seconds
 
@@ -74,12 +74,12 @@ class _Plan:
 def _plan(step: Callable[[], object], least_ms: float, device: torch.device) -> _Plan:
     calls = _BURST_CALLS if device.type == "cuda" else 1
     step()
-    _wait(device)
+    wait(device)
     started = time.perf_counter()
     for _ in range(calls):
         step()
     host_s = time.perf_counter() - started
-    _wait(device)
+    wait(device)
     burst_ms = (time.perf_counter() - started) * 1e3  # the host's or the device's, whichever is longer
     return _Plan(bursts=max(1, math.ceil(least_ms / burst_ms)), burst_calls=calls, host_s=host_s)
 
@@ -91,7 +91,7 @@ def _round_ms(step: Callable[[], object], plan: _Plan, device: torch.device) -> 
         for _ in range(calls):
             step()
         return (time.perf_counter() - started) * 1e3 / calls
-    _wait(device)
+    wait(device)
     spans = []
     for _ in range(plan.bursts):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -101,7 +101,7 @@ def _round_ms(step: Callable[[], object], plan: _Plan, device: torch.device) -> 
             step()
         end.record()
         spans.append((start, end))
-    _wait(device)
+    wait(device)
     return sum(start.elapsed_time(end) for start, end in spans) / calls
 
 
@@ -113,35 +113,55 @@ def summary(seconds: list[float], images: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def product_flops(dtype: torch.dtype, device: torch.device) -> float:
-    """The device's own speed at a large square matrix product, FLOP/s: the ceiling that a step is held against."""
-    size, steps = (8192, 20) if device.type == "cuda" else (2048, 3)
+def product_flops(dtype: torch.dtype, device: torch.device, smoke: bool = False) -> float:
+    """The device's own speed at a large square matrix product, FLOP/s: the ceiling that a step is held against. In a
+    ``smoke`` run at a small one."""
+    size, steps = (8192, 20) if device.type == "cuda" else (512 if smoke else 2048, 3)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = min(interleaved({"product": lambda: a @ b}, rounds=5, steps=steps, device=device)["product"])
     return 2 * size**3 / best
 
 
+def copy_rate(device: torch.device, smoke: bool = False) -> float:
+    """Bytes a second, read and written, of a copy that no cache holds: the ceiling for what memory bounds. In a
+    ``smoke`` run of a small one."""
+    source = torch.randn((2**22 if smoke else 2**26) if device.type == "cpu" else 2**29, device=device)
+    target = torch.empty_like(source)
+    ms = interleaved_ms({"copy": lambda: target.copy_(source)}, 5, 10, device)["copy"]
+    return 2e3 * source.nbytes / min(ms)
+
+
 def write(path: Path, result: dict[str, Any], device: torch.device) -> None:
-    """Write ``result`` with the command, device and versions that it was made with."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    made = {
-        "command": "python -m " + " ".join([_module(), *sys.argv[1:]]),
-        "device": name,
+    """Write ``result`` with the command, device and versions that it was made with; the file is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_json(path, {"made_by": made_by(device), **result})
+
+
+def made_by(device: torch.device) -> dict[str, Any]:
+    """The command, device and versions of this process."""
+    return {
+        "command": " ".join(["python -m", _module(), *map(_shortened, sys.argv[1:])]),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         **versions(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"made_by": made, **result}, indent=2) + "\n")
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def _module() -> str:
     spec = sys.modules["__main__"].__spec__
-    return spec.name if spec else Path(sys.argv[0]).stem
+    return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
+
+
+def _shortened(word: str) -> str:
+    """A path of this machine is nobody else's business: its last part alone."""
+    option, equals, value = word.rpartition("=")
+    return option + equals + (Path(value).name if value.startswith(("/", "~")) else value)
 
 
 def _processor() -> str:

@@ -13,16 +13,18 @@ import argparse
 import dataclasses
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.baselines.steps import eager_fp32
 from bench.measure import interleaved, product_flops, summary, write
-from bench.plain_selfie import PlainSelfie
 from fastselfie.config import PretrainConfig
 from fastselfie.kernels import using
+from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.synthetic import synthetic_source
 from fastselfie.recipes import recipe
 from fastselfie.training.hardware import choose_device, keep_freed_memory, resolve, resolved
@@ -34,35 +36,36 @@ from fastselfie.training.world import World
 
 def ours(config: PretrainConfig, device: torch.device) -> Callable[[], object]:
     """One call is one optimiser step of the training loop."""
-    world = World(rank=0, size=1, device=device)
-    source = synthetic_source(config.image_size, train=4 * config.batch_size, test=16)
-    folder = RunFolder(Path(tempfile.gettempdir()) / "fastselfie-bench")  # the steps alone write nothing
-    trainer = Trainer(pretraining_job(config, world, divide(config, source)), world, folder)
-    steps = iter(range(config.steps))
+    return steps_of(resident_trainer(config, World(rank=0, size=1, device=device)))
+
+
+def resident_trainer(config: PretrainConfig, world: World) -> Trainer:
+    """The training loop's state, on rendered scenes that lie on the device."""
+    return make_trainer(config, world, _scenes(config.image_size, 4 * config.batch_size))
+
+
+@cache
+def _scenes(size: int, images: int) -> Source:
+    """Rendered once for all sides."""
+    return synthetic_source(size, train=images, test=16)
+
+
+def make_trainer(config: PretrainConfig, world: World, source: Source) -> Trainer:
+    """The training loop's state on the images of ``source``. Its folder is only a name: steps alone write nothing."""
+    folder = RunFolder(Path(tempfile.gettempdir()) / "fastselfie-bench")
+    return Trainer(pretraining_job(config, world, divide(config, source)), world, folder)
+
+
+def steps_of(trainer: Trainer) -> Callable[[], object]:
+    """One call is the next step."""
+    steps = iter(range(trainer.job.config.steps))
     return lambda: trainer.step(next(steps))
-
-
-def plain(config: PretrainConfig, device: torch.device) -> Callable[[], object]:
-    """One call is forward, backward and update of the plain network: eager, fp32, NCHW."""
-    network = PlainSelfie(width=config.width, grid=config.grid, patch=config.patch, visible=config.visible).to(device)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
-    B, N = config.batch_size, config.patches
-    patches = torch.randn(B * N, 3, config.patch, config.patch, device=device)
-    places_BN = torch.stack([torch.randperm(N) for _ in range(B)]).to(device)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        loss, _ = network(patches, places_BN)
-        loss.backward()
-        optimizer.step()
-
-    return step
 
 
 def flops_per_image(config: PretrainConfig) -> float:
     """Floating-point operations of a plain step (forward and backward) on one image, counted by torch."""
     with FlopCounterMode(display=False) as counter:
-        plain(dataclasses.replace(config, batch_size=2), torch.device("cpu"))()
+        eager_fp32(dataclasses.replace(config, batch_size=2), torch.device("cpu"))()
     return counter.get_total_flops() / 2
 
 
@@ -78,7 +81,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     choices = resolve(base, kind)
     config = resolved(base, choices)
     device = torch.device(kind)
-    sides = {"plain": plain(config, device), "fastselfie": ours(config, device)}
+    sides = {"plain": eager_fp32(config, device), "fastselfie": ours(config, device)}
     with using("off" if config.kernels == "off" else base.kernels):
         seconds = interleaved(sides, arguments.rounds, arguments.steps, device)
     rates = {name: summary(values, config.batch_size) for name, values in seconds.items()}

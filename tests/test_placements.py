@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.plain_selfie import PlainSelfie, load_from
+from bench.baselines.plain_selfie import PlainSelfie, load_from
 from fastselfie.models.selfie import Selfie
 from fastselfie.pipelines.resident import ResidentPipeline
 from fastselfie.pipelines.synthetic import synthetic_source

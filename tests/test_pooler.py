@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.plain_selfie import AttentionLayer
+from bench.baselines.plain_selfie import AttentionLayer
 from fastselfie.models.pooler import AttentionBlock, AttentionPooler
 from tests.small_networks import assert_near, model_config
 

@@ -1,4 +1,4 @@
-"""The Selfie network against a plain one with the same weights, `bench.plain_selfie`, and what each setting changes."""
+"""The Selfie network against a plain one with the same weights (`bench.baselines.plain_selfie`), and its settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.plain_selfie import PlainSelfie, load_from, plain_names
+from bench.baselines.plain_selfie import PlainSelfie, load_from, plain_names
 from fastselfie.config import PretrainConfig
 from fastselfie.models.selfie import Selfie
 from tests.small_networks import SETTINGS, assert_near, pretrain_config, question, randomise

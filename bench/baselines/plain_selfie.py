@@ -112,20 +112,38 @@ class PlainSelfie(nn.Module):
             places: int64 (B, N), where in the grid each patch comes from.
         """
         u, h = self.encode(patches, places)
+        return self.judge(u, h, places)
+
+    def encode(self, patches: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """u (B, D) of the visible patches and features (B, m, D) of the masked ones."""
+        B, n = places.shape[0], self.visible
+        h = self.features(patches, places.shape[1]).view(B, places.shape[1], -1)
+        x = torch.cat([self.token.expand(B, 1, -1), h[:, :n] + self.positions(places[:, :n])], dim=1)
+        return self.summarise(x), h[:, n:]
+
+    def features(self, patches: Tensor, count: int) -> Tensor:
+        """(B * N, 3, P, P) of N = ``count`` patches an image to (B * N, D)."""
+        output: Tensor = self.head(self.maps(patches))
+        return output
+
+    def maps(self, patches: Tensor) -> Tensor:
+        """(B * N, 3, P, P) to the last maps before the final batch norm."""
+        output: Tensor = self.blocks(self.stem(patches))
+        return output
+
+    def summarise(self, x: Tensor) -> Tensor:
+        """Tokens (B, T, D) to u (B, D)."""
+        for layer in self.attention:
+            x = layer(x)
+        return x[:, 0]
+
+    def judge(self, u: Tensor, h: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and number of right answers for summaries (B, D) and features (B, m, D)."""
         v = u.unsqueeze(1) + self.positions(places[:, self.visible :])
         scores = torch.einsum("bjd,bkd->bjk", v, h) / h.shape[2] ** 0.5
         target = torch.arange(h.shape[1], device=h.device).repeat(h.shape[0])
         scores = scores.flatten(0, 1)
         return F.cross_entropy(scores, target), (scores.argmax(dim=1) == target).sum()
-
-    def encode(self, patches: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """u (B, D) of the visible patches and features (B, m, D) of the masked ones."""
-        B, n = places.shape[0], self.visible
-        h = self.head(self.blocks(self.stem(patches))).view(B, places.shape[1], -1)
-        x = torch.cat([self.token.expand(B, 1, -1), h[:, :n] + self.positions(places[:, :n])], dim=1)
-        for layer in self.attention:
-            x = layer(x)
-        return x[:, 0], h[:, n:]
 
     def positions(self, places: Tensor) -> Tensor:
         """Position vectors of ``places`` (B, k): (B, k, D)."""

@@ -1,0 +1,106 @@
+"""JPEG files: the loader alone, and training from it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench import loader
+from bench.measure import interleaved, wait
+from bench.report.machine import Machine
+from bench.report.rows import Row, Timing, row
+from bench.report.settings import Bench
+from bench.report.sides import held
+from bench.training_step import make_trainer, steps_of
+from fastselfie.config import require
+from fastselfie.errors import UserError
+from fastselfie.pipelines.decoder import require_dali
+from fastselfie.pipelines.scene_files import write_scenes
+from fastselfie.pipelines.source import Files, Source
+from fastselfie.pipelines.sources import open_source
+from fastselfie.training.session import fits
+from fastselfie.training.world import World
+
+LOADER, END_TO_END = "loader alone", "end to end"
+_SCENES, _SCENE_SIZE, _SMOKE_SCENES, _SMOKE_SIZE = 512, 500, 16, 64
+_LOADED, _SMOKE_LOADED = 128, 8  # images a batch of the loader alone
+
+
+def dali_lacks() -> str:
+    """Why no file can be loaded; empty where they can."""
+    try:
+        require_dali()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@contextmanager
+def opened(bench: Bench, folder: Path | None) -> Iterator[Source]:
+    """The images of ``folder``, or rendered scenes.
+
+    Raises:
+        UserError: there are no JPEG or PNG files in it, or fewer than a batch.
+    """
+    with TemporaryDirectory() as temporary:
+        if folder is None:
+            count, size = (_SMOKE_SCENES, _SMOKE_SIZE) if bench.smoke else (_SCENES, _SCENE_SIZE)
+            scenes = Path(temporary) / "scenes"
+            write_scenes(scenes, size=size, train=count, test=10, seed=0, progress=lambda done: None)
+        source = open_source(str(folder or scenes), bench.config.image_size)
+        require(isinstance(source.train, Files), f"--data: {folder} holds no JPEG or PNG files; name a folder of them")
+        fits(bench.config, len(source.train))
+        yield source
+
+
+def loader_alone(bench: Bench, machine: Machine, source: Source) -> list[Row]:
+    """Random resized crops of 224 pixels, against Pillow making the same and against decoding the files whole."""
+    assert isinstance(source.train, Files)
+    arguments = argparse.Namespace(
+        batch_size=_SMOKE_LOADED if bench.smoke else _LOADED, threads=len(os.sched_getaffinity(0)), prefetch=2,
+        rounds=bench.rounds, batches=1 if bench.smoke else 2,
+    )  # fmt: skip
+    rates = loader.measure(source.train, arguments, bench.device)["images_per_second"]
+    seconds = {side: [arguments.batch_size / value for value in rate["all"]] for side, rate in rates.items()}
+    rows = []
+    for side, values in seconds.items():
+        timing = Timing(
+            seconds=values, images=arguments.batch_size,
+            decoder=statistics.median(seconds["decode"]) / statistics.median(values),
+        )  # fmt: skip
+        rows.append(row(LOADER, side, timing, machine))
+    return rows
+
+
+def end_to_end(bench: Bench, machine: Machine, source: Source, flops: int | None) -> list[Row]:
+    """Training the recipe's network from random resized crops of the files, as the training loop does it.
+
+    Args:
+        flops: a step's, counted in the whole step: its network and batch are the same.
+    """
+    config = replace(bench.config, crop="resized", pad=0)
+    trainer = make_trainer(config, World(rank=0, size=1, device=bench.device), source)
+    trainer.job.pipeline.announce(trainer.requests(0))
+    started = time.perf_counter()
+    step = held(steps_of(trainer), "on" if config.kernels == "on" else "off")
+    step()
+    wait(bench.device)
+    startup_s = time.perf_counter() - started
+    step()
+    wait(bench.device)
+    steps = max(1, math.ceil(bench.round_s / max(1e-4, time.perf_counter() - started - startup_s)))
+    trainer.throughput.restart()
+    seconds = interleaved({"": step}, bench.rounds, steps, bench.device)[""]
+    timing = Timing(
+        seconds=seconds, startup_s=startup_s, dtype=config.precision, images=config.batch_size, flops=flops,
+        decode=trainer.throughput.take()["data_wait"], counted_as="fastselfie eager",
+    )  # fmt: skip
+    return [row(END_TO_END, "from JPEG files", timing, machine)]
