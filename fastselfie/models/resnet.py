@@ -39,12 +39,12 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) to (B, 4 * channels, h / stride, w / stride)."""
-        activated = F.relu(self.norm1(x))
+        activated = F.relu(self.norm1(x), inplace=True)
         residual = x if self.shortcut is None else self.shortcut(activated)
-        y = self.conv1(activated)
-        y = self.conv2(F.relu(self.norm2(y)))
-        y = self.conv3(F.relu(self.norm3(y)))
-        return residual + y
+        y: Tensor = self.conv1(activated)
+        y = self.conv2(F.relu(self.norm2(y), inplace=True))
+        y = self.conv3(F.relu(self.norm3(y), inplace=True), residual)
+        return y
 
 
 class Stem(nn.Module):
@@ -95,7 +95,7 @@ class ResNetV2(nn.Module):
 
     def forward_map(self, x: Tensor) -> Tensor:
         """(B, 3, P, P) to the last map after batch norm and ReLU, (B, features, h, w)."""
-        return F.relu(self.norm(self.forward_stages(x)))
+        return F.relu(self.norm(self.forward_stages(x)), inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, P, P) to (B, features): the map averaged over its positions."""
