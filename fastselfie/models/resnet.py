@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastselfie.config import EXPANSION, ModelConfig
 from fastselfie.models.convolution import Conv1x1, Conv3x3
+from fastselfie.models.norm import norm_relu
 
 N = TypeVar("N", bound=nn.Module)
 DEPTHS = (3, 4, 6, 3)
@@ -39,11 +40,11 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) to (B, 4 * channels, h / stride, w / stride)."""
-        activated = F.relu(self.norm1(x), inplace=True)
+        activated, x = norm_relu(self.norm1, x)
         residual = x if self.shortcut is None else self.shortcut(activated)
         y: Tensor = self.conv1(activated)
-        y = self.conv2(F.relu(self.norm2(y), inplace=True))
-        y = self.conv3(F.relu(self.norm3(y), inplace=True), residual)
+        y = self.conv2(norm_relu(self.norm2, y)[0])
+        y = self.conv3(norm_relu(self.norm3, y)[0], residual)
         return y
 
 
@@ -95,7 +96,7 @@ class ResNetV2(nn.Module):
 
     def forward_map(self, x: Tensor) -> Tensor:
         """(B, 3, P, P) to the last map after batch norm and ReLU, (B, features, h, w)."""
-        return F.relu(self.norm(self.forward_stages(x)), inplace=True)
+        return norm_relu(self.norm, self.forward_stages(x))[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, P, P) to (B, features): the map averaged over its positions."""

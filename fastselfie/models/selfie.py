@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastselfie.config import PretrainConfig
 from fastselfie.kernels import location_head, location_scores, patch_tokens
 from fastselfie.kernels.dispatch import fused
+from fastselfie.models.norm import norm_relu
 from fastselfie.models.pooler import AttentionPooler
 from fastselfie.models.positions import Positions
 from fastselfie.models.resnet import trunk
@@ -67,7 +68,9 @@ class Selfie(nn.Module):
         """What `patch_tokens` does, from modules: a CPU has one kernel for a batch norm, and it reads bf16 maps once
         where sums in fp64 and maps in fp32 take a dozen passes."""
         assert self.pooler is not None
-        h_BND = F.relu(self.trunk.norm(maps), inplace=True).mean(dim=(2, 3)).unflatten(0, places_BN.shape)
+        activated = norm_relu(self.trunk.norm, maps)[0]
+        # Averaged with the channels last, so that the gradient comes back in the maps' layout.
+        h_BND = activated.permute(0, 2, 3, 1).flatten(1, 2).mean(dim=1).unflatten(0, places_BN.shape)
         h_BnD, h_BmD = h_BND[:, : self.visible], h_BND[:, self.visible :]
         if self.positions_in_encoder:
             h_BnD = h_BnD + F.embedding(places_BN[:, : self.visible], self.positions())
