@@ -18,7 +18,7 @@ from tests.kernel_checks import DEVICE, assert_as_exact
 from tests.trunk_cases import DTYPES, LAYOUTS, affine, assert_sums, before_relu, cast, laid_out, maps, weights
 
 pytest.importorskip("triton")
-from fastselfie.kernels.fused.convolution import convolution  # noqa: E402 (it imports Triton)
+from fastselfie.kernels.fused.convolution import convolution
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from tests.kernel_checks import DEVICE, assert_as_exact
 from tests.trunk_cases import DTYPES, LAYOUTS, affine, assert_sums, before_relu, cast, laid_out, maps, weights
 
 pytest.importorskip("triton")
-from fastselfie.kernels.fused import tiles  # noqa: E402 (it imports Triton)
-from fastselfie.kernels.fused.convolution_backward import convolution_input, convolution_weight  # noqa: E402
+from fastselfie.kernels.fused import tiles
+from fastselfie.kernels.fused.convolution_backward import convolution_input, convolution_weight
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from tests.kernel_checks import DEVICE, assert_as_exact
 from tests.trunk_cases import DTYPES, LAYOUTS, affine, assert_sums, before_relu, cast, laid_out, maps
 
 pytest.importorskip("triton")
-from fastselfie.kernels.fused import normalisation  # noqa: E402 (it imports Triton)
-from fastselfie.kernels.fused.normalisation import (  # noqa: E402
+from fastselfie.kernels.fused import normalisation
+from fastselfie.kernels.fused.normalisation import (
     normalisation_input,
     normalisation_sums,
     normalise,

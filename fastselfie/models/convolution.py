@@ -6,9 +6,14 @@ together and the rows of the products below are views.
 
 from __future__ import annotations
 
+from itertools import product
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fastselfie.models.small_maps import SmallMapConvolution
 
 
 class Conv1x1(nn.Conv2d):
@@ -17,11 +22,14 @@ class Conv1x1(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__(in_channels, out_channels, 1, stride=stride, bias=False)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, O, h / stride, w / stride)."""
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(B, C, h, w) to (B, O, h / stride, w / stride), plus ``residual`` of that shape."""
         step = self.stride[0]
         x_BhwC = input[:, :, ::step, ::step].permute(0, 2, 3, 1)
-        return F.linear(x_BhwC, self.weight.flatten(1)).permute(0, 3, 1, 2)
+        y_BhwO = F.linear(x_BhwC, self.weight.flatten(1))
+        if residual is not None:
+            y_BhwO = y_BhwO.add_(residual.permute(0, 2, 3, 1))  # in place: the product is still in the cache
+        return y_BhwO.permute(0, 3, 1, 2)
 
 
 class Conv3x3(nn.Conv2d):
@@ -37,22 +45,48 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, h, w) to (B, O, h / stride, w / stride)."""
+        if _gathering_wins(input, self.stride[0]):
+            y: Tensor = SmallMapConvolution.apply(input, self.weight, self.stride[0], _product_dtype(input))
+            return y
         if self.stride[0] != 1 or input.shape[2:] != (2, 2):
             return F.conv2d(input, self.weight, stride=self.stride, padding=1)
         B, C = input.shape[:2]
         x_B4C = input.permute(0, 2, 3, 1).reshape(B, 4 * C)
-        y_B4O = F.linear(x_B4C, dense_2x2(self.weight.to(_product_dtype(input))))
+        y_B4O = F.linear(x_B4C, Dense2x2.apply(self.weight, _product_dtype(input)))
         return y_B4O.view(B, 2, 2, self.out_channels).permute(0, 3, 1, 2)
 
 
-def dense_2x2(weight_OC33: Tensor) -> Tensor:
-    """The matrix that a padded 3x3 kernel is on a 2x2 map: (4O, 4C), positions row by row and outermost.
+class Dense2x2(torch.autograd.Function):
+    """The matrix that a padded 3x3 kernel is on a 2x2 map, (4O, 4C) in ``dtype``: positions row by row and outermost.
 
-    Output position (i, j) reads input position (k, l) through the kernel's entry (k - i + 1, l - j + 1).
+    Output position (i, j) reads input position (k, l) through the kernel's entry (k - i + 1, l - j + 1). Slices and
+    their gradients as autograd has them would fill and copy the kernel's gradient many times over.
     """
-    O, C = weight_OC33.shape[:2]
-    taps = [weight_OC33[:, :, 1 - i : 3 - i, 1 - j : 3 - j] for i in (0, 1) for j in (0, 1)]
-    return torch.stack(taps).permute(0, 1, 3, 4, 2).reshape(4 * O, 4 * C)
+
+    @staticmethod
+    def forward(ctx: Any, weight_OC33: Tensor, dtype: torch.dtype) -> Tensor:
+        O, C = weight_OC33.shape[:2]
+        ctx.like = weight_OC33.shape, weight_OC33.dtype
+        dense = weight_OC33.new_empty(2, 2, O, 2, 2, C, dtype=dtype)
+        weight_O33C = weight_OC33.permute(0, 2, 3, 1)
+        for i, j in product((0, 1), (0, 1)):
+            dense[i, j] = weight_O33C[:, 1 - i : 3 - i, 1 - j : 3 - j]
+        return dense.view(4 * O, 4 * C)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (O, C, _, _), dtype = ctx.like
+        dense = gradients[0].reshape(2, 2, O, 2, 2, C)
+        weight_O33C = dense.new_zeros(O, 3, 3, C, dtype=dtype)
+        for i, j in product((0, 1), (0, 1)):
+            weight_O33C[:, 1 - i : 3 - i, 1 - j : 3 - j] += dense[i, j]
+        return weight_O33C.permute(0, 3, 1, 2), None
+
+
+def dense_2x2(weight_OC33: Tensor) -> Tensor:
+    """`Dense2x2` in the kernel's own dtype."""
+    dense: Tensor = Dense2x2.apply(weight_OC33, weight_OC33.dtype)
+    return dense
 
 
 def channels_last(network: nn.Module) -> None:
@@ -63,6 +97,14 @@ def channels_last(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and not isinstance(module, Conv1x1):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+
+
+def _gathering_wins(x: Tensor, stride: int) -> bool:
+    """Whether `SmallMapConvolution` is measured to be faster than oneDNN: forward and backward of 512 maps on an AMD
+    EPYC with AVX-512 took 0.5 of the time from 4x4 to 2x2 in bf16 and 0.6 in fp32, 0.8 and 1.1 from 8x8 to 4x4."""
+    if x.device.type != "cpu" or stride != 2 or torch.compiler.is_compiling():
+        return False
+    return x.shape[2:] == (4, 4) or (x.shape[2:] == (8, 8) and _product_dtype(x) == torch.bfloat16)
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:

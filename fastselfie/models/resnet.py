@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastselfie.config import EXPANSION, ModelConfig
 from fastselfie.models import fused
 from fastselfie.models.convolution import Conv1x1, Conv3x3
+from fastselfie.models.norm import norm_relu
 
 N = TypeVar("N", bound=nn.Module)
 DEPTHS = (3, 4, 6, 3)
@@ -40,12 +41,11 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) to (B, 4 * channels, h / stride, w / stride)."""
-        activated = F.relu(self.norm1(x))
+        activated, x = norm_relu(self.norm1, x)
         residual = x if self.shortcut is None else self.shortcut(activated)
         y = self.conv1(activated)
-        y = self.conv2(F.relu(self.norm2(y)))
-        y = self.conv3(F.relu(self.norm3(y)))
-        return residual + y
+        y = self.conv2(norm_relu(self.norm2, y)[0])
+        return self.conv3(norm_relu(self.norm3, y)[0], residual)
 
     def products(self) -> list[nn.Conv2d]:
         """Its convolutions."""
@@ -104,7 +104,7 @@ class ResNetV2(nn.Module):
 
     def forward_map(self, x: Tensor) -> Tensor:
         """(B, 3, P, P) to the last map after batch norm and ReLU, (B, features, h, w)."""
-        return F.relu(self.norm(self.forward_stages(x)[0]))
+        return norm_relu(self.norm, self.forward_stages(x)[0])[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, P, P) to (B, features): the map averaged over its positions."""

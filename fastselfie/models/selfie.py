@@ -5,10 +5,13 @@ Shapes: B images, N patches an image, n visible and m = N - n masked, D features
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastselfie.config import PretrainConfig
 from fastselfie.kernels import location_head, location_scores, patch_tokens
+from fastselfie.kernels.dispatch import fused
+from fastselfie.models.norm import norm_relu
 from fastselfie.models.pooler import AttentionPooler
 from fastselfie.models.positions import Positions
 from fastselfie.models.resnet import trunk
@@ -51,6 +54,8 @@ class Selfie(nn.Module):
             h_BmD = self.trunk(patches).unflatten(0, (B, -1))[:, n:]
             return h_BmD.new_zeros(B, h_BmD.shape[2]), h_BmD
         maps, sums_2D = self.trunk.forward_stages(patches)
+        if maps.device.type == "cpu" and not fused("patch_tokens", maps.device):
+            return self._encode_on_cpu(maps, places_BN)
         norm, positions_ND = self.trunk.norm, self.positions() if self.positions_in_encoder else None
         its = statistics(norm, maps, sums_2D)
         tokens_BTD, h_BmD = patch_tokens(
@@ -58,6 +63,18 @@ class Selfie(nn.Module):
             eps=norm.eps, count=its.count, group=its.group,
         )  # fmt: skip
         return self.pooler(tokens_BTD), h_BmD
+
+    def _encode_on_cpu(self, maps: Tensor, places_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """What `patch_tokens` does, from modules: a CPU has one kernel for a batch norm, and it reads bf16 maps once
+        where sums in fp64 and maps in fp32 take a dozen passes."""
+        assert self.pooler is not None
+        activated = norm_relu(self.trunk.norm, maps)[0]
+        # Averaged with the channels last, so that the gradient comes back in the maps' layout.
+        h_BND = activated.permute(0, 2, 3, 1).flatten(1, 2).mean(dim=1).unflatten(0, places_BN.shape)
+        h_BnD, h_BmD = h_BND[:, : self.visible], h_BND[:, self.visible :]
+        if self.positions_in_encoder:
+            h_BnD = h_BnD + F.embedding(places_BN[:, : self.visible], self.positions())
+        return self.pooler(self.pooler.with_u0(h_BnD)), h_BmD
 
     def place(self, patches: Tensor, places_BN: Tensor) -> Tensor:
         """Which masked patch the network puts at each masked place: int64 (B, m), indices into the m masked patches.

@@ -74,8 +74,8 @@ def session(config: C) -> Iterator[Session[C]]:
             f"--micro-batch-size {micro_batch}: must divide a process's share of {share} images",
         )
         require(not config.sync_bn or device.value == "cuda", "--sync-bn: torch synchronises batch norms on CUDA only")
-        if device.value == "cpu" and hardware.keep_freed_memory():
-            choices["allocator"] = hardware.Choice(value="glibc, keeping freed memory", why="fewer page faults")
+        if device.value == "cpu" and (allocator := hardware.keep_freed_memory()):
+            choices["allocator"] = allocator
         used = "using " + ", ".join(f"{name} {c.value} ({c.why})" for name, c in choices.items())
         # fp32 means fp32 in convolutions too, as it does in products by default.
         torch.backends.cudnn.allow_tf32 = choices["precision"].value != "fp32"

@@ -134,7 +134,9 @@ def convolution(
 def _empty(
     x: Tensor, affine_2C: Tensor | None, weight: Tensor, residual: Tensor | None, stride: int, with_sums: bool
 ) -> tuple[Tensor, Tensor]:
-    assert affine_2C is None or weight.shape[2] == 1, "a 3x3 one takes its input as it is: padding would be relu(offset)"
+    assert affine_2C is None or weight.shape[2] == 1, (
+        "a 3x3 one takes its input as it is: padding would be relu(offset)"
+    )
     (M, _, h, w), O = x.shape, weight.shape[0]
     size = (M, O, -(-h // stride), -(-w // stride))
     y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
