@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_a_candidate_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setitem(trunk_tiles.OPERATORS, "weight", fail)
     call = trunk_tiles.Call(product="weight", name="weight 1", arguments=())
-    settings = trunk_tiles.argparse.Namespace(smoke=True, rounds=1)
+    settings = Namespace(smoke=True, rounds=1)
     (row,) = trunk_tiles.measure(call, settings, torch.device("cpu"))
     assert row["error"] == "out of shared memory"
     assert "median_ms" not in row

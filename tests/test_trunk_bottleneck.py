@@ -159,7 +159,7 @@ def test_the_sums_of_the_last_map() -> None:
     """They come with it, for the batch norm that follows, where `patch_tokens` runs fused too."""
     case = KINDS["odd sides"]
     for kernels in ("on", "off"):
-        with using(kernels, trunk="fused"):  # type: ignore[arg-type]
+        with using(kernels, trunk="fused"):
             y, sums = fused.forward(case.network(), case.x())
         if kernels == "off":
             assert sums is None

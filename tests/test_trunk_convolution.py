@@ -1,5 +1,5 @@
-"""`fastselfie::convolution` alone: its output against PyTorch's convolution in fp64 and loops, its sums against those of
-the output as written.
+"""`fastselfie::convolution` alone: its output against PyTorch's convolution in fp64 and loops, its sums against those
+of the output as written.
 
 Shapes: M maps, C input and O output channels, h x w positions.
 """
@@ -38,7 +38,7 @@ class Case:
     def given(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         out = [-(-size // self.stride) for size in (self.h, self.w)]
         x = maps(self.M, self.C, self.h, self.w, self.dtype)
-        residual = maps(self.M, self.O, *out, self.dtype, seed=1)
+        residual = maps(self.M, self.O, out[0], out[1], self.dtype, seed=1)
         if self.layout:
             x, residual = laid_out(x, self.layout), laid_out(residual, self.layout)
         weight = weights(self.O, self.C, self.side, self.dtype)

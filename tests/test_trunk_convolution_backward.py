@@ -47,7 +47,7 @@ class Case:
 
     def dy(self, stride: int, channels: int) -> Tensor:
         out = [-(-size // stride) for size in (self.h, self.w)]
-        return self.laid(maps(self.M, channels, *out, self.dtype, seed=channels + stride))
+        return self.laid(maps(self.M, channels, out[0], out[1], self.dtype, seed=channels + stride))
 
     def laid(self, tensor: Tensor) -> Tensor:
         return laid_out(tensor, self.layout) if self.layout else tensor
@@ -71,7 +71,7 @@ def check_input(case: Case) -> Tensor:
     mean = x.double().mean(dim=(0, 2, 3)).float() if case.M else affine_2C[0]
     dz, sums = convolution_input(dy, weight, x, affine_2C, mean, branch, case.stride)
     plain = input_formula(dy, weight, x, affine_2C, branch, case.stride)
-    wide = (tensor if tensor is None else tensor.double() for tensor in (dy, weight, x, affine_2C, branch))
+    wide = dy.double(), weight.double(), x.double(), affine_2C.double(), None if branch is None else branch.double()
     assert_as_exact(dz, plain, input_formula(*wide, case.stride), "dz")
     assert dz.is_contiguous(memory_format=torch.channels_last)
     centre = mean.double()[:, None, None]
@@ -154,17 +154,17 @@ def test_weight_of_any_strides(layout: str) -> None:
     assert torch.equal(check_weight(replace(case, layout=layout)), check_weight(case))
 
 
-@pytest.mark.parametrize("programs", [1, 3, 264])
+@pytest.mark.parametrize("programs", [1, 2, 264])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_weight_in_stretches(programs: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows in one stretch, in some of several steps of which the last is ragged, and in one a block of rows."""
     monkeypatch.setattr(tiles, "_PROGRAMS", programs)
     case = Case(M=13 if stride == 1 else 38, C=16, O=16, stride=stride)
     rows = case.dy(stride, 1).numel()
-    tile = tiles.tile_of("weight", case.C)
+    tile = tiles.tile_of("weight", case.C, case.dtype)
     steps = tiles.stretch_steps(rows, tile, 1)
     stretches = -(-rows // (tile.depth * steps))
-    assert (stretches, steps) == {1: (1, 8), 3: (4, 2), 264: (8, 1)}[programs]
+    assert (stretches, steps) == {1: (1, 15), 2: (3, 7), 264: (15, 1)}[programs]
     check_weight(case)
 
 

@@ -98,4 +98,4 @@ def test_two_processes_are_one(kernels: str, tmp_path: Path) -> None:
             assert_near(first[name], expected, 3e-6, name)
         else:
             halves = [first[name], second[name]]
-            assert_near(torch.cat(halves) if name in ("y", "x") else sum(halves), expected, 1e-5, name)  # type: ignore[arg-type]
+            assert_near(torch.cat(halves) if name in ("y", "x") else sum(halves), expected, 1e-5, name)
