@@ -33,8 +33,9 @@ class Side:
         build: makes the step. dtype: of its products, and so which ceiling it has. lacks: why it cannot run here.
         counted_as: the side whose counted operations are its own too; given where they cannot be counted in passing,
             inside a compiled graph.
-        kernels: whether the kernels run in it, tracing and backward included. Operations are counted without them, and
-            bytes not at all with them. images: that a step works on, where it is not the section's number.
+        kernels: whether those around the trunk run in it, tracing and backward included. Operations are counted without
+            them, and bytes not at all with them. trunk: whether its stages run as kernels too. images: that a step
+            works on, where it is not the section's number.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Side:
     lacks: str = ""
     counted_as: str = ""
     kernels: Literal["on", "off"] = "off"
+    trunk: Literal["fused", "plain"] = "plain"
     images: int | None = None
 
 
@@ -58,11 +60,11 @@ class Ready:
     peak_bytes: int | None
 
 
-def held(step: Step, kernels: Literal["on", "off"]) -> Step:
+def held(step: Step, kernels: Literal["on", "off"], trunk: Literal["fused", "plain"] = "plain") -> Step:
     """``step`` under that choice of kernels, tracing and backward included."""
 
     def run() -> None:
-        with using(kernels):
+        with using(kernels, trunk):
             step()
 
     return run
@@ -112,9 +114,9 @@ def prepare(side: Side, device: torch.device) -> Ready:
     on_cuda = device.type == "cuda"
     before = torch.cuda.memory_allocated(device) if on_cuda else 0
     started = time.perf_counter()
-    with using(side.kernels):
+    with using(side.kernels, side.trunk):
         made = side.build()
-    step = held(made, side.kernels)
+    step = held(made, side.kernels, side.trunk)
     step()
     wait(device)
     startup_s = time.perf_counter() - started

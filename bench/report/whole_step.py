@@ -20,6 +20,7 @@ from fastselfie.training.world import World
 SECTION = "whole step"
 EAGER, COMPILED, FUSED = "fastselfie eager", "fastselfie compiled", "fastselfie fused"
 COMPILED_FUSED = "fastselfie compiled + fused"
+FUSED_TRUNK = "fastselfie compiled + fused + trunk"
 PLAIN, CHANNELS_LAST, COMPILED_PLAIN = "eager fp32 NCHW", "eager bf16 channels-last", "compiled bf16 channels-last"
 PER_PATCH = "per-patch loop fp32 NCHW"
 
@@ -30,7 +31,8 @@ def whole_step(bench: Bench, machine: Machine) -> tuple[list[Row], dict[str, Ste
 
 
 def ours(bench: Bench) -> list[Side]:
-    """Eager, compiled, fused, and both: FastSelfie's own training loop on resident images."""
+    """FastSelfie's own training loop on resident images: eager, compiled, with kernels around the trunk, with both, and
+    with the trunk as kernels too."""
     slow, fast = compile_lacks(bench), kernels_lack(bench)
     dtype = bench.config.precision
     return [
@@ -40,6 +42,10 @@ def ours(bench: Bench) -> list[Side]:
         Side(
             name=COMPILED_FUSED, dtype=dtype, build=lambda: compiled(bench), lacks=fast or slow, counted_as=EAGER,
             kernels="on",
+        ),
+        Side(
+            name=FUSED_TRUNK, dtype=dtype, build=lambda: compiled(bench), lacks=fast or slow, counted_as=EAGER,
+            kernels="on", trunk="fused",
         ),
     ]  # fmt: skip
 
