@@ -99,6 +99,7 @@ def test_words(words: str, said: str, here: Path) -> None:
         (("pretrain", *SMALL, "--data", "synthetic:9"), "--data: synthetic:9"),
         (("pretrain", *SMALL, "--sync-bn"), "--sync-bn"),
         (("pretrain", *SMALL, "--kernels", "on"), "--kernels on: needs a CUDA device, or TRITON_INTERPRET=1"),
+        (("pretrain", *SMALL, "--trunk", "fused"), "--trunk fused: needs a CUDA device, or TRITON_INTERPRET=1"),
     ],
 )
 def test_what_needs_the_data(words: tuple[str, ...], said: str, here: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from fastselfie.config import PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.kernels import dispatch
-from fastselfie.training.hardware import choose_kernels, choose_sgd, resolve
+from fastselfie.training.hardware import choose_kernels, choose_sgd, choose_trunk, resolve
 
 
 @pytest.fixture
@@ -81,3 +81,55 @@ def test_apex_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"--sgd apex: .*build NVIDIA Apex from source") as refusal:
         choose_sgd("apex", "cuda")
     assert "\n" not in str(refusal.value)
+
+
+NEVER = "fused is for bf16 and widths in multiples of 0.25"
+
+
+@pytest.mark.usefixtures("compiled", "nvidia")
+@pytest.mark.parametrize(
+    ("asked", "device", "precision", "width", "value", "why"),
+    [
+        ("plain", "cuda", "bf16", 1.0, "plain", "asked for"),
+        ("fused", "cuda", "bf16", 1.0, "fused", "asked for"),
+        ("fused", "cuda", "fp32", 0.25, "fused", "asked for"),
+        ("auto", "cpu", "bf16", 1.0, "plain", "plain PyTorch serves the CPU"),
+        ("auto", "cuda", "fp32", 1.0, "plain", NEVER),
+        ("auto", "cuda", "bf16", 0.3, "plain", NEVER),
+        ("auto", "cuda", "bf16", 0.0625, "plain", NEVER),
+        ("auto", "cuda", "bf16", 1.25, "plain", "no measured win here"),
+    ],
+)
+def test_trunk(asked: str, device: str, precision: str, width: float, value: str, why: str,
+               monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(dispatch, "device_name", lambda: "a device")
+    choice = choose_trunk(asked, device, precision, width)
+    assert (choice.value, choice.why) == (value, why)
+
+
+@pytest.mark.usefixtures("compiled", "nvidia")
+def test_trunk_where_it_was_measured_to_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "FASTER_TRUNK", frozenset({"a device"}))
+    monkeypatch.setattr(dispatch, "device_name", lambda: "a device")
+    choice = choose_trunk("auto", "cuda", "bf16", 1.0)
+    assert (choice.value, choice.why) == ("fused", "measured to win")
+    assert choose_trunk("auto", "cuda", "fp32", 1.0).why == choose_trunk("auto", "cuda", "bf16", 0.3).why == NEVER
+    assert choose_trunk("plain", "cuda", "bf16", 1.0).value == choose_trunk("auto", "cpu", "bf16", 1.0).value == "plain"
+    monkeypatch.setattr(dispatch, "device_name", lambda: "another")
+    assert choose_trunk("auto", "cuda", "bf16", 1.0).value == "plain"
+
+
+@pytest.mark.usefixtures("compiled", "nvidia")
+def test_trunk_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for width in (0.3, 0.0625, 1.1):
+        with pytest.raises(UserError, match=f"--trunk fused: takes widths in multiples of 0.25, not {width}; or use"):
+            choose_trunk("fused", "cuda", "bf16", width)
+    with pytest.raises(UserError, match=r"--trunk fused: needs a CUDA device, or TRITON_INTERPRET=1 .*--trunk plain"):
+        choose_trunk("fused", "cpu", "fp32", 1.0)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert choose_trunk("fused", "cpu", "fp32", 1.0).why == "asked for, interpreted"
+    assert choose_trunk("plain", "cpu", "fp32", 1.0).why == "asked for"
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", False)
+    with pytest.raises(UserError, match="--trunk fused: needs triton"):
+        choose_trunk("fused", "cuda", "bf16", 1.0)
+    assert choose_trunk("auto", "cuda", "bf16", 1.0).why == "kernels need triton (pip install triton)"

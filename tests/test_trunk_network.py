@@ -1,7 +1,6 @@
 """The fused trunk inside the network: loss, every gradient, statistics and a run's losses are plain PyTorch's.
 
-Rounding grows through thirteen blocks, and flips a ReLU here and there: what is allowed is what plain PyTorch in fp32
-is off by, by the one policy, on inputs where no flip is seen.
+Rounding grows through thirteen blocks: of the largest value 1e-5 is allowed, as plain PyTorch in fp32 nearly is off by.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from fastselfie.models import fused
 from fastselfie.models.convolution import channels_last
 from fastselfie.models.selfie import Selfie
 from fastselfie.training.pretrain import pretrain
-from tests.kernel_checks import DEVICE, assert_as_exact
-from tests.small_networks import question, randomise
+from tests.kernel_checks import DEVICE
+from tests.small_networks import assert_near, question, randomise
 
 pytest.importorskip("triton")
 QUARTER: dict[str, Any] = {"width": 0.25, "image_size": 16, "heads": 4, "keep": 0.5}  # 2 x 2 patches, D = 256
@@ -63,14 +62,15 @@ def test_the_whole_network(training: bool, fused_runs: list[int]) -> None:
     """Also with plain operations behind the fused trunk: those take the gradient through their own sums."""
     model = network().train(training)
     truth = results(model, "off", "plain", torch.float64)
-    plain = results(model, "off", "plain")
+    for name, tensor in results(model, "off", "plain").items():
+        assert_near(tensor, truth[name], 1e-5, f"plain: {name}")
     assert fused_runs == []
     for kernels in ("on", "off") if training else ("off",):
         ours = results(model, kernels, "fused")
         assert fused_runs.pop() == 13
         assert ours.keys() == truth.keys()
         for name, tensor in ours.items():
-            assert_as_exact(tensor, plain[name], truth[name], f"kernels {kernels}: {name}")
+            assert_near(tensor, truth[name], 1e-5, f"kernels {kernels}: {name}")
 
 
 def curve(run: Path) -> list[float]:
@@ -82,7 +82,7 @@ def test_a_run(tmp_path: Path, fused_runs: list[int]) -> None:
     losses = {}
     for trunk in ("plain", "fused"):
         settings: dict[str, Any] = {
-            **QUARTER, "recipe": "tiny", "data": "synthetic:8", "held_out": 2, "batch_size": 2, "steps": 2, "lr": 1e-4,
+            **QUARTER, "recipe": "tiny", "data": "synthetic:10", "held_out": 2, "batch_size": 2, "steps": 2, "lr": 1e-4,
             "log_every": 1, "evaluate_every": 9, "precision": "fp32", "compile": "off", "device": DEVICE.type,
             "pad": 2, "trunk": trunk, "kernels": "off", "out": tmp_path / trunk,
         }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,16 @@ from bench.report.machine import Machine, bf16_lacks
 from bench.report.rows import Row
 from bench.report.settings import Bench
 from bench.report.sides import Side, Step, measure
-from bench.report.whole_step import CHANNELS_LAST, COMPILED, COMPILED_FUSED, COMPILED_PLAIN, EAGER, FUSED, PLAIN
+from bench.report.whole_step import (
+    CHANNELS_LAST,
+    COMPILED,
+    COMPILED_FUSED,
+    COMPILED_PLAIN,
+    EAGER,
+    FUSED,
+    FUSED_TRUNK,
+    PLAIN,
+)
 from fastselfie.config import PretrainConfig
 from fastselfie.kernels import location_head
 from fastselfie.models.convolution import channels_last
@@ -66,7 +76,8 @@ def trunk_alone(bench: Bench, machine: Machine) -> list[Row]:
         channels_last(network)
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         patches = question(config, bench.device)[0].to(dtype, memory_format=torch.channels_last)
-        return _there_and_back(network, compiler(network.forward_stages), patches, config.precision)
+        forward = compiler(network.forward_stages)
+        return _there_and_back(network, lambda maps: forward(maps)[0], patches, config.precision)
 
     def plain(dtype: str, compiler: Compiler) -> Step:
         layout = torch.channels_last if dtype == "bf16" else torch.contiguous_format
@@ -74,7 +85,9 @@ def trunk_alone(bench: Bench, machine: Machine) -> list[Row]:
         patches = question(config, bench.device)[0].contiguous(memory_format=layout)
         return _there_and_back(network, compiler(network.maps), patches, dtype)
 
-    return measure(TRUNK, _sides(bench, ours, plain), bench, machine, images=config.batch_size)[0]
+    sides = _sides(bench, ours, plain)
+    sides.insert(4, replace(sides[3], name=FUSED_TRUNK, trunk="fused"))
+    return measure(TRUNK, sides, bench, machine, images=config.batch_size)[0]
 
 
 def pooler_and_head(bench: Bench, machine: Machine) -> list[Row]:
