@@ -102,7 +102,8 @@ def measure(call: Call, settings: argparse.Namespace, device: torch.device) -> I
 
 def pinned(product: str, tile: Tile) -> Any:
     """Inside, every call of that product uses ``tile``."""
-    return patch.multiple(tiles, _NARROW=tiles._NARROW | {product: tile}, _WIDE=tiles._WIDE | {product: tile})
+    tables = {name: getattr(tiles, name) | {product: tile} for name in ("_NARROW", "_WIDE", "_REPLICATED")}
+    return patch.multiple(tiles, **tables)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -36,13 +36,20 @@ def test_every_product_is_timed_once_a_shape(tmp_path: Path, capsys: pytest.Capt
     assert len(capsys.readouterr().out.splitlines()) == len(rows)
 
 
-def test_a_pinned_tile_is_used_and_then_no_more() -> None:
-    tile = Tile(rows=32, columns=128, depth=16, warps=1, stages=2)
-    before = tile_of("weight", 256, torch.bfloat16)
-    with trunk_tiles.pinned("weight", tile):
-        assert tile_of("weight", 256, torch.bfloat16) == tile
-        assert tile_of("input", 256, torch.bfloat16) == tiles._WIDE["input"]
-    assert tile_of("weight", 256, torch.bfloat16) == before != tile
+@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize("product", ["convolution", "input", "weight"])
+def test_a_pinned_tile_is_used_and_then_no_more(product: str, wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "wide_products", lambda: wide)
+    tile, others = (
+        Tile(rows=32, columns=128, depth=16, warps=1, stages=2),
+        {"convolution", "input", "weight"} - {product},
+    )
+    before = {name: tile_of(name, 256, torch.bfloat16) for name in (product, *others)}
+    with trunk_tiles.pinned(product, tile):
+        assert tile_of(product, 256, torch.bfloat16) == tile
+        assert tile_of(product, 64, torch.bfloat16) == tile._replace(columns=64)
+        assert all(tile_of(name, 256, torch.bfloat16) == before[name] for name in others)
+    assert tile_of(product, 256, torch.bfloat16) == before[product] != tile
 
 
 def test_a_candidate_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

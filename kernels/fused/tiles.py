@@ -36,6 +36,9 @@ _WIDE = {
     "input": Tile(rows=64, columns=128, depth=64, warps=4, stages=3),
     "weight": Tile(rows=64, columns=128, depth=64, warps=4, stages=3),
 }
+_REPLICATED = {  # instead, where operands of a product lie in registers: four warps have too few for its epilogue
+    "input": Tile(rows=64, columns=128, depth=64, warps=8, stages=3),
+}
 _EXACT = Tile(rows=64, columns=64, depth=32, warps=4, stages=2)  # fp32, whose products are three of tf32 each
 
 
@@ -44,9 +47,7 @@ def tile_of(product: str, columns: int, dtype: torch.dtype) -> Tile:
     if dtype == torch.float32:
         return _EXACT._replace(columns=min(64, max(16, triton.next_power_of_2(columns))))
     if columns > 64:
-        tile = _WIDE[product]
-        # Where operands of a product lie in registers, four warps have too few for the gradient's epilogue.
-        return tile if product != "input" or wide_products() else tile._replace(warps=8)
+        return _WIDE[product] if wide_products() else _REPLICATED.get(product, _WIDE[product])
     tile = _NARROW[product]
     return tile._replace(columns=max(16, triton.next_power_of_2(columns)))
 
