@@ -25,8 +25,11 @@ class Conv1x1(nn.Conv2d):
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """(B, C, h, w) to (B, O, h / stride, w / stride), plus ``residual`` of that shape."""
         step = self.stride[0]
-        x_BhwC = input[:, :, ::step, ::step].permute(0, 2, 3, 1)
-        y_BhwO = F.linear(x_BhwC, self.weight.flatten(1))
+        return self.multiply(input[:, :, ::step, ::step], residual)
+
+    def multiply(self, picked: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The product of the positions that the stride picks: (B, C, h, w) to (B, O, h, w), plus ``residual``."""
+        y_BhwO = F.linear(picked.permute(0, 2, 3, 1), self.weight.flatten(1))
         if residual is not None:
             y_BhwO = y_BhwO.add_(residual.permute(0, 2, 3, 1))  # in place: the product is still in the cache
         return y_BhwO.permute(0, 3, 1, 2)

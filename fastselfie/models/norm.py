@@ -1,7 +1,7 @@
-"""Batch norm, ReLU and the branch past them as one node of the graph, for training on a CPU.
+"""Batch norm, ReLU and the branches around them as one node of the graph, for training on a CPU.
 
-The same kernels as the modules', but ReLU works in place and the two gradients that meet at the input are added in
-place: memory that was just written is still in the cache, fresh memory is not.
+The same kernels as the modules', but ReLU works in place, and so do the sums of gradients that meet at a branch: memory
+that was just written is still in the cache, fresh memory is not.
 """
 
 from __future__ import annotations
@@ -13,20 +13,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def norm_relu(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """``relu(norm(x))`` and ``x`` itself, for whoever uses it further: (B, C, h, w) both."""
+def norm_relu(norm: nn.Module, x: Tensor) -> Tensor:
+    """``relu(norm(x))``, (B, C, h, w)."""
+    return pre_activation(norm, x)[0]
+
+
+def pre_activation(norm: nn.Module, x: Tensor, step: int | None = None) -> tuple[Tensor, Tensor | None, Tensor]:
+    """``relu(norm(x))``, every ``step``-th position of that for a shortcut with weights, and ``x`` for one without.
+
+    Shapes (B, C, h, w), (B, C, h / step, w / step) and (B, C, h, w); None without a ``step``. With one, the first may
+    go into a convolution alone: the backward pass writes into its gradient.
+    """
     plain = type(norm) is nn.BatchNorm2d and norm.training and x.device.type == "cpu"
     if not plain or torch.compiler.is_compiling():
-        return F.relu(norm(x), inplace=True), x
-    activated, residual = NormRelu.apply(x, norm.weight, norm.bias, norm)
-    return activated, residual
+        activated = F.relu(norm(x), inplace=True)
+        return activated, _picked(activated, step) if step else None, x
+    activated, picked, residual = NormRelu.apply(x, norm.weight, norm.bias, norm, step)
+    return activated, picked, residual
+
+
+def _picked(x: Tensor, step: int) -> Tensor:
+    return x[:, :, ::step, ::step]
 
 
 class NormRelu(torch.autograd.Function):
-    """`norm_relu` of a BatchNorm2d in training; its running statistics are updated as its own forward would."""
+    """`pre_activation` of a BatchNorm2d in training; its running statistics are updated as its own forward would."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_C: Tensor, bias_C: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, weight_C: Tensor, bias_C: Tensor, norm: nn.BatchNorm2d, step: int | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         assert norm.momentum is not None
         assert norm.num_batches_tracked is None
         activated, mean_C, slope_C = torch.native_batch_norm(
@@ -34,18 +50,22 @@ class NormRelu(torch.autograd.Function):
         )
         activated.relu_()
         ctx.save_for_backward(x, weight_C, activated, mean_C, slope_C)
-        ctx.eps = norm.eps
+        ctx.eps, ctx.step = norm.eps, step
         ctx.set_materialize_grads(False)
-        return activated, x.view_as(x)
+        return activated, _picked(activated, step) if step else None, x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        g, g_residual = gradients
-        if g is None:
-            return g_residual, None, None, None
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        g, g_picked, g_residual = gradients
+        if g is None and g_picked is None:
+            return g_residual, None, None, None, None
         x, weight_C, activated, mean_C, slope_C = ctx.saved_tensors
+        if g is None:
+            g = torch.zeros_like(activated)
+        if g_picked is not None:
+            _picked(g, ctx.step).add_(g_picked)
         g = torch.ops.aten.threshold_backward(g, activated, 0)
         gx, gweight_C, gbias_C = torch.ops.aten.native_batch_norm_backward(
             g, x, weight_C, None, None, mean_C, slope_C, True, ctx.eps, [True, True, True]
         )
-        return gx if g_residual is None else gx.add_(g_residual), gweight_C, gbias_C, None
+        return gx if g_residual is None else gx.add_(g_residual), gweight_C, gbias_C, None, None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastselfie.config import EXPANSION, ModelConfig
 from fastselfie.models import fused
 from fastselfie.models.convolution import Conv1x1, Conv3x3
-from fastselfie.models.norm import norm_relu
+from fastselfie.models.norm import norm_relu, pre_activation
 
 N = TypeVar("N", bound=nn.Module)
 DEPTHS = (3, 4, 6, 3)
@@ -41,11 +41,12 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) to (B, 4 * channels, h / stride, w / stride)."""
-        activated, x = norm_relu(self.norm1, x)
-        residual = x if self.shortcut is None else self.shortcut(activated)
+        step = None if self.shortcut is None else self.shortcut.stride[0]
+        activated, picked, x = pre_activation(self.norm1, x, step)
+        residual = x if self.shortcut is None or picked is None else self.shortcut.multiply(picked)
         y = self.conv1(activated)
-        y = self.conv2(norm_relu(self.norm2, y)[0])
-        return self.conv3(norm_relu(self.norm3, y)[0], residual)
+        y = self.conv2(norm_relu(self.norm2, y))
+        return self.conv3(norm_relu(self.norm3, y), residual)
 
     def products(self) -> list[nn.Conv2d]:
         """Its convolutions."""
@@ -104,7 +105,7 @@ class ResNetV2(nn.Module):
 
     def forward_map(self, x: Tensor) -> Tensor:
         """(B, 3, P, P) to the last map after batch norm and ReLU, (B, features, h, w)."""
-        return norm_relu(self.norm, self.forward_stages(x)[0])[0]
+        return norm_relu(self.norm, self.forward_stages(x)[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, P, P) to (B, features): the map averaged over its positions."""

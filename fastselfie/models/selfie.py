@@ -68,7 +68,7 @@ class Selfie(nn.Module):
         """What `patch_tokens` does, from modules: a CPU has one kernel for a batch norm, and it reads bf16 maps once
         where sums in fp64 and maps in fp32 take a dozen passes."""
         assert self.pooler is not None
-        activated = norm_relu(self.trunk.norm, maps)[0]
+        activated = norm_relu(self.trunk.norm, maps)
         # Averaged with the channels last, so that the gradient comes back in the maps' layout.
         h_BND = activated.permute(0, 2, 3, 1).flatten(1, 2).mean(dim=1).unflatten(0, places_BN.shape)
         h_BnD, h_BmD = h_BND[:, : self.visible], h_BND[:, self.visible :]

@@ -19,6 +19,7 @@ from fastselfie.pretext.task import Task
 from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import checkpoint
 from fastselfie.training.checkpoint import Checkpoint
+from fastselfie.training.garbage import frozen_garbage
 from fastselfie.training.metrics import Throughput, Window
 from fastselfie.training.optimizer import learning_rate, load_momentum, make_optimizer, momentum_of
 from fastselfie.training.placements import Placements
@@ -63,7 +64,7 @@ def train(job: Job, world: World, folder: RunFolder, opening: str) -> None:
     start, steps = trainer.restore(), job.config.steps
     if world.is_main:
         say(opening)
-    with reporter(folder, world, start, steps) as report, stop_signal(world) as stop:
+    with reporter(folder, world, start, steps) as report, stop_signal(world) as stop, frozen_garbage():
         trainer.settle()
         owes = trainer.owes(start)
         if owes:

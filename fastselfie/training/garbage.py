@@ -1,0 +1,22 @@
+"""Python's garbage collector, kept from walking over what lives as long as a run."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def frozen_garbage() -> Iterator[None]:
+    """Inside, the collector leaves alone what was there before: modules, the network, the data's bookkeeping.
+
+    Steps make enough short-lived objects to start a collection of everything now and then, and everything is some
+    300,000 objects of imported packages: a sixth of a second in which nothing is trained.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -1,0 +1,28 @@
+"""What the garbage collector leaves alone during a run, and for how long."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from fastselfie.training.garbage import frozen_garbage
+
+
+def test_what_was_there_is_left_alone_and_then_no_more() -> None:
+    def seen(one: object) -> bool:
+        return any(other is one for other in gc.get_objects())
+
+    old: list[object] = [[]]
+    assert seen(old)
+    with frozen_garbage():
+        new: list[object] = [[]]
+        assert not seen(old)
+        assert seen(new)
+    assert seen(old)
+
+
+def test_a_failure_inside_unfreezes() -> None:
+    with pytest.raises(KeyError), frozen_garbage():
+        raise KeyError
+    assert gc.get_freeze_count() == 0

@@ -1,0 +1,97 @@
+"""Batch norm and ReLU with their branches in one node: values, gradients and statistics are the modules'."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastselfie.models.norm import norm_relu, pre_activation
+from fastselfie.models.resnet import Bottleneck, batch_norm
+
+C = 6
+
+
+@pytest.fixture
+def norm() -> nn.BatchNorm2d:
+    torch.manual_seed(0)
+    made = batch_norm(C).double()
+    with torch.no_grad():
+        made.weight.uniform_(0.5, 2)
+        made.bias.normal_()
+    return made
+
+
+def maps() -> Tensor:
+    x = torch.randn(5, C, 4, 4, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    return x.requires_grad_()
+
+
+def plainly(norm: nn.BatchNorm2d, x: Tensor, step: int | None) -> tuple[Tensor, Tensor | None, Tensor]:
+    activated = F.relu(norm(x))
+    return activated, activated[:, :, ::step, ::step] if step else None, x
+
+
+@pytest.mark.parametrize("step", [None, 1, 2])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("used", [(0,), (0, 2), (0, 1), (1,), (2,), (0, 1, 2)])
+def test_it_is_the_modules(norm: nn.BatchNorm2d, step: int | None, training: bool, used: tuple[int, ...]) -> None:
+    """Whichever of the three are used; each enters a product, as convolutions are."""
+    used = tuple(index for index in used if index != 1 or step) or (0,)
+    x, found = maps(), []
+    weights = [torch.randn(C, C, dtype=torch.float64) for _ in range(3)]
+    for way in (pre_activation, plainly):
+        own = copy.deepcopy(norm).train(training)
+        leaf = x.detach().clone().requires_grad_()
+        outputs = way(own, leaf, step)
+        loss = sum(
+            (torch.einsum("bchw,cd->bdhw", output, weights[index]) ** 2).sum()
+            for index, output in enumerate(outputs)
+            if index in used and output is not None
+        )
+        assert isinstance(loss, Tensor)
+        gradients = torch.autograd.grad(loss, [leaf, own.weight, own.bias], allow_unused=True)
+        found.append([*outputs, *gradients, own.running_mean, own.running_var])
+    for ours, truth in zip(*found, strict=True):
+        assert (ours is None) == (truth is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, truth)
+
+
+def test_a_callers_gradient_is_not_written_to(norm: nn.BatchNorm2d) -> None:
+    x = maps()
+    g = torch.randn_like(x)
+    before = g.clone()
+    norm_relu(norm, x).backward(g)
+    assert torch.equal(g, before)
+
+
+@pytest.mark.parametrize(("inner", "stride"), [(4, 1), (4, 2), (8, 1), (8, 2)])
+def test_a_bottleneck_is_its_definition(inner: int, stride: int) -> None:
+    """He et al. 2016b: three pre-activated convolutions plus the shortcut, of the pre-activated input where it has
+    weights; written with convolutions alone."""
+    torch.manual_seed(1)
+    block = Bottleneck(16, inner, stride).double()
+    other = copy.deepcopy(block)
+    x = torch.randn(3, 16, 4, 4, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    first = F.relu(other.norm1(leaves[1]))
+    y = F.conv2d(first, other.conv1.weight)
+    y = F.conv2d(F.relu(other.norm2(y)), other.conv2.weight, stride=stride, padding=1)
+    y = F.conv2d(F.relu(other.norm3(y)), other.conv3.weight)
+    shortcut = leaves[1] if other.shortcut is None else F.conv2d(first, other.shortcut.weight, stride=stride)
+    assert (other.shortcut is None) == (inner == 4 and stride == 1)
+    expected, found = y + shortcut, block(leaves[0])
+    torch.testing.assert_close(found, expected)
+    g = torch.randn_like(expected)
+    for ours, truth in zip(
+        torch.autograd.grad(found, [leaves[0], *block.parameters()], g),
+        torch.autograd.grad(expected, [leaves[1], *other.parameters()], g),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, truth)
+    for ours, truth in zip(block.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(ours, truth)
