@@ -54,7 +54,7 @@ def test_the_trunk_takes_what_is_recorded(tmp_path: Path) -> None:
     """On one architecture: all four take six minutes of a core's time."""
     told = compiled(tmp_path, "trunk", "--architectures", "90")
     assert told.count("sm_90") > 50
-    for operation in ("convolution.", "_input_kernel", "_weight_kernel", "_normalise_kernel", "_sums_kernel"):
+    for operation in ("_convolution_kernel", "_weight_kernel", "_normalise_kernel", "_partial_sums_kernel"):
         assert operation in told
 
 

@@ -69,11 +69,12 @@ def test_maps_of_any_strides(layout: str) -> None:
     check((3, 48, 5, 7), torch.float32, layout)
 
 
-@pytest.mark.parametrize("stretches", [1, 2, 3, 256])
-def test_sums_in_stretches(stretches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("channels", [16, 80])
+@pytest.mark.parametrize("programs", [1, 2, 3, 6, 256])
+def test_sums_in_stretches(programs: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """315 rows, five blocks: in one program, in programs of several of which the last is short, and in one each."""
-    monkeypatch.setattr(normalisation, "_STRETCHES", stretches)
-    check((9, 16, 5, 7), torch.float32)
+    monkeypatch.setattr(normalisation, "_PROGRAMS", programs)
+    check((9, channels, 5, 7), torch.float32)
 
 
 def test_rows_that_are_not_there_are_in_no_sum() -> None:

@@ -17,6 +17,7 @@ triton = pytest.importorskip("triton")
 convolution: Any = pytest.importorskip("fastselfie.kernels.fused.convolution")
 backward: Any = pytest.importorskip("fastselfie.kernels.fused.convolution_backward")
 normalisation: Any = pytest.importorskip("fastselfie.kernels.fused.normalisation")
+partial_sums: Any = pytest.importorskip("fastselfie.kernels.fused.partial_sums")
 tl: Any = triton.language
 
 pytestmark = needs_interpreter
@@ -63,7 +64,8 @@ def test_convolution(side: int, stride: int) -> None:
         "x": HALVES, "affine": FLOATS if side == 1 else None, "weight": HALVES, "residual": HALVES, "y": HALVES,
         "partial": FLOATS, "rows": FAR, "SIDE": side, "STRIDE": stride, "HEIGHT": H * moves, "WIDTH": W * moves,
     }  # fmt: skip
-    found = touched(convolution._kernel, (2 * BLOCK + 1, 0, 0), given | SIZES, programs=(2 * BLOCK + 2, 1, 1))
+    programs = 2 * BLOCK + 2, 1, 1
+    found = touched(convolution._convolution_kernel, (2 * BLOCK + 1, 0, 0), given | SIZES, programs=programs)
     rows = rows_at(BLOCK)
     assert found["x"].loaded == elements(taps(rows, side, stride) if moves else rows, C)
     assert found["weight"].loaded == elements(SECOND, side * side * C)
@@ -82,7 +84,9 @@ def test_convolution_input(stride: int) -> None:
         "WIDTH": W if stride > 1 else 0,
     }  # fmt: skip
     sizes = SIZES | {"C": O, "O": C}
-    found = touched(backward._input_kernel, (2 * BLOCK + 1, 0, 0), given | sizes, programs=(2 * BLOCK + 2, 1, 1))
+    found = touched(
+        backward._convolution_input_kernel, (2 * BLOCK + 1, 0, 0), given | sizes, programs=(2 * BLOCK + 2, 1, 1)
+    )
     rows = rows_at(BLOCK)
     assert found["dy"].loaded == elements(rows, C)
     assert found["weight"].loaded == elements(range(C), O, SECOND)
@@ -100,7 +104,10 @@ def test_convolution_weight(stride: int) -> None:
         "HEIGHT": H if stride > 1 else 0, "WIDTH": W if stride > 1 else 0,
     }  # fmt: skip
     found = touched(
-        backward._weight_kernel, (1, BLOCK, 0), given | SIZES | {"ROWS": COLUMNS}, programs=(2, BLOCK + 1, 1)
+        backward._convolution_weight_kernel,
+        (1, BLOCK, 0),
+        given | SIZES | {"ROWS": COLUMNS},
+        programs=(2, BLOCK + 1, 1),
     )
     rows = rows_at(BLOCK, 2 * DEPTH)
     assert found["dy"].loaded == elements(rows, O, SECOND)
@@ -121,7 +128,7 @@ def test_normalise() -> None:
 def test_normalisation_sums() -> None:
     given: dict[str, Any] = {"da": HALVES, "x": HALVES, "affine": FLOATS, "mean": FLOATS, "partial": FLOATS}
     given |= {"rows": FAR, "steps": 2}
-    found = touched(normalisation._sums_kernel, (BLOCK, 1, 0), given | ALONE, programs=(BLOCK + 1, 2, 1))
+    found = touched(normalisation._normalisation_sums_kernel, (BLOCK, 1, 0), given | ALONE, programs=(BLOCK + 1, 2, 1))
     assert found["da"].loaded == found["x"].loaded == elements(rows_at(BLOCK, 2 * ROWS), O, SECOND)
     assert found["partial"].stored == sums_at(BLOCK, O, SECOND)
 
@@ -129,6 +136,17 @@ def test_normalisation_sums() -> None:
 def test_normalisation_input() -> None:
     given: dict[str, Any] = {"da": HALVES, "x": HALVES, "affine": FLOATS, "pull": FLOATS, "around": HALVES}
     given |= {"dx": HALVES, "rows": FAR}
-    found = touched(normalisation._input_kernel, (BLOCK, 1, 0), given | ALONE, programs=(BLOCK + 1, 2, 1))
+    found = touched(normalisation._normalisation_input_kernel, (BLOCK, 1, 0), given | ALONE, programs=(BLOCK + 1, 2, 1))
     expected = elements(rows_at(BLOCK), O, SECOND)
     assert found["da"].loaded == found["x"].loaded == found["around"].loaded == found["dx"].stored == expected
+
+
+def test_partial_sums() -> None:
+    """A stretch of three blocks, the last columns of three."""
+    N, steps = 2 * 80, 3
+    given: dict[str, Any] = {"partial": FLOATS, "out": (torch.float64, 1.0), "rows": FAR, "steps": steps}
+    sizes: dict[str, Any] = {"N": N, "ROWS": 16, "COLUMNS": 64}
+    found = touched(partial_sums._partial_sums_kernel, (BLOCK, 2, 0), given | sizes, programs=(BLOCK + 1, 3, 1))
+    columns = range(128, N)
+    assert found["partial"].loaded == elements(rows_at(BLOCK, 16 * steps), N, columns)
+    assert found["out"].stored == {BLOCK * N + column for column in columns}

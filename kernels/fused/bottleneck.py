@@ -65,10 +65,13 @@ class Bottleneck(torch.autograd.Function):
         ctx.stride, ctx.eps, ctx.group = stride, eps, group
         ctx.processes = processes if training else 0
         ctx.mark_non_differentiable(sums, values2, values3)
+        ctx.set_materialize_grads(False)  # no zeros for those
         return y, sums, values2, values3
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return (None,) * 18
         (x, y1, y2, activated, values1, values2, values3,
          weight1, bias1, conv1, weight2, bias2, conv2, weight3, bias3, conv3, shortcut) = ctx.saved_tensors  # fmt: skip
         eps, dtype = ctx.eps, x.dtype
@@ -88,19 +91,7 @@ class Bottleneck(torch.autograd.Function):
         dweight3, dbias3, pull = through(sums, values3, weight3, y2)
         dy2 = normalisation_input(dz, y2, third_2K, pull, None)
 
-        if activated is None:
-            second_2R = second_2K.repeat(1, 4)
-            dz, sums = convolution_input(
-                flat(dy2), conv2.to(dtype), flat(y1), second_2R, values2[0].repeat(4), None, 1
-            )  # fmt: skip
-            dconv2 = convolution_weight(flat(dy2), flat(y1), second_2R, 1)
-            dz, sums = unflat(dz), folded(sums)
-        else:
-            dz, dconv2, _ = torch.ops.aten.convolution_backward(
-                dy2, activated, conv2.to(dtype), None, [ctx.stride] * 2, [1, 1], [1, 1], False, [0, 0], 1,
-                [True, True, False],
-            )  # fmt: skip
-            sums = normalisation_sums(dz, y1, second_2K, values2[0])
+        dz, dconv2, sums = _through_conv2(dy2, y1, activated, conv2.to(dtype), second_2K, values2[0], ctx.stride)
         dweight2, dbias2, pull = through(sums, values2, weight2, y1)
         dy1 = normalisation_input(dz, y1, second_2K, pull, None)
 
@@ -119,6 +110,21 @@ class Bottleneck(torch.autograd.Function):
             dweight3, dbias3, dconv3.view_as(conv3).to(conv3.dtype), dshortcut,
             None, None, None, None,
         )  # fmt: skip
+
+
+def _through_conv2(
+    dy: Tensor, x: Tensor, activated: Tensor | None, weight: Tensor, affine_2K: Tensor, mean_K: Tensor, stride: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The second convolution backward: the gradient of its input, that of its weight, and the sums that the gradient of
+    norm2 needs. The first is before the relu where the product is dense, and after it where ``activated`` was kept."""
+    if activated is None:
+        affine_24K = affine_2K.repeat(1, 4)
+        dz, sums = convolution_input(flat(dy), weight, flat(x), affine_24K, mean_K.repeat(4), None, 1)
+        return unflat(dz), convolution_weight(flat(dy), flat(x), affine_24K, 1), folded(sums)
+    da, dweight, _ = torch.ops.aten.convolution_backward(
+        dy, activated, weight, None, [stride] * 2, [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
+    )
+    return da, dweight, normalisation_sums(da, x, affine_2K, mean_K)
 
 
 def _through_statistics(

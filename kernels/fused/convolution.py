@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastselfie.kernels.fused.indexing import divide
+from fastselfie.kernels.fused.partial_sums import added_in_fp64
 from fastselfie.kernels.fused.tiles import depth_of, product_dtype, tile_of
 
 
@@ -31,7 +32,7 @@ def source_rows(first, lane, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, STRIDE: 
 
 
 @triton.jit(do_not_specialize=["rows"])  # one kernel for every batch
-def _kernel(
+def _convolution_kernel(
     x,  # (source rows, C)
     affine,  # fp32 (2, C), slope and offset, or None: the input as it is
     weight,  # (O, SIDE, SIDE, C)
@@ -119,7 +120,7 @@ def convolution(
     partial = x.new_empty((row_blocks, 2, O), dtype=torch.float32) if with_sums else None
     last = torch.channels_last
     with torch.cuda.device_of(x):  # a launch goes to the current device
-        _kernel[(row_blocks * triton.cdiv(O, tile.columns),)](
+        _convolution_kernel[(row_blocks * triton.cdiv(O, tile.columns),)](
             x.contiguous(memory_format=last), None if affine_2C is None else affine_2C.contiguous(),
             weight.permute(0, 2, 3, 1).contiguous(),
             None if residual is None else residual.contiguous(memory_format=last), y, partial, rows,
@@ -127,7 +128,7 @@ def convolution(
             ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=depth_of(C, tile), DOT=product_dtype(x.dtype),
             num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
-    return y, sums if partial is None else partial.sum(dim=0, dtype=torch.float64)
+    return y, sums if partial is None else added_in_fp64(partial)
 
 
 @convolution.register_fake

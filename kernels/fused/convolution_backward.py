@@ -15,11 +15,12 @@ from torch import Tensor
 
 from fastselfie.kernels.fused.convolution import source_rows
 from fastselfie.kernels.fused.indexing import divide
+from fastselfie.kernels.fused.partial_sums import added_in_fp64
 from fastselfie.kernels.fused.tiles import depth_of, product_dtype, stretch_steps, tile_of
 
 
 @triton.jit(do_not_specialize=["rows"])  # one kernel for every batch
-def _input_kernel(
+def _convolution_input_kernel(
     dy,  # (rows, O)
     weight,  # (O, C)
     x,  # (rows, C)
@@ -80,7 +81,7 @@ def _input_kernel(
 
 
 @triton.jit(do_not_specialize=["rows", "steps"])
-def _weight_kernel(
+def _convolution_weight_kernel(
     dy,  # (rows, O)
     x,  # (source rows, C)
     affine,  # fp32 (2, C)
@@ -145,7 +146,7 @@ def convolution_input(
     partial = x.new_empty((row_blocks, 2, C), dtype=torch.float32)
     last = torch.channels_last
     with torch.cuda.device_of(x):  # a launch goes to the current device
-        _input_kernel[(row_blocks * triton.cdiv(C, tile.columns),)](
+        _convolution_input_kernel[(row_blocks * triton.cdiv(C, tile.columns),)](
             dy.contiguous(memory_format=last), weight.flatten(1).contiguous(), x.contiguous(memory_format=last),
             affine_2C.contiguous(), mean_C.contiguous(),
             None if branch is None else branch.contiguous(memory_format=last), dz, partial, rows,
@@ -153,7 +154,7 @@ def convolution_input(
             ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=depth_of(O, tile), DOT=product_dtype(x.dtype),
             num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
-    return dz, partial.sum(dim=0, dtype=torch.float64)
+    return dz, added_in_fp64(partial)
 
 
 @convolution_input.register_fake
@@ -177,7 +178,7 @@ def convolution_weight(dy: Tensor, x: Tensor, affine_2C: Tensor, stride: int) ->
     last = torch.channels_last
     if stretches:
         with torch.cuda.device_of(x):
-            _weight_kernel[(tiles, stretches)](
+            _convolution_weight_kernel[(tiles, stretches)](
                 dy.contiguous(memory_format=last), x.contiguous(memory_format=last), affine_2C.contiguous(), partial,
                 rows, steps,
                 C=C, O=O, STRIDE=stride, HEIGHT=height if stride > 1 else 0, WIDTH=width if stride > 1 else 0,

@@ -12,8 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastselfie.kernels.fused.partial_sums import added_in_fp64
+
 _ROWS, _CHANNELS, _WARPS = 64, 64, 4
-_STRETCHES = 256  # programs along the rows at most, a partial sum each
+_PROGRAMS = 1024  # of the sums at most: eight for each of an H200's 132 multiprocessors, near enough
 
 
 @triton.jit(do_not_specialize=["rows"])  # one kernel for every batch
@@ -30,7 +32,7 @@ def _normalise_kernel(x, affine, out, rows, C: tl.constexpr, ROWS: tl.constexpr,
 
 
 @triton.jit(do_not_specialize=["rows", "steps"])
-def _sums_kernel(
+def _normalisation_sums_kernel(
     da,  # (rows, C)
     x,  # (rows, C)
     affine,  # fp32 (2, C)
@@ -66,7 +68,7 @@ def _sums_kernel(
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _input_kernel(
+def _normalisation_input_kernel(
     da,  # (rows, C)
     x,  # (rows, C)
     affine,  # fp32 (2, C)
@@ -120,18 +122,18 @@ def _(x: Tensor, affine_2C: Tensor) -> Tensor:
 def normalisation_sums(da: Tensor, x: Tensor, affine_2C: Tensor, mean_C: Tensor) -> Tensor:
     """Sums of dz and of dz * (x - mean), fp64 (2, C): dz is ``da`` where relu let it through. Maps (M, C, h, w)."""
     rows, C = x.numel() // x.shape[1], x.shape[1]
-    blocks = triton.cdiv(rows, _ROWS)
-    steps = max(1, triton.cdiv(blocks, _STRETCHES))
+    blocks, columns = triton.cdiv(rows, _ROWS), triton.cdiv(C, _CHANNELS)
+    steps = max(1, triton.cdiv(blocks * columns, _PROGRAMS))
     stretches = triton.cdiv(blocks, steps)
     partial = x.new_empty((stretches, 2, C), dtype=torch.float32)
     last = torch.channels_last
     if stretches:
         with torch.cuda.device_of(x):
-            _sums_kernel[(stretches, triton.cdiv(C, _CHANNELS))](
+            _normalisation_sums_kernel[(stretches, columns)](
                 da.contiguous(memory_format=last), x.contiguous(memory_format=last), affine_2C.contiguous(),
                 mean_C.contiguous(), partial, rows, steps, C=C, ROWS=_ROWS, CHANNELS=_CHANNELS, num_warps=_WARPS,
             )  # fmt: skip
-    return partial.sum(dim=0, dtype=torch.float64)
+    return added_in_fp64(partial)
 
 
 @normalisation_sums.register_fake
@@ -151,7 +153,7 @@ def normalisation_input(da: Tensor, x: Tensor, affine_2C: Tensor, pull_2C: Tenso
     last = torch.channels_last
     if rows:
         with torch.cuda.device_of(x):
-            _input_kernel[(triton.cdiv(rows, _ROWS), triton.cdiv(C, _CHANNELS))](
+            _normalisation_input_kernel[(triton.cdiv(rows, _ROWS), triton.cdiv(C, _CHANNELS))](
                 da.contiguous(memory_format=last), x.contiguous(memory_format=last), affine_2C.contiguous(),
                 pull_2C.contiguous(), None if around is None else around.contiguous(memory_format=last), dx, rows,
                 C=C, ROWS=_ROWS, CHANNELS=_CHANNELS, num_warps=_WARPS,
