@@ -27,9 +27,10 @@ def parts(out: Path) -> dict[str, list[str]]:
     """Name of each part and the command after the interpreter's name."""
     return {
         "tests": ["-m", "pytest", "-m", "gpu", "tests"],
-        "kernel tests": ["-m", "pytest", *map(str, sorted(_ROOT.glob("tests/test_kernel*.py"))),
+        "kernel tests": ["-m", "pytest", *map(str, _tests_of_kernels()),
                          *(f"--deselect=tests/test_kernel_resources.py::test_{name}" for name in _DONE_APART)],
-        "resources": _resources(out),
+        "resources": _resources(out, "around"),
+        "trunk resources": _resources(out, "trunk"),
         "trunk tiles": ["-m", "bench.trunk_tiles", "--out", str(out / "trunk_tiles.json")],
         "kernels": ["-m", "bench.kernels", "--out", str(out / "kernels.json")],
         # Its table goes to the log alone: the report's file has the same operations.
@@ -40,12 +41,16 @@ def parts(out: Path) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
-def _resources(out: Path) -> list[str]:
+def _tests_of_kernels() -> list[Path]:
+    return sorted(path for kind in ("kernel", "trunk") for path in _ROOT.glob(f"tests/test_{kind}*.py"))
+
+
+def _resources(out: Path, part: str) -> list[str]:
     """Against the table of this machine's Triton; where there is none, one is made."""
-    name = f"kernel_resources_triton-{triton_version() or 'none'}.json"
+    name = f"{'kernel' if part == 'around' else part}_resources_triton-{triton_version() or 'none'}.json"
     table = _ROOT / "bench" / "results" / name
     choice = ["--check", str(table)] if table.exists() else ["--out", str(out / name)]
-    return ["-m", "bench.kernel_resources", *choice]
+    return ["-m", "bench.kernel_resources", "--part", part, *choice]
 
 
 def _run(command: list[str], log: Path) -> int | str:

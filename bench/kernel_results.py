@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.kernel_cases import Case, Key
+from bench.report.whole_step import COMPILED, COMPILED_FUSED, FUSED_TRUNK
+from bench.report.whole_step import SECTION as WHOLE_STEP
 
 Row = dict[str, Any]
 
@@ -57,6 +59,21 @@ def slower_in(folder: Path) -> frozenset[Key]:
     """What `fastselfie.kernels.dispatch.SLOWER` has to hold: the losses of all results in a folder."""
     results = (json.loads(path.read_text()) for path in sorted(folder.glob("kernels_*.json")))
     return frozenset((name, tuple(shape)) for result in results for name, shape in result["slower_than_compiled"])
+
+
+def trunk_wins_on(folder: Path) -> frozenset[str]:
+    """What `fastselfie.kernels.dispatch.FASTER_TRUNK` has to hold: devices on which the whole step with the fused trunk
+    beats FastSelfie's own without it, compiled, by the medians of every report in a folder that has both."""
+    won: dict[str, bool] = {}
+    for path in sorted(folder.glob("*/report.json")):
+        report = json.loads(path.read_text())
+        steps = (one for one in report["rows"] if one["section"] == WHOLE_STEP and "ms" in one)
+        ms = {one["side"]: one["ms"]["median"] for one in steps}
+        plain = [ms[side] for side in (COMPILED, COMPILED_FUSED) if side in ms]
+        if FUSED_TRUNK in ms and plain:
+            device = report["made_by"]["device"]
+            won[device] = won.get(device, True) and ms[FUSED_TRUNK] < min(plain)
+    return frozenset(device for device, wins in won.items() if wins)
 
 
 def markdown(rows: Iterable[Row]) -> str:

@@ -1,4 +1,5 @@
-"""The dispatch leaves to plain PyTorch what committed results show the kernels to be slower in, and nothing else."""
+"""The dispatch leaves to plain PyTorch what committed results show the kernels to be slower in, and nothing else; the
+fused trunk runs unasked where they show it to be faster, and nowhere else."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.kernel_results import slower_in, slower_than_compiled
+from bench.kernel_results import slower_in, slower_than_compiled, trunk_wins_on
 from fastselfie.kernels import dispatch
 
 RESULTS = Path(__file__).parent.parent / "bench" / "results"
@@ -55,3 +56,35 @@ def test_without_a_compiled_side_nothing_is_said() -> None:
     one = row("forward", 2.0, 1.0)
     del one["sides"]["compiled"]
     assert slower_than_compiled([one]) == []
+
+
+def report(folder: Path, name: str, device: str, **ms: float | None) -> None:
+    """A report's whole step; a side without a time did not run."""
+    sides = {
+        "compiled": "fastselfie compiled", "around": "fastselfie compiled + fused",
+        "trunk": "fastselfie compiled + fused + trunk",
+    }  # fmt: skip
+    rows = [
+        {"section": "whole step", "side": sides[side], **({"ms": {"median": value}} if value else {"not_run": "why"})}
+        for side, value in ms.items()
+    ]
+    rows.append({"section": "trunk alone", "side": sides["trunk"], "ms": {"median": 1e-3}})
+    (folder / name).mkdir()
+    (folder / name / "report.json").write_text(json.dumps({"made_by": {"device": device}, "rows": rows}))
+
+
+def test_the_trunk_is_fused_where_the_results_say() -> None:
+    assert trunk_wins_on(RESULTS) == dispatch.FASTER_TRUNK
+
+
+def test_the_trunk_wins_by_the_whole_step_of_every_report(tmp_path: Path) -> None:
+    assert trunk_wins_on(tmp_path) == frozenset()
+    report(tmp_path, "a", "one", compiled=3.0, around=2.0, trunk=1.9)
+    report(tmp_path, "b", "two", compiled=3.0, around=2.0, trunk=2.1)
+    report(tmp_path, "c", "three", compiled=2.0, around=3.0, trunk=2.1)
+    report(tmp_path, "d", "four", compiled=None, around=None, trunk=2.1)
+    report(tmp_path, "e", "five", compiled=3.0, around=2.0, trunk=None)
+    report(tmp_path, "f", "six", compiled=3.0, trunk=2.0)
+    assert trunk_wins_on(tmp_path) == {"one", "six"}
+    report(tmp_path, "g", "one", compiled=3.0, around=2.0, trunk=2.5)
+    assert trunk_wins_on(tmp_path) == {"six"}

@@ -75,9 +75,19 @@ def test_training_follows_the_cpus_curve(precision: Any, compiled: Any, kernels:
     assert losses(gpu) == pytest.approx(losses(cpu), rel=2e-3 if precision == "fp32" else 0.05)
 
 
-def test_a_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "compiled"), [("fp32", "off"), ("bf16", "off"), ("bf16", "on")])
+def test_training_with_the_fused_trunk_follows_the_cpus_curve(precision: Any, compiled: Any, tmp_path: Path) -> None:
+    config = PretrainConfig(**FEW | {"width": 0.25}, dropout=0.0)
+    cpu = pretrain(dataclasses.replace(config, device="cpu", precision="fp32", compile="off", out=tmp_path / "cpu"))
+    options = {"device": "cuda", "precision": precision, "compile": compiled, "trunk": "fused"}
+    gpu = pretrain(dataclasses.replace(config, **options, out=tmp_path / "gpu"))
+    assert losses(gpu) == pytest.approx(losses(cpu), rel=2e-3 if precision == "fp32" else 0.05)
+
+
+@pytest.mark.parametrize("settings", [{}, {"trunk": "fused", "width": 0.25}])
+def test_a_resumed_run_equals_the_unbroken_one(settings: dict[str, Any], tmp_path: Path) -> None:
     """Restarted from its middle checkpoint, with dropout."""
-    config = PretrainConfig(**SMALL, device="cuda", precision="fp32", compile="off")
+    config = PretrainConfig(**SMALL | settings, device="cuda", precision="fp32", compile="off")
     whole = pretrain(dataclasses.replace(config, out=tmp_path / "whole"))
     broken = pretrain(dataclasses.replace(config, out=tmp_path / "broken"))
     newest = broken / "checkpoints" / f"step-{STEPS:09d}"

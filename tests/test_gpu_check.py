@@ -34,12 +34,14 @@ def test_at_most_eight_files_come_back(tmp_path: Path) -> None:
 
 def test_kernel_tests_and_resources_are_among_the_parts(tmp_path: Path) -> None:
     commands = parts(tmp_path)
-    assert {"tests", "kernel tests", "kernels", "resources"} <= commands.keys()
-    files, (left_out,) = commands["kernel tests"][2:-1], commands["kernel tests"][-1:]
-    for name in ("test_kernel_resources.py", "test_kernels_in_training.py"):
+    assert {"tests", "kernel tests", "kernels", "resources", "trunk resources"} <= commands.keys()
+    files, left_out = commands["kernel tests"][2:-2], commands["kernel tests"][-2:]
+    for name in ("test_kernel_resources.py", "test_kernels_in_training.py", "test_trunk_bottleneck.py"):
         assert str(ROOT / "tests" / name) in files
-    path, _, name = left_out.removeprefix("--deselect=").partition("::")
-    assert f"def {name}(" in (ROOT / path).read_text()
-    tables = {str(path) for path in (ROOT / "bench" / "results").glob("kernel_resources_triton-*.json")}
-    made_here = not tables & set(commands["resources"])
-    assert made_here == ("--out" in commands["resources"])
+    for words in left_out:
+        path, _, name = words.removeprefix("--deselect=").partition("::")
+        assert f"def {name}(" in (ROOT / path).read_text()
+    tables = {str(path) for path in (ROOT / "bench" / "results").glob("*_resources_triton-*.json")}
+    for part in ("resources", "trunk resources"):
+        made_here = not tables & set(commands[part])
+        assert made_here == ("--out" in commands[part])

@@ -103,5 +103,5 @@ def assert_halves(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
             assert torch.equal(first[name], second[name])
             assert_near(first[name], expected, 3e-6, name)
         else:
-            halves = [first[name], second[name]]
-            assert_near(torch.cat(halves) if name in ("y", "x") else sum(halves), expected, 1e-5, name)
+            one, other = first[name], second[name]
+            assert_near(torch.cat([one, other]) if name in ("y", "x") else one + other, expected, 1e-5, name)
