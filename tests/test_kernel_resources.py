@@ -64,7 +64,7 @@ def test_the_batches_are_those_of_evaluations() -> None:
 
 def test_committed_tables_have_no_fault() -> None:
     tables = sorted((ROOT / "bench" / "results").glob("*_resources_triton-*.json"))
-    names = ["kernel_resources_triton-3.6.0", "kernel_resources_triton-3.7.1", "trunk_resources_triton-3.7.1"]
+    names = [f"{part}_resources_triton-{version}" for part in ("kernel", "trunk") for version in ("3.6.0", "3.7.1")]
     assert [path.stem for path in tables] == names
     for path in tables:
         assert faults(read(path, path.stem.rpartition("-")[2])) == []
