@@ -35,10 +35,9 @@ def compiled(cache: Path, part: str, *options: str) -> str:
 
 
 def test_kernels_take_what_is_recorded(tmp_path: Path) -> None:
-    """On two architectures, one with wide products: all four take two minutes more of a core's time."""
-    told = compiled(tmp_path, "around", "--architectures", "90", "120")
-    for architecture in (90, 120):
-        assert told.count(f"sm_{architecture}") > 50
+    """On one architecture: all four take two minutes of a core's time."""
+    told = compiled(tmp_path, "around", "--architectures", "90")
+    assert told.count("sm_90") > 50
     for operation in (
         "patch_batch.",
         "channel_sums.",
