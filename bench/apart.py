@@ -26,7 +26,10 @@ def apart(make: Callable[..., Step], *arguments: Any) -> Iterator[Step]:
     theirs.close()  # so that its end is noticed
 
     def step() -> None:
-        ours.send(True)
+        try:
+            ours.send(True)
+        except OSError:
+            raise EOFError from None
         ours.recv()
 
     try:

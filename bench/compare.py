@@ -17,6 +17,7 @@ from fastselfie.errors import UserError
 _HEADINGS = ("section", "side", "A ms", "B ms", "B / A", "")
 _SAME = ("device", "threads", "python", "torch", "triton", "dali", "cuda", "cudnn")
 _TERMINAL = 160
+_ENOUGH = 4  # rounds: apart by chance once in 35 times
 
 
 def add_parser(commands: Any) -> None:
@@ -50,7 +51,7 @@ def compare(given: argparse.Namespace) -> int:
 
 def changes(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, ...]]:
     """A line for each side that ran in either: medians, their ratio, and whether the change exceeds the spread, which
-    it does where no round of one was as fast or slow as any of the other."""
+    it does where no round of one was as fast or slow as any of the other; with few rounds that happens by chance."""
     before, after = _timed(a), _timed(b)
     lines = []
     for key in dict.fromkeys([*before, *after]):
@@ -61,6 +62,8 @@ def changes(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, ...]]:
         ratio = other["median"] / one["median"]
         apart = other["lowest"] > one["highest"] or other["highest"] < one["lowest"]
         word = ("slower" if ratio > 1 else "faster") if apart else "within the spread"
+        if min(one["n"], other["n"]) < _ENOUGH:
+            word = "too few rounds to tell"
         lines.append((*key, f"{one['median']:.4g}", f"{other['median']:.4g}", f"{ratio:.3f}", word))
     return lines if before.keys() & after.keys() else []
 

@@ -1,12 +1,13 @@
 """Everything that only a GPU can show, in one go: the tests marked `gpu` and every bench. ``make gpu-check OUT=DIR``.
 
-Leaves at most eight files in the folder: a log of everything, and what the benches write. Goes on after a failure; the
-exit status tells whether there was one.
+Leaves at most eight files in the folder, a log of everything and what the benches write; and the resource tables of a
+Triton that has none yet. Goes on after a failure; the exit status tells whether there was one.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import signal
 import subprocess
@@ -19,25 +20,27 @@ from fastselfie.kernels.dispatch import triton_version
 
 _ROOT = Path(__file__).parent.parent
 LOG = "gpu-check.log"
-_LIMIT_S = 420  # a part; what hangs must not cost the parts after it
+_LIMIT_S = 580  # a part; what hangs must not cost the parts after it
 _DONE_APART = ("kernels_take_what_is_recorded", "the_trunk_takes_what_is_recorded")  # by "resources"
+_IN_PARALLEL = ("-n", "8", "--dist", "loadfile") if importlib.util.find_spec("xdist") else ()
 
 
 def parts(out: Path) -> dict[str, list[str]]:
     """Name of each part and the command after the interpreter's name."""
     return {
         "tests": ["-m", "pytest", "-m", "gpu", "tests"],
-        "kernel tests": ["-m", "pytest", *map(str, _tests_of_kernels()),
+        # Most of their time is the compiler's, which has a core for each process.
+        "kernel tests": ["-m", "pytest", *_IN_PARALLEL, *map(str, _tests_of_kernels()),
                          *(f"--deselect=tests/test_kernel_resources.py::test_{name}" for name in _DONE_APART)],
         "resources": _resources(out, "around"),
         "trunk resources": _resources(out, "trunk"),
-        "trunk tiles": ["-m", "bench.trunk_tiles", "--out", str(out / "trunk_tiles.json")],
         "kernels": ["-m", "bench.kernels", "--out", str(out / "kernels.json")],
         # Its table goes to the log alone: the report's file has the same operations.
         "operations": ["-m", "pytest", "bench/operations.py", "--benchmark-enable", "--benchmark-only"],
         # Of the main job: report.json, report.md, roofline.png, and profile.txt of the compiled step.
         "report": ["-m", "bench", "report", "--device", "cuda", "--recipe", "imagenet224", "--batch-size", "256",
                    "--out", str(out)],
+        "trunk tiles": ["-m", "bench.trunk_tiles", "--out", str(out / "trunk_tiles.json")],
     }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from bench.report.settings import Bench, add_options, settle
 from bench.report.sides import Side, Step, measure
 from bench.report.tables import show
 from bench.report.whole_step import trainer
-from bench.training_step import steps_of
+from bench.training_step import scenes, steps_of
 from fastselfie.config import PretrainConfig
 
 _FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2)  # of the recipe's batch
@@ -88,10 +88,13 @@ def axes(config: PretrainConfig, smoke: bool) -> list[Axis]:
 def along(axis: Axis, bench: Bench, machine: Machine) -> list[Row]:
     """A row for each point, with ``x``, ``axis`` and what the ideal would make of it."""
     kernels = cast(Literal["on", "off"], bench.config.kernels)
+    trunk = cast(Literal["fused", "plain"], bench.config.trunk)
+    for config in axis.points.values():
+        scenes(config)
     sides = [
         Side(
-            name=f"{value:g} {axis.label}", dtype=config.precision, kernels=kernels, images=config.batch_size,
-            build=partial(_step, replace(bench, config=config)),
+            name=f"{value:g} {axis.label}", dtype=config.precision, kernels=kernels, trunk=trunk,
+            images=config.batch_size, build=partial(_step, replace(bench, config=config)),
         )
         for value, config in axis.points.items()
     ]  # fmt: skip

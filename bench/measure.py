@@ -22,12 +22,13 @@ _CYCLES_PER_S = 2e9  # a device's clock at most, near enough
 
 
 def interleaved(
-    sides: Mapping[str, Callable[[], object]], rounds: int, steps: int, device: torch.device
+    sides: Mapping[str, Callable[[], object]], rounds: int, steps: int | Mapping[str, int], device: torch.device
 ) -> dict[str, list[float]]:
     """Seconds a step of each side, one value a round, the sides taking turns in every round.
 
     A slow spell of the machine then falls on all sides alike. Two steps a side are warm-up and not counted. A value
-    is the wall time of ``steps`` steps, the device waited for before and after, divided by ``steps``.
+    is the wall time of ``steps`` steps, the same number for all sides or each one's own, the device waited for before
+    and after, divided by that number.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for step in sides.values():
@@ -35,12 +36,13 @@ def interleaved(
         step()
     for _ in range(rounds):
         for name, step in sides.items():
+            count = steps if isinstance(steps, int) else steps[name]
             wait(device)
             started = time.perf_counter()
-            for _ in range(steps):
+            for _ in range(count):
                 step()
             wait(device)
-            seconds[name].append((time.perf_counter() - started) / steps)
+            seconds[name].append((time.perf_counter() - started) / count)
     return seconds
 
 

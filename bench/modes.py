@@ -20,7 +20,7 @@ from bench.report.settings import Bench, add_options, settle
 from bench.report.sides import Side, Step, measure
 from bench.report.tables import show
 from bench.report.whole_step import compile_lacks, trainer
-from bench.training_step import steps_of
+from bench.training_step import scenes, steps_of
 
 MODES, ORDERS = "torch.compile mode", "DDP order"
 OFF = "off"
@@ -41,7 +41,7 @@ def add_parser(commands: Any) -> None:
 
 
 def modes(given: argparse.Namespace) -> int:
-    """Write modes.json and modes.md.
+    """Write modes.json and modes.md; exit status 1 if the eager step failed. A mode that fails is an answer.
 
     Raises:
         UserError: an option makes no sense here.
@@ -52,18 +52,21 @@ def modes(given: argparse.Namespace) -> int:
     record.add(MODES, lambda: compile_modes(bench, machine))
     record.add(ORDERS, lambda: ddp_orders(bench, machine))
     show(record.told)
-    return 0
+    return 0 if record.row(MODES, OFF) else 1
 
 
 def compile_modes(bench: Bench, machine: Machine) -> list[Row]:
     """Our step with its network compiled in each mode."""
     lacks, on_cpu = compile_lacks(bench), bench.device.type == "cpu"
+    scenes(bench.config)
     kernels = cast(Literal["on", "off"], bench.config.kernels)
+    trunk = cast(Literal["fused", "plain"], bench.config.trunk)
 
     def side(name: str, build: Callable[[], Step], why_not: str) -> Side:
-        counted_as = "" if name == OFF else OFF
-        dtype = bench.config.precision
-        return Side(name=name, build=build, dtype=dtype, lacks=why_not, counted_as=counted_as, kernels=kernels)
+        return Side(
+            name=name, build=build, dtype=bench.config.precision, lacks=why_not, kernels=kernels, trunk=trunk,
+            counted_as="" if name == OFF else OFF, replays=name in (_GRAPH, "reduce-overhead"),
+        )  # fmt: skip
 
     sides = [
         side(OFF, lambda: steps_of(trainer(bench)), ""),

@@ -21,6 +21,7 @@ from torch._dynamo.backends.registry import lookup_backend
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.measure import interleaved, wait
+from bench.report.sides import one_line
 from bench.training_step import resident_trainer, steps_of
 from fastselfie.config import PretrainConfig
 from fastselfie.kernels import using
@@ -80,7 +81,7 @@ def measure(asked: dict[str, Any], config: PretrainConfig, world: World) -> list
             wait(world.device)
             slowest_s = max(slowest_s, time.perf_counter() - ready)
         except Exception as error:  # a compiler's refusal is an answer too
-            answers[name] = {"name": name, "error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+            answers[name] = {"name": name, "error": one_line(error)}
             continue
         steps[name], answers[name] = step, {"name": name, "startup_s": ready - started}
     agreed_s = world.gather(torch.tensor(slowest_s)).max().item()
@@ -94,7 +95,7 @@ def main() -> None:
     config = PretrainConfig(**{name: _tuple(value) for name, value in asked["config"].items()})
     if config.device == "cpu":
         keep_freed_memory()
-    with join_world(config.device) as world, using("on" if config.kernels == "on" else "off"):
+    with join_world(config.device) as world, using("on" if config.kernels == "on" else "off", config.trunk):
         answers = measure(asked, config, world)
         if world.is_main:
             replace_json(Path(sys.argv[2]), {"answers": answers})

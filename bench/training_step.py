@@ -39,6 +39,8 @@ from fastselfie.training.pretrain import divide, pretraining_job
 from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.world import World
 
+ENDLESS = 10**6
+"""Steps of a run that is timed: more than there is time for."""
 OURS, PLAIN, LENT = "fastselfie", "plain", "plain, with our memory settings"
 
 
@@ -49,12 +51,16 @@ def ours(config: PretrainConfig, device: torch.device) -> Callable[[], object]:
 
 def resident_trainer(config: PretrainConfig, world: World) -> Trainer:
     """The training loop's state, on rendered scenes that lie on the device."""
-    return make_trainer(config, world, _scenes(config.image_size, 4 * config.batch_size))
+    return make_trainer(config, world, scenes(config))
+
+
+def scenes(config: PretrainConfig) -> Source:
+    """Four batches of images; rendered once for all sides."""
+    return _rendered(config.image_size, 4 * config.batch_size)
 
 
 @cache
-def _scenes(size: int, images: int) -> Source:
-    """Rendered once for all sides."""
+def _rendered(size: int, images: int) -> Source:
     return synthetic_source(size, train=images, test=16)
 
 
@@ -86,7 +92,7 @@ def matrix_rate(config: PretrainConfig, device: torch.device, images_per_second:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Both sides' images a second, their ratio, and the ceiling that the device's matrix products set."""
     base = dataclasses.replace(
-        recipe(arguments.recipe).pretrain, width=arguments.width, batch_size=arguments.batch_size,
+        recipe(arguments.recipe).pretrain, width=arguments.width, batch_size=arguments.batch_size, steps=ENDLESS,
         device=arguments.device, precision=arguments.precision, compile=arguments.compile, kernels=arguments.kernels,
     )  # fmt: skip
     kind = choose_device(base.device).value
@@ -94,6 +100,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         keep_freed_memory()
     choices = resolve(base, kind)
     config = resolved(base, choices)
+    torch.backends.cudnn.allow_tf32 = config.precision != "fp32"  # as in training, and for the plain side too
     device = torch.device(kind)
     with using("off" if config.kernels == "off" else base.kernels), ExitStack() as stack:
         sides = {OURS: ours(config, device), LENT if kind == "cpu" else PLAIN: eager_fp32(config, device)}

@@ -47,13 +47,13 @@ def _machine() -> list[Row]:
 
 def _used() -> list[Row]:
     device = choose_device("auto")
-    precision = choose_precision("auto", device.value)
+    precision, compiled = choose_precision("auto", device.value), choose_compile("auto", device.value)
     choices = {
         "device": device,
         "precision": precision,
-        "compile": choose_compile("auto", device.value),
+        "compile": compiled,
         "kernels": choose_kernels("auto", device.value),
-        "trunk": choose_trunk("auto", device.value, precision.value, width=1.0),
+        "trunk": choose_trunk("auto", device.value, precision.value, width=1.0, compiled=compiled.value),
     }
     return [(f"--{name} auto", choice.value, choice.why) for name, choice in choices.items()]
 

@@ -30,6 +30,12 @@ if importlib.util.find_spec("PIL") is None:
 
 
 @pytest.fixture(autouse=True)
+def _exact_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp32 is fp32 in cuDNN too, whatever a run in the test before left."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.fixture(autouse=True)
 def _in_bounds(request: pytest.FixtureRequest) -> Iterator[None]:
     """Interpreted kernels fail where they touch memory that is not theirs: wrong values need not come of it."""
     if torch.cuda.is_available() or not request.path.name.startswith(("test_kernel_", "test_trunk_")):

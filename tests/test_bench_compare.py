@@ -20,12 +20,18 @@ def result(device: str = "a CPU", torch: str = "2.13.0", **sides: list[float]) -
 
 
 def test_medians_ratios_and_spread() -> None:
-    before = result(faster=[2.0, 2.5, 3.0], slower=[1.0, 1.0, 1.5], noise=[1.0, 4.0, 9.0], gone=[5.0])
-    after = result(faster=[1.0, 1.5, 1.9], slower=[2.0, 1.6, 3.0], noise=[2.0, 5.0, 8.0], new=[7.0])
+    few = [2.0, 2.5, 3.0]
+    before = result(
+        faster=[2.0, 2.5, 2.5, 3.0], slower=[1.0, 1.0, 1.0, 1.5], noise=[1.0, 4.0, 4.0, 9.0], few=few, gone=[5.0]
+    )
+    after = result(
+        faster=[1.0, 1.5, 1.5, 1.9], slower=[2.0, 1.6, 2.0, 3.0], noise=[2.0, 5.0, 5.0, 8.0], few=[9.0] * 4, new=[7.0]
+    )
     assert changes(before, after) == [
         ("step", "faster", "2.5", "1.5", "0.600", "faster"),
         ("step", "slower", "1", "2", "2.000", "slower"),
         ("step", "noise", "4", "5", "1.250", "within the spread"),
+        ("step", "few", "2.5", "9", "3.600", "too few rounds to tell"),
         ("step", "gone", "5", "", "", "in A alone"),
         ("step", "new", "", "7", "", "in B alone"),
     ]
@@ -44,7 +50,7 @@ def test_results_of_other_machines_are_told_apart() -> None:
 
 def test_the_table_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [tmp_path / name for name in ("a.json", "b.json")]
-    for path, told in zip(paths, (result(ours=[2.0]), result("a GPU", ours=[3.0])), strict=True):
+    for path, told in zip(paths, (result(ours=[2.0] * 4), result("a GPU", ours=[3.0] * 4)), strict=True):
         path.write_text(json.dumps(told))
     assert main(["compare", *map(str, paths)]) == 0
     printed = capsys.readouterr().out

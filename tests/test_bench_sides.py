@@ -57,6 +57,23 @@ def test_sides_that_run_fail_or_lack_something(bench: Bench) -> None:
     assert slow["startup_s"] >= 0.02
 
 
+def test_a_side_that_fails_in_the_rounds_costs_no_other(bench: Bench) -> None:
+    calls = iter(range(100))
+
+    def lasts() -> None:
+        if next(calls) > 4:
+            raise RuntimeError("overwritten by /tmp/some/where.py")
+
+    sides = [
+        Side(name="quick", build=lambda: lambda: A @ B, dtype="fp32"),
+        Side(name="short-lived", build=lambda: lasts, dtype="fp32"),
+    ]
+    (quick, broken), steps = measure("section", sides, bench, MACHINE, images=3)
+    assert quick["ms"]["n"] == 3
+    assert (broken["not_run"], broken["failed"]) == ("RuntimeError: overwritten by .../where.py", True)
+    assert list(steps) == ["quick"]
+
+
 def test_the_kernels_choice_holds_while_a_side_runs(bench: Bench) -> None:
     asked: dict[str, list[bool]] = {"on": [], "off": []}
 

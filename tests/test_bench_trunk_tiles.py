@@ -59,6 +59,6 @@ def test_a_candidate_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setitem(trunk_tiles.OPERATORS, "weight", fail)
     call = trunk_tiles.Call(product="weight", name="weight 1", arguments=())
     settings = Namespace(smoke=True, rounds=1)
-    (row,) = trunk_tiles.measure(call, settings, torch.device("cpu"))
-    assert row["error"] == "out of shared memory"
+    row = trunk_tiles.measure(call, trunk_tiles.CANDIDATES[0], settings, torch.device("cpu"))
+    assert row["error"] == "RuntimeError: out of shared memory"
     assert "median_ms" not in row

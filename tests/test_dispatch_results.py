@@ -58,19 +58,24 @@ def test_without_a_compiled_side_nothing_is_said() -> None:
     assert slower_than_compiled([one]) == []
 
 
-def report(folder: Path, name: str, device: str, **ms: float | None) -> None:
-    """A report's whole step; a side without a time did not run."""
+def report(folder: Path, name: str, device: str, smoke: bool = False, **ms: float | None) -> None:
+    """A report's whole step, 5% around these times; a side without a time did not run."""
     sides = {
         "compiled": "fastselfie compiled", "around": "fastselfie compiled + fused",
         "trunk": "fastselfie compiled + fused + trunk",
     }  # fmt: skip
     rows = [
-        {"section": "whole step", "side": sides[side], **({"ms": {"median": value}} if value else {"not_run": "why"})}
+        {
+            "section": "whole step",
+            "side": sides[side],
+            **({"ms": {"lowest": 0.95 * value, "highest": 1.05 * value}} if value else {"not_run": "why"}),
+        }
         for side, value in ms.items()
     ]
-    rows.append({"section": "trunk alone", "side": sides["trunk"], "ms": {"median": 1e-3}})
+    rows.append({"section": "trunk alone", "side": sides["trunk"], "ms": {"lowest": 1e-3, "highest": 1e-3}})
+    told = {"made_by": {"device": device}, "settings": {"smoke": smoke}, "rows": rows}
     (folder / name).mkdir()
-    (folder / name / "report.json").write_text(json.dumps({"made_by": {"device": device}, "rows": rows}))
+    (folder / name / "report.json").write_text(json.dumps(told))
 
 
 def test_the_trunk_is_fused_where_the_results_say() -> None:
@@ -79,12 +84,14 @@ def test_the_trunk_is_fused_where_the_results_say() -> None:
 
 def test_the_trunk_wins_by_the_whole_step_of_every_report(tmp_path: Path) -> None:
     assert trunk_wins_on(tmp_path) == frozenset()
-    report(tmp_path, "a", "one", compiled=3.0, around=2.0, trunk=1.9)
+    report(tmp_path, "a", "one", compiled=3.0, around=2.0, trunk=1.8)
     report(tmp_path, "b", "two", compiled=3.0, around=2.0, trunk=2.1)
     report(tmp_path, "c", "three", compiled=2.0, around=3.0, trunk=2.1)
     report(tmp_path, "d", "four", compiled=None, around=None, trunk=2.1)
     report(tmp_path, "e", "five", compiled=3.0, around=2.0, trunk=None)
     report(tmp_path, "f", "six", compiled=3.0, trunk=2.0)
+    report(tmp_path, "h", "seven", compiled=3.0, around=2.0, trunk=1.95)  # its slowest round is no faster
+    report(tmp_path, "i", "eight", smoke=True, compiled=3.0, around=2.0, trunk=1.0)
     assert trunk_wins_on(tmp_path) == {"one", "six"}
     report(tmp_path, "g", "one", compiled=3.0, around=2.0, trunk=2.5)
     assert trunk_wins_on(tmp_path) == {"six"}

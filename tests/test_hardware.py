@@ -12,6 +12,7 @@ from fastselfie.config import PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.kernels import dispatch
 from fastselfie.training.hardware import choose_kernels, choose_sgd, choose_trunk, resolve
+from tests.imagined_apex import imagine_apex
 
 
 @pytest.fixture
@@ -81,6 +82,13 @@ def test_apex_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"--sgd apex: .*build NVIDIA Apex from source") as refusal:
         choose_sgd("apex", "cuda")
     assert "\n" not in str(refusal.value)
+    for available in (False, True):  # without its CUDA extensions Apex can be imported, and no more
+        imagine_apex(monkeypatch, available)
+        if available:
+            assert choose_sgd("apex", "cuda").value == "apex"
+            continue
+        with pytest.raises(UserError, match="--sgd apex: it was built without its CUDA extensions; build NVIDIA Apex"):
+            choose_sgd("apex", "cuda")
 
 
 NEVER = "fused is for bf16 and widths in multiples of 0.25"
@@ -103,7 +111,7 @@ NEVER = "fused is for bf16 and widths in multiples of 0.25"
 def test_trunk(asked: str, device: str, precision: str, width: float, value: str, why: str,
                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setattr(dispatch, "device_name", lambda: "a device")
-    choice = choose_trunk(asked, device, precision, width)
+    choice = choose_trunk(asked, device, precision, width, "on")
     assert (choice.value, choice.why) == (value, why)
 
 
@@ -111,25 +119,34 @@ def test_trunk(asked: str, device: str, precision: str, width: float, value: str
 def test_trunk_where_it_was_measured_to_win(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "FASTER_TRUNK", frozenset({"a device"}))
     monkeypatch.setattr(dispatch, "device_name", lambda: "a device")
-    choice = choose_trunk("auto", "cuda", "bf16", 1.0)
+    choice = choose_trunk("auto", "cuda", "bf16", 1.0, "on")
     assert (choice.value, choice.why) == ("fused", "measured to win")
-    assert choose_trunk("auto", "cuda", "fp32", 1.0).why == choose_trunk("auto", "cuda", "bf16", 0.3).why == NEVER
-    assert choose_trunk("plain", "cuda", "bf16", 1.0).value == choose_trunk("auto", "cpu", "bf16", 1.0).value == "plain"
+    assert choose_trunk("auto", "cuda", "bf16", 1.0, "off").value == "plain", "only a compiled step was measured"
+    assert (
+        choose_trunk("auto", "cuda", "fp32", 1.0, "on").why
+        == choose_trunk("auto", "cuda", "bf16", 0.3, "on").why
+        == NEVER
+    )
+    assert (
+        choose_trunk("plain", "cuda", "bf16", 1.0, "on").value
+        == choose_trunk("auto", "cpu", "bf16", 1.0, "on").value
+        == "plain"
+    )
     monkeypatch.setattr(dispatch, "device_name", lambda: "another")
-    assert choose_trunk("auto", "cuda", "bf16", 1.0).value == "plain"
+    assert choose_trunk("auto", "cuda", "bf16", 1.0, "on").value == "plain"
 
 
 @pytest.mark.usefixtures("compiled", "nvidia")
 def test_trunk_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for width in (0.3, 0.0625, 1.1):
         with pytest.raises(UserError, match=f"--trunk fused: takes widths in multiples of 0.25, not {width}; or use"):
-            choose_trunk("fused", "cuda", "bf16", width)
+            choose_trunk("fused", "cuda", "bf16", width, "on")
     with pytest.raises(UserError, match=r"--trunk fused: needs a CUDA device, or TRITON_INTERPRET=1 .*--trunk plain"):
-        choose_trunk("fused", "cpu", "fp32", 1.0)
+        choose_trunk("fused", "cpu", "fp32", 1.0, "on")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert choose_trunk("fused", "cpu", "fp32", 1.0).why == "asked for, interpreted"
-    assert choose_trunk("plain", "cpu", "fp32", 1.0).why == "asked for"
+    assert choose_trunk("fused", "cpu", "fp32", 1.0, "on").why == "asked for, interpreted"
+    assert choose_trunk("plain", "cpu", "fp32", 1.0, "on").why == "asked for"
     monkeypatch.setattr(dispatch, "_HAS_TRITON", False)
     with pytest.raises(UserError, match="--trunk fused: needs triton"):
-        choose_trunk("fused", "cuda", "bf16", 1.0)
-    assert choose_trunk("auto", "cuda", "bf16", 1.0).why == "kernels need triton (pip install triton)"
+        choose_trunk("fused", "cuda", "bf16", 1.0, "on")
+    assert choose_trunk("auto", "cuda", "bf16", 1.0, "on").why == "kernels need triton (pip install triton)"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fastselfie.config import PretrainConfig
 from fastselfie.models.encoders import encoder
 from fastselfie.models.selfie import Selfie
+from fastselfie.training import hardware
 from fastselfie.training.optimizer import learning_rate, make_optimizer
+from fastselfie.training.pretrain import pretrain
+from tests.imagined_apex import imagine_apex
 from tests.small_networks import finetune_config, pretrain_config
 
 
@@ -143,3 +149,19 @@ def test_three_steps_of_nesterov_by_hand(momentum: float) -> None:
         optimizer.step()
         for name, parameter in network.named_parameters():
             torch.testing.assert_close(parameter.detach(), values[name], rtol=1e-12, atol=1e-12)
+
+
+def test_apex_takes_steps_of_the_training_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NVIDIA's class imagined as torch's: the losses are those of ``--sgd torch``."""
+    imagine_apex(monkeypatch)
+    found = []
+    for way in ("torch", "apex"):
+        monkeypatch.setattr(hardware, "choose_sgd", lambda asked, device: hardware.Choice(value=asked, why="a test"))
+        config = PretrainConfig(
+            recipe="tiny", data="synthetic:20", width=0.125, batch_size=4, steps=3, lr=0.01, held_out=4, log_every=1,
+            evaluate_every=9, device="cpu", precision="fp32", compile="off", sgd=way, out=tmp_path / way,
+        )  # fmt: skip
+        lines = (pretrain(config) / "metrics.jsonl").read_text().splitlines()
+        found.append([json.loads(line).get("loss") for line in lines])
+    assert found[0] == found[1]
+    assert len(set(found[0])) >= 3

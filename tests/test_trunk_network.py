@@ -19,6 +19,7 @@ from fastselfie.kernels import using
 from fastselfie.kernels.dispatch import Trunk
 from fastselfie.models import fused
 from fastselfie.models.convolution import channels_last
+from fastselfie.models.resnet import Bottleneck
 from fastselfie.models.selfie import Selfie
 from fastselfie.training.pretrain import pretrain
 from tests.kernel_checks import DEVICE
@@ -71,6 +72,21 @@ def test_the_whole_network(training: bool, fused_runs: list[int]) -> None:
         assert ours.keys() == truth.keys()
         for name, tensor in ours.items():
             assert_near(tensor, truth[name], 1e-5, f"kernels {kernels}: {name}")
+
+
+def test_the_gradient_of_a_dense_3x3_kernel_stays_wide() -> None:
+    """Of four products a tap on 2x2 maps, added in fp32: rounded to the maps' dtype it would equal its rounding."""
+    torch.manual_seed(0)
+    block = Bottleneck(64, 16, 1).to(DEVICE)
+    x = torch.randn(6, 64, 2, 2).to(DEVICE, torch.float16, memory_format=torch.channels_last)
+    with using("off", trunk="fused"):
+        y, _ = fused.forward([block], x)
+    y.float().square().sum().backward()
+    for conv in block.products():
+        gradient = conv.weight.grad
+        assert gradient is not None
+        assert gradient.dtype == torch.float32
+        assert not torch.equal(gradient, gradient.half().float())
 
 
 def curve(run: Path) -> list[float]:

@@ -33,16 +33,20 @@ def operations(bench: Bench, machine: Machine) -> list[Row]:
                 found.append(not_run(_section(case.operation, ""), case.name, one_line(error), failed=True))
     if why := lacks(device.type):
         found.append(not_run(_section("", ""), _SIDES["kernel"], f"needs {why}"))
+    if why := compile_lacks(bench):
+        found.append(not_run(_section("", ""), _SIDES["compiled"], why))
     return found
 
 
 def _rows(case: Case, bench: Bench, machine: Machine) -> list[Row]:
     settings = argparse.Namespace(backend=bench.backend, rounds=bench.rounds, smoke=bench.smoke)
     if compile_lacks(bench):
-        settings.backend = "eager"
+        settings.backend = "eager"  # measured with the others, and not told
     made = []
     for measured in kernels.measure(case, bench.device, settings, machine.copy / 1e9):
         for side, values in measured["sides"].items():
+            if side == "compiled" and compile_lacks(bench):
+                continue
             timing = Timing(
                 seconds=[ms / 1e3 for ms in values["all_ms"]], dtype=bench.config.precision,
                 images=bench.config.batch_size, moved_bytes=measured["bytes"],

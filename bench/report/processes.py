@@ -21,7 +21,7 @@ from fastselfie.training.files import replace_json
 SECTION = "several processes"
 TOGETHER, APART = "gradients meet", "gradients do not meet"
 _ROOT = Path(__file__).parent.parent.parent
-_LIMIT_S = 300
+_LIMIT_S, _GRACE_S = 300, 40
 
 
 def several_processes(bench: Bench, machine: Machine, flops: int | None) -> list[Row]:
@@ -50,6 +50,23 @@ def several_processes(bench: Bench, machine: Machine, flops: int | None) -> list
     return rows
 
 
+def _ended(command: list[str], environment: dict[str, str]) -> tuple[int | None, str]:
+    """A launcher's exit status, None where it took too long, and what it printed on stderr."""
+    process = subprocess.Popen(
+        command, cwd=_ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        told = process.communicate(timeout=_LIMIT_S)[1]
+    except subprocess.TimeoutExpired:
+        process.terminate()  # it then ends its processes, which a kill would leave behind
+        try:
+            process.communicate(timeout=_GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        return None, ""
+    return process.returncode, told
+
+
 def run_together(bench: Bench, plan: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Start ``bench.processes`` processes that time the variants of ``plan`` in turns; the main one's answers.
 
@@ -65,15 +82,11 @@ def run_together(bench: Bench, plan: Sequence[dict[str, Any]]) -> list[dict[str,
         command = [sys.executable, "-m", *launcher, "--module", "bench.several", str(asked), str(answered)]
         threads = max(1, len(os.sched_getaffinity(0)) // bench.processes)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        try:
-            ended = subprocess.run(
-                command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=_LIMIT_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return [{"name": one["name"], "error": f"took over {_LIMIT_S} s"} for one in plan]
-        if ended.returncode != 0 or not answered.exists():
-            errors = [line for line in ended.stderr.splitlines() if "Error" in line]
-            why = errors[0].strip()[:200] if errors else f"exit status {ended.returncode}"
+        status, told = _ended(command, environment)
+        if status != 0 or not answered.exists():
+            errors = [line for line in told.splitlines() if "Error" in line]
+            late = f"took over {_LIMIT_S} s" if status is None else f"exit status {status}"
+            why = errors[0].strip()[:200] if errors and status is not None else late
             return [{"name": one["name"], "error": why} for one in plan]
         answers: list[dict[str, Any]] = json.loads(answered.read_text())["answers"]
         return answers

@@ -17,6 +17,7 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from bench.report.rows import Row
+from bench.report.whole_step import EAGER, SECTION
 from fastselfie.report.palette import LIGHT
 
 _STYLE: dict[str, Any] = {
@@ -41,13 +42,16 @@ class Point:
 def points(rows: Sequence[Row]) -> list[Point]:
     """Every side with dense products whose traffic, or that of the side it was counted as, is known."""
     gbyte = {(row["section"], row["side"]): row.get("gbyte") for row in rows}
-    first = {row["side"]: row.get("gbyte") for row in reversed(rows) if row["section"] == "whole step"}
+    first = {row["side"]: row for row in reversed(rows) if row["section"] == SECTION and "ms" in row}
     found = []
     for row in rows:
         if not row.get("tflops"):
             continue
         own = row["gbyte"]
-        moved = own or gbyte.get((row["section"], row["counted_as"])) or first.get(row["counted_as"])
+        moved = own or gbyte.get((row["section"], row["counted_as"])) or gbyte.get((row["section"], EAGER))
+        like = first.get(row["counted_as"])
+        if moved is None and like and like["gbyte"]:  # of its step; one of several processes does a part of that
+            moved = like["gbyte"] * row["gflop"] / like["gflop"]
         if moved:
             found.append(Point(
                 section=row["section"], side=row["side"], intensity=row["gflop"] / moved, tflops=row["tflops"],

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bench.training_step import ENDLESS
 from fastselfie.config import PretrainConfig, require
 from fastselfie.errors import UserError
 from fastselfie.recipes import recipe
@@ -74,7 +75,9 @@ def settle(given: argparse.Namespace) -> Bench:
     processes = getattr(given, "processes", 1)
     most = torch.cuda.device_count() if kind == "cuda" else _MOST_PROCESSES
     require(1 <= processes <= most, f"--processes {processes}: must be from 1 to {most} on this machine")
-    change: dict[str, Any] = {"device": given.device, "precision": given.precision, "held_out": 0, "crop": "pad"}
+    change: dict[str, Any] = {
+        "device": given.device, "precision": given.precision, "held_out": 0, "crop": "pad", "steps": ENDLESS,
+    }  # fmt: skip
     if kind == "cpu":
         keep_freed_memory()
         change["batch_size"] = _CPU_BATCH

@@ -35,7 +35,8 @@ class Side:
             inside a compiled graph.
         kernels: whether those around the trunk run in it, tracing and backward included. Operations are counted without
             them, and bytes not at all with them. trunk: whether its stages run as kernels too. images: that a step
-            works on, where it is not the section's number.
+            works on, where it is not the section's number. replays: whether a step is a recorded CUDA graph, which has
+            its memory from the recording, so that no peak is told.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Side:
     kernels: Literal["on", "off"] = "off"
     trunk: Literal["fused", "plain"] = "plain"
     images: int | None = None
+    replays: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +72,28 @@ def held(step: Step, kernels: Literal["on", "off"], trunk: Literal["fused", "pla
     return run
 
 
+class Turn:
+    """A side's step in the rounds. It stops at its first error, which is then there to tell."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self.error = ""
+
+    def __call__(self) -> None:
+        if not self.error:
+            try:
+                self._step()
+            except Exception as error:  # such as a recorded graph whose output was overwritten
+                self.error = one_line(error)
+
+
 def measure(
-    section: str, sides: Sequence[Side], bench: Bench, machine: Machine, *, images: int | None, steps: int | None = None
+    section: str, sides: Sequence[Side], bench: Bench, machine: Machine, *, images: int | None
 ) -> tuple[list[Row], dict[str, Step]]:
-    """The rows of a section and the steps that ran.
+    """The rows of a section and the steps that ran. A side and round takes as many steps as half a second does.
 
     Args:
-        images: that a step works on. steps: a side and round; as many as half a second takes when not given.
+        images: that a step works on.
     """
     ready, refused = {}, {}
     for side in sides:
@@ -89,10 +106,13 @@ def measure(
             refused[side.name] = not_run(section, side.name, one_line(error), failed=True)
     if not ready:
         return list(refused.values()), {}
-    slowest_s = max(one.step_s for one in ready.values())
-    taken = steps or min(_MOST_STEPS, max(1, math.ceil(bench.round_s / slowest_s)))
-    turns = {name: one.step for name, one in ready.items()}
+    taken = {name: min(_MOST_STEPS, max(1, math.ceil(bench.round_s / one.step_s))) for name, one in ready.items()}
+    turns = {name: Turn(one.step) for name, one in ready.items()}
     seconds = interleaved(turns, bench.rounds, taken, bench.device)
+    busy = {name: _busy_s(turn, bench.device) for name, turn in turns.items()}
+    refused |= {
+        name: not_run(section, name, turn.error, failed=True) for name, turn in turns.items() if turn.error
+    }  # fmt: skip
     rows = []
     for side in sides:
         if side.name in refused:
@@ -103,10 +123,18 @@ def measure(
             seconds=seconds[side.name], startup_s=ready[side.name].startup_s, dtype=side.dtype,
             images=side.images or images, flops=counted.flops if counted else None,
             moved_bytes=ready[side.name].moved_bytes, peak_bytes=ready[side.name].peak_bytes,
-            busy_s=busy_s(turns[side.name], bench.device), counted_as=side.counted_as,
+            busy_s=busy[side.name], counted_as=side.counted_as,
         )  # fmt: skip
         rows.append(row(section, side.name, timing, machine))
-    return rows, turns
+    return rows, {name: ready[name].step for name in turns if name not in refused}
+
+
+def _busy_s(turn: Turn, device: torch.device) -> float | None:
+    """None also where the profiler fails: no reason to lose the timings."""
+    try:
+        return busy_s(turn, device)
+    except Exception:
+        return None
 
 
 def prepare(side: Side, device: torch.device) -> Ready:
@@ -130,14 +158,17 @@ def prepare(side: Side, device: torch.device) -> Ready:
     step_s = time.perf_counter() - started
     seen = counts if side.kernels == "off" else None
     live_bytes = seen.peak_bytes if seen else None
+    peak_bytes = torch.cuda.max_memory_allocated(device) - before if on_cuda else live_bytes
     return Ready(
         step=step, startup_s=startup_s, step_s=step_s, flops=counts.flops if counts else None,
-        moved_bytes=seen.moved_bytes if seen else None,
-        peak_bytes=torch.cuda.max_memory_allocated(device) - before if on_cuda else live_bytes,
+        moved_bytes=seen.moved_bytes if seen else None, peak_bytes=None if side.replays else peak_bytes,
     )  # fmt: skip
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's kind and the first line of what it says."""
+    """An exception's kind and the first line of what it says; of paths their last parts."""
     told: list[Any] = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {told[0].strip()[:200]}" if told else type(error).__name__
+    if not told:
+        return type(error).__name__
+    words = (f"...{word[word.rindex('/') :]}" if word.startswith("/") else word for word in told[0].split())
+    return f"{type(error).__name__}: {' '.join(words)[:200]}"

@@ -41,7 +41,8 @@ _TOLD = {
 
 
 def verdict(shares: Shares) -> str:
-    """ "bound by ..." with the share that says so, or that nothing dominates, with the two largest shares.
+    """ "bound by ..." with the share that says so, or that nothing dominates, with the two largest shares. Where a
+    device's bytes were not counted, what does not bind.
 
     Waiting for data or for other processes comes first: whatever the rest does, it is not at work then. A device that
     is idle may still be near a ceiling on the average, so launches come after the ceilings.
@@ -56,6 +57,9 @@ def verdict(shares: Shares) -> str:
             return f"bound by {_WORDS[name]} ({_told(name, group[name])})"
     if not known:
         return "not told: no share was measured"
+    if "copy" not in known and {"matrix", "idle"} <= known.keys():
+        told = f"{_told('matrix', known['matrix'])}, {_told('idle', known['idle'])}"
+        return f"not arithmetic, not launches ({told}); bytes were not counted"
     largest = sorted(known, key=lambda name: known[name], reverse=True)[:2]
     return f"nothing dominates ({', '.join(_told(name, known[name]) for name in largest)})"
 

@@ -11,9 +11,9 @@ from bench.report.machine import Machine, bf16_lacks
 from bench.report.rows import Row
 from bench.report.settings import Bench
 from bench.report.sides import Side, Step, measure
-from bench.training_step import resident_trainer, steps_of
+from bench.training_step import resident_trainer, scenes, steps_of
 from fastselfie.errors import UserError
-from fastselfie.training.hardware import choose_compile, choose_kernels
+from fastselfie.training.hardware import choose_compile, choose_kernels, choose_trunk
 from fastselfie.training.loop import Trainer
 from fastselfie.training.world import World
 
@@ -27,6 +27,7 @@ PER_PATCH = "per-patch loop fp32 NCHW"
 
 def whole_step(bench: Bench, machine: Machine) -> tuple[list[Row], dict[str, Step]]:
     """Rows and steps of all sides, those that cannot run among the rows."""
+    scenes(bench.config)
     return measure(SECTION, [*ours(bench), *theirs(bench)], bench, machine, images=bench.config.batch_size)
 
 
@@ -44,7 +45,7 @@ def ours(bench: Bench) -> list[Side]:
             kernels="on",
         ),
         Side(
-            name=FUSED_TRUNK, dtype=dtype, build=lambda: compiled(bench), lacks=fast or slow, counted_as=EAGER,
+            name=FUSED_TRUNK, dtype=dtype, build=lambda: compiled(bench), lacks=trunk_lacks(bench), counted_as=EAGER,
             kernels="on", trunk="fused",
         ),
     ]  # fmt: skip
@@ -82,6 +83,17 @@ def compile_lacks(bench: Bench) -> str:
     """Why nothing can be compiled here; empty where it can."""
     try:
         choose_compile("on", bench.device.type)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def trunk_lacks(bench: Bench) -> str:
+    """Why the compiled network with all kernels cannot run here; empty where it can."""
+    if why := kernels_lack(bench) or compile_lacks(bench):
+        return why
+    try:
+        choose_trunk("fused", bench.device.type, bench.config.precision, bench.config.width, "on")
     except UserError as error:
         return str(error)
     return ""

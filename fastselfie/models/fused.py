@@ -44,7 +44,7 @@ def _block(block: Bottleneck, x: Tensor, sums_2C: Tensor | None) -> tuple[Tensor
     its = statistics(norms[0], x.detach(), sums_2C)  # what goes through them, the kernels know
     conv2 = block.conv2.weight
     if block.conv2.stride[0] == 1 and x.shape[2:] == (2, 2):
-        conv2 = dense_2x2(conv2.to(x.dtype))[:, :, None, None]
+        conv2 = dense_2x2(conv2)[:, :, None, None]  # fp32, and cast where it is multiplied: so its gradient stays wide
     y, sums, *values = bottleneck(
         x, its.values_2D, None if block.training else (_running(norms[1]), _running(norms[2])),
         [(norm.weight, norm.bias) for norm in norms], (block.conv1.weight, conv2, block.conv3.weight),

@@ -121,8 +121,8 @@ def choose_kernels(asked: str, device: str, places: int = 0) -> Choice:
     return Choice(value="on", why="expected to win on CUDA; not measured yet" + but)
 
 
-def choose_trunk(asked: str, device: str, precision: str, width: float) -> Choice:
-    """``fused`` or ``plain``.
+def choose_trunk(asked: str, device: str, precision: str, width: float, compiled: str) -> Choice:
+    """``fused`` or ``plain``; unasked fused only where it was measured to win, which is in a compiled network.
 
     Raises:
         UserError: the fused trunk was asked for, and something that it needs is missing or it takes no such width.
@@ -141,7 +141,7 @@ def choose_trunk(asked: str, device: str, precision: str, width: float) -> Choic
         return Choice(value="plain", why=f"kernels need {lacks}")
     if width % 0.25 or precision == "fp32":
         return Choice(value="plain", why="fused is for bf16 and widths in multiples of 0.25")
-    wins = dispatch.device_name() in dispatch.FASTER_TRUNK
+    wins = compiled == "on" and dispatch.device_name() in dispatch.FASTER_TRUNK
     return Choice(value="fused", why="measured to win") if wins else Choice(value="plain", why="no measured win here")
 
 
@@ -154,13 +154,14 @@ def choose_sgd(asked: str, device: str) -> Choice:
     if asked == "apex":
         if device != "cuda":
             raise UserError("--sgd apex: updates on a CUDA device alone; use --sgd torch")
+        remedy = "build NVIDIA Apex from source with its CUDA extensions or use --sgd torch"
         try:
+            from apex.multi_tensor_apply import multi_tensor_applier
             from apex.optimizers import FusedSGD  # noqa: F401 (a package of the same name has none)
         except ImportError as error:
-            what = f"--sgd apex: {error}"
-            raise UserError(
-                f"{what}; build NVIDIA Apex from source with its CUDA extensions or use --sgd torch"
-            ) from None
+            raise UserError(f"--sgd apex: {error}; {remedy}") from None
+        if not multi_tensor_applier.available:
+            raise UserError(f"--sgd apex: it was built without its CUDA extensions; {remedy}")
         return Choice(value="apex", why="asked for")
     return Choice(value="torch", why="fused")
 
@@ -168,13 +169,13 @@ def choose_sgd(asked: str, device: str) -> Choice:
 def resolve(config: RunConfig, device: str) -> dict[str, Choice]:
     """Device, precision, compile, kernels, trunk and SGD as they will be, each with its reason."""
     places = config.patches if isinstance(config, PretrainConfig) else 0
-    precision = choose_precision(config.precision, device)
+    precision, compiled = choose_precision(config.precision, device), choose_compile(config.compile, device)
     return {
         "device": choose_device(config.device),
         "precision": precision,
-        "compile": choose_compile(config.compile, device),
+        "compile": compiled,
         "kernels": choose_kernels(config.kernels, device, places),
-        "trunk": choose_trunk(config.trunk, device, precision.value, config.width),
+        "trunk": choose_trunk(config.trunk, device, precision.value, config.width, compiled.value),
         "sgd": choose_sgd(config.sgd, device),
     }
 

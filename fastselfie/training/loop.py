@@ -130,7 +130,7 @@ class Trainer:
             raise
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, config.steps, config.lr)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         for index in range(self.groups):
             self._micro_batch(step, index, self._load(step, index) if index else first)
         self.optimizer.step()

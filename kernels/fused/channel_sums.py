@@ -16,7 +16,7 @@ from fastselfie.kernels.collective import added_up
 from fastselfie.kernels.fused.indexing import MOST_REGISTERS, rows_of
 
 _ROWS, _CHANNELS, _WARPS = 64, 64, 4
-_PROGRAMS = 1024  # at most about so many, each with a partial sum of its rows and channels
+_PROGRAMS = 1024  # at most, each with a partial sum of its rows and channels
 
 
 @triton.jit(do_not_specialize=["rows", "steps"])  # one kernel for every batch
@@ -53,7 +53,7 @@ def _channel_sums(maps: Tensor) -> Tensor:
     x = rows_of(maps)
     rows, D = x.shape
     blocks = triton.cdiv(rows, _ROWS)
-    steps = max(1, blocks * triton.cdiv(D, _CHANNELS) // _PROGRAMS)
+    steps = max(1, triton.cdiv(blocks * triton.cdiv(D, _CHANNELS), _PROGRAMS))
     stretches = triton.cdiv(blocks, steps)
     partial = x.new_empty((stretches, 2, D), dtype=torch.float32)
     if stretches:
