@@ -125,3 +125,23 @@ def test_torchrun_with_one_process_equals_none(tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", str(script)]
     subprocess.run(launcher, check=True, timeout=200)
     assert losses(tmp_path / "b") == pytest.approx(losses(alone), rel=2e-3)
+
+
+@pytest.mark.parametrize("command", ["report", "growth", "modes"])
+def test_the_benches_run(command: str, tmp_path: Path) -> None:
+    """All of their sides, small: those of recorded graphs and profiled kernels are nowhere else."""
+    words = ["--smoke", "--device", "cuda", "--out", str(tmp_path)]
+    ended = subprocess.run(
+        [sys.executable, "-m", "bench", command, *words], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    rows = json.loads((tmp_path / f"{command}.json").read_text())["rows"]
+    assert not [row for row in rows if row.get("failed")]
+
+
+def test_the_reports_fused_trunk_runs(tmp_path: Path) -> None:
+    words = ["--smoke", "--device", "cuda", "--width", "0.25", "--batch-size", "16", "--out", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "bench", "report", *words], check=True, timeout=400)
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    ran = {row["section"] for row in rows if "ms" in row and row["side"] == "fastselfie compiled + fused + trunk"}
+    assert ran == {"whole step", "trunk alone"}

@@ -122,16 +122,10 @@ def test_trunk_where_it_was_measured_to_win(monkeypatch: pytest.MonkeyPatch) -> 
     choice = choose_trunk("auto", "cuda", "bf16", 1.0, "on")
     assert (choice.value, choice.why) == ("fused", "measured to win")
     assert choose_trunk("auto", "cuda", "bf16", 1.0, "off").value == "plain", "only a compiled step was measured"
-    assert (
-        choose_trunk("auto", "cuda", "fp32", 1.0, "on").why
-        == choose_trunk("auto", "cuda", "bf16", 0.3, "on").why
-        == NEVER
-    )
-    assert (
-        choose_trunk("plain", "cuda", "bf16", 1.0, "on").value
-        == choose_trunk("auto", "cpu", "bf16", 1.0, "on").value
-        == "plain"
-    )
+    for precision, width in (("fp32", 1.0), ("bf16", 0.3)):
+        assert choose_trunk("auto", "cuda", precision, width, "on").why == NEVER
+    for asked, device in (("plain", "cuda"), ("auto", "cpu")):
+        assert choose_trunk(asked, device, "bf16", 1.0, "on").value == "plain"
     monkeypatch.setattr(dispatch, "device_name", lambda: "another")
     assert choose_trunk("auto", "cuda", "bf16", 1.0, "on").value == "plain"
 

@@ -1,7 +1,7 @@
 """The peers' training steps: forward, backward and an SGD update of `PlainSelfie`, on patches that are already there.
 
 Drawing masks, cutting patches and keeping a learning-rate schedule are left out, which favours these sides. "fp32" is
-fp32 as PyTorch runs it when nobody asks: on CUDA its convolutions use TF32.
+fp32 as PyTorch runs it when nobody asks: on CUDA its convolutions use TF32, unless FastSelfie's own precision is fp32.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal, cast
 
 from bench import loader
 from bench.measure import interleaved, wait
@@ -94,9 +95,8 @@ def end_to_end(bench: Bench, machine: Machine, source: Source, flops: int | None
     trainer = make_trainer(config, World(rank=0, size=1, device=bench.device), source)
     trainer.job.pipeline.announce(trainer.requests(0))
     started = time.perf_counter()
-    step = held(
-        steps_of(trainer), "on" if config.kernels == "on" else "off", "fused" if config.trunk == "fused" else "plain"
-    )
+    trunk = cast(Literal["fused", "plain"], config.trunk)
+    step = held(steps_of(trainer), "on" if config.kernels == "on" else "off", trunk)
     step()
     wait(bench.device)
     startup_s = time.perf_counter() - started
