@@ -63,27 +63,26 @@ class Dense2x2(torch.autograd.Function):
     """The matrix that a padded 3x3 kernel is on a 2x2 map, (4O, 4C) in ``dtype``: positions row by row and outermost.
 
     Output position (i, j) reads input position (k, l) through the kernel's entry (k - i + 1, l - j + 1). Slices and
-    their gradients as autograd has them would fill and copy the kernel's gradient many times over.
+    their gradients as autograd has them would fill and copy the kernel's gradient many times over, and torch.compile
+    makes a term of each way through such copies.
     """
 
     @staticmethod
     def forward(ctx: Any, weight_OC33: Tensor, dtype: torch.dtype) -> Tensor:
         O, C = weight_OC33.shape[:2]
         ctx.like = weight_OC33.shape, weight_OC33.dtype
-        dense = weight_OC33.new_empty(2, 2, O, 2, 2, C, dtype=dtype)
-        weight_O33C = weight_OC33.permute(0, 2, 3, 1)
-        for i, j in product((0, 1), (0, 1)):
-            dense[i, j] = weight_O33C[:, 1 - i : 3 - i, 1 - j : 3 - j]
-        return dense.view(4 * O, 4 * C)
+        weight_O33C = weight_OC33.permute(0, 2, 3, 1).to(dtype)
+        seen = [weight_O33C[:, 1 - i : 3 - i, 1 - j : 3 - j] for i, j in product((0, 1), (0, 1))]
+        return torch.stack(seen).view(4 * O, 4 * C)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (O, C, _, _), dtype = ctx.like
-        dense = gradients[0].reshape(2, 2, O, 2, 2, C)
-        weight_O33C = dense.new_zeros(O, 3, 3, C, dtype=dtype)
-        for i, j in product((0, 1), (0, 1)):
-            weight_O33C[:, 1 - i : 3 - i, 1 - j : 3 - j] += dense[i, j]
-        return weight_O33C.permute(0, 3, 1, 2), None
+        dense = gradients[0].reshape(2, 2, O, 2, 2, C).to(dtype)
+        # The pairs of positions that an entry connects, first along rows, then along columns.
+        rows = dense[1, :, :, 0], dense[0, :, :, 0] + dense[1, :, :, 1], dense[0, :, :, 1]
+        entries = [entry for row in rows for entry in (row[1, :, 0], row[0, :, 0] + row[1, :, 1], row[0, :, 1])]
+        return torch.stack(entries, dim=1).view(O, 3, 3, C).permute(0, 3, 1, 2), None
 
 
 def dense_2x2(weight_OC33: Tensor) -> Tensor:
