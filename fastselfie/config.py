@@ -138,6 +138,9 @@ class RunConfig(ModelConfig):
     winning, on no device yet. `fused` takes widths in multiples of 0.25."""
     sgd: Literal["torch", "apex"] = "torch"
     """Whose fused update: PyTorch's, or FusedSGD of NVIDIA Apex, which is built from source and for CUDA alone."""
+    deterministic: bool = False
+    """The same bits again on the same device: PyTorch's deterministic algorithms, slower on CUDA, with a warning for an
+    operation that has none. A CPU repeats with the same number of threads anyway."""
     checkpoint_every: int = 1_000
     """Steps between checkpoints."""
     keep_checkpoints: int = 2

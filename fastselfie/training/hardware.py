@@ -167,9 +167,11 @@ def choose_sgd(asked: str, device: str) -> Choice:
 
 
 def resolve(config: RunConfig, device: str) -> dict[str, Choice]:
-    """Device, precision, compile, kernels, trunk and SGD as they will be, each with its reason."""
+    """Device, precision, compile, kernels, trunk and SGD as they will be, each with its reason; determinism if asked
+    for."""
     places = config.patches if isinstance(config, PretrainConfig) else 0
     precision, compiled = choose_precision(config.precision, device), choose_compile(config.compile, device)
+    asked = {"determinism": Choice(value="on", why="asked for")} if config.deterministic else {}
     return {
         "device": choose_device(config.device),
         "precision": precision,
@@ -177,6 +179,7 @@ def resolve(config: RunConfig, device: str) -> dict[str, Choice]:
         "kernels": choose_kernels(config.kernels, device, places),
         "trunk": choose_trunk(config.trunk, device, precision.value, config.width, compiled.value),
         "sgd": choose_sgd(config.sgd, device),
+        **asked,
     }
 
 

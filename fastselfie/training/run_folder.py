@@ -32,7 +32,7 @@ from fastselfie.training.world import World
 FREE = frozenset(
     {
         *("out", "data", "device", "compile", "kernels", "trunk", "sgd", "micro_batch_size"),
-        *("loader_threads", "prefetch", "checkpoint_every", "keep_checkpoints", "pretrained"),
+        *("deterministic", "loader_threads", "prefetch", "checkpoint_every", "keep_checkpoints", "pretrained"),
     }
 )
 

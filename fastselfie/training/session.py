@@ -26,6 +26,7 @@ from fastselfie.pipelines.sources import fetch, open_source
 from fastselfie.pipelines.view import Batch
 from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import hardware
+from fastselfie.training.determinism import determinism
 from fastselfie.training.files import replace_bytes, replace_json
 from fastselfie.training.loop import Job, train
 from fastselfie.training.reporter import say
@@ -62,7 +63,7 @@ def session(config: C) -> Iterator[Session[C]]:
     # Left to `auto`, the dispatch still excepts shapes; resolved to `off`, there is nothing to except.
     kernels = "off" if choices["kernels"].value == "off" else config.kernels
     trunk: Trunk = "fused" if choices["trunk"].value == "fused" else "plain"
-    with join_world(device.value) as world, using(kernels, trunk):
+    with determinism(config.deterministic), join_world(device.value) as world, using(kernels, trunk):
         require(
             config.batch_size % world.size == 0,
             f"--batch-size {config.batch_size}: must be a multiple of the {world.size} processes",
