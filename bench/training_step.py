@@ -90,7 +90,7 @@ def matrix_rate(config: PretrainConfig, device: torch.device, images_per_second:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Both sides' images a second, their ratio, and the ceiling that the device's matrix products set."""
+    """All sides' images a second, how many times as fast ours is, and its share of the matrix rate."""
     base = dataclasses.replace(
         recipe(arguments.recipe).pretrain, width=arguments.width, batch_size=arguments.batch_size, steps=ENDLESS,
         device=arguments.device, precision=arguments.precision, compile=arguments.compile, kernels=arguments.kernels,

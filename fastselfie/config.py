@@ -139,8 +139,8 @@ class RunConfig(ModelConfig):
     sgd: Literal["torch", "apex"] = "torch"
     """Whose fused update: PyTorch's, or FusedSGD of NVIDIA Apex, which is built from source and for CUDA alone."""
     deterministic: bool = False
-    """The same bits again on the same device: PyTorch's deterministic algorithms, slower on CUDA, with a warning for an
-    operation that has none. A CPU repeats with the same number of threads anyway."""
+    """The same bits again on the same device: PyTorch's deterministic algorithms, slower on CUDA. A CPU repeats anyway,
+    with the same number of threads."""
     checkpoint_every: int = 1_000
     """Steps between checkpoints."""
     keep_checkpoints: int = 2

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from fastselfie.config import PretrainConfig
+from fastselfie.errors import UserError
 from fastselfie.training.determinism import determinism
 from fastselfie.training.pretrain import pretrain
 
@@ -29,13 +31,25 @@ def test_it_holds_inside_alone(workspace: str | None, monkeypatch: pytest.Monkey
         monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", workspace)
     before = state()
     with determinism(True):
-        assert state() == (True, True, False, False, workspace or ":4096:8")
+        assert state() == (True, False, False, False, workspace or ":4096:8")
     assert state() == before
     with pytest.raises(KeyError), determinism(True):
         raise KeyError
     assert state() == before
     with determinism(False):
         assert state() == before
+
+
+def test_an_operation_without_such_an_algorithm_is_named() -> None:
+    with pytest.raises(UserError, match=r"^--deterministic: max_unpooling2d_forward_out does not have a deterministic"):
+        fail(torch.nn.functional.max_unpool2d, torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1, dtype=torch.int64), 2)
+    with pytest.raises(RuntimeError, match="shape"):
+        fail(torch.mm, torch.ones(2, 3), torch.ones(2, 3))
+
+
+def fail(operation: Callable[..., object], *arguments: object) -> None:
+    with determinism(True):
+        operation(*arguments)
 
 
 def test_a_run_is_deterministic_where_asked(
