@@ -6,12 +6,15 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch._C._autograd import DeviceType
 
 from bench import measure as timing
+from bench.report import device_time
 from bench.report.machine import Machine
 from bench.report.rows import Timing, row
 from bench.report.settings import Bench, settle
@@ -139,3 +142,19 @@ def test_points_under_the_roof_and_their_numbers() -> None:
     assert "compiled, 0.2 TFLOP/s" in key
     edges = [text.get_window_extent() for text in made_figure.texts]
     assert all(edge.x1 <= made_figure.bbox.x1 for edge in edges)
+
+
+@pytest.mark.parametrize("seen", ["an error", "nothing", "two kernels"])
+def test_a_device_time_that_cannot_be_told_is_none(seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profiler of no events would else make every side bound by launches."""
+
+    def profiled(*_: object) -> Any:
+        if seen == "an error":
+            raise RuntimeError("CUPTI_ERROR_NOT_INITIALIZED")
+        kernel = SimpleNamespace(device_type=DeviceType.CUDA, is_user_annotation=False, self_device_time_total=1500.0)
+        host = SimpleNamespace(device_type=DeviceType.CPU, is_user_annotation=False, self_device_time_total=9e9)
+        return SimpleNamespace(key_averages=lambda: [host] + [kernel] * 2 * (seen == "two kernels"))
+
+    monkeypatch.setattr(device_time, "_profiled", profiled)
+    found = device_time.busy_s(lambda: None, torch.device("cuda"))
+    assert found == (0.003 if seen == "two kernels" else None)

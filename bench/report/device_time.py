@@ -17,13 +17,16 @@ _WIDTH = 70  # of a name, most of which are a kernel's and long
 
 def busy_s(step: Callable[[], object], device: torch.device) -> float | None:
     """Seconds that kernels and copies take in one step, added up; None on a CPU, which launches nothing, and where the
-    profiler sees nothing of the device.
+    profiler fails or sees nothing of the device: no reason to lose timings.
 
     The profiler slows the host down and not the kernels: held against a wall time measured without it.
     """
     if device.type != "cuda":
         return None
-    events = _profiled(step, device).key_averages()
+    try:
+        events = _profiled(step, device).key_averages()
+    except Exception:
+        return None
     on_device = [one for one in events if one.device_type == DeviceType.CUDA and not one.is_user_annotation]
     return sum(float(one.self_device_time_total) for one in on_device) / 1e6 if on_device else None
 

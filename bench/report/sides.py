@@ -109,7 +109,7 @@ def measure(
     taken = {name: min(_MOST_STEPS, max(1, math.ceil(bench.round_s / one.step_s))) for name, one in ready.items()}
     turns = {name: Turn(one.step) for name, one in ready.items()}
     seconds = interleaved(turns, bench.rounds, taken, bench.device)
-    busy = {name: _busy_s(turn, bench.device) for name, turn in turns.items()}
+    busy = {name: busy_s(turn, bench.device) for name, turn in turns.items()}
     refused |= {
         name: not_run(section, name, turn.error, failed=True) for name, turn in turns.items() if turn.error
     }  # fmt: skip
@@ -127,14 +127,6 @@ def measure(
         )  # fmt: skip
         rows.append(row(section, side.name, timing, machine))
     return rows, {name: ready[name].step for name in turns if name not in refused}
-
-
-def _busy_s(turn: Turn, device: torch.device) -> float | None:
-    """None also where the profiler fails: no reason to lose the timings."""
-    try:
-        return busy_s(turn, device)
-    except Exception:
-        return None
 
 
 def prepare(side: Side, device: torch.device) -> Ready:
