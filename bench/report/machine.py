@@ -68,5 +68,7 @@ def _nvidia_smi() -> str:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return "not told: nvidia-smi failed"
-    values = asked.stdout.splitlines()[0].split(",")
+    if not (told := asked.stdout.splitlines()):
+        return "not told: nvidia-smi lists no device"
+    values = told[0].split(",")
     return ", ".join(f"{name} {value.strip()}" for name, value in zip(_CLOCKS.split(","), values, strict=False))
