@@ -26,7 +26,7 @@ from bench.training_step import resident_trainer, steps_of
 from fastselfie.config import PretrainConfig
 from fastselfie.kernels import using
 from fastselfie.training.files import replace_json
-from fastselfie.training.hardware import keep_freed_memory
+from fastselfie.training.memory import keep_freed_memory
 from fastselfie.training.world import World, join_world
 from fastselfie.training.wrapping import wrap
 

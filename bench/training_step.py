@@ -33,8 +33,9 @@ from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.synthetic import synthetic_source
 from fastselfie.recipes import recipe
 from fastselfie.training.garbage import frozen_garbage
-from fastselfie.training.hardware import choose_device, keep_freed_memory, resolve, resolved
+from fastselfie.training.hardware import choose_device, resolve, resolved
 from fastselfie.training.loop import Trainer
+from fastselfie.training.memory import keep_freed_memory
 from fastselfie.training.pretrain import divide, pretraining_job
 from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.world import World

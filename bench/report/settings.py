@@ -14,7 +14,8 @@ from bench.training_step import ENDLESS
 from fastselfie.config import PretrainConfig, require
 from fastselfie.errors import UserError
 from fastselfie.recipes import recipe
-from fastselfie.training.hardware import choose_device, keep_freed_memory, resolve, resolved
+from fastselfie.training.hardware import choose_device, resolve, resolved
+from fastselfie.training.memory import keep_freed_memory
 
 _CPU_BATCH, _MOST_PROCESSES = 32, 64
 _SMOKE: dict[str, Any] = {"width": 1 / 16, "heads": 4, "batch_size": 4}

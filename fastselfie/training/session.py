@@ -29,6 +29,7 @@ from fastselfie.training import hardware
 from fastselfie.training.determinism import determinism
 from fastselfie.training.files import replace_bytes, replace_json
 from fastselfie.training.loop import Job, train
+from fastselfie.training.memory import keep_freed_memory
 from fastselfie.training.reporter import say
 from fastselfie.training.run_folder import RunFolder, versions
 from fastselfie.training.world import World, join_world
@@ -75,7 +76,7 @@ def session(config: C) -> Iterator[Session[C]]:
             f"--micro-batch-size {micro_batch}: must divide a process's share of {share} images",
         )
         require(not config.sync_bn or device.value == "cuda", "--sync-bn: torch synchronises batch norms on CUDA only")
-        if device.value == "cpu" and (allocator := hardware.keep_freed_memory()):
+        if device.value == "cpu" and (allocator := keep_freed_memory()):
             choices["allocator"] = allocator
         used = "using " + ", ".join(f"{name} {c.value} ({c.why})" for name, c in choices.items())
         # fp32 means fp32 in convolutions too, as it does in products by default.
