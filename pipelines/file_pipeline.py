@@ -23,9 +23,9 @@ from fastselfie.errors import LocalError
 from fastselfie.pipelines.decoder import Decoder
 from fastselfie.pipelines.draws import window_draws
 from fastselfie.pipelines.graph_runner import Encoded
-from fastselfie.pipelines.image_bytes import read_image_bytes
+from fastselfie.pipelines.image_bytes import REMEDY, fault
 from fastselfie.pipelines.sampler import Sampler
-from fastselfie.pipelines.source import Files
+from fastselfie.pipelines.source import EncodedImages
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.randomness import Purpose, integers
 
@@ -65,7 +65,7 @@ class FilePipeline:
     """
 
     def __init__(
-        self, files: Files, *, view: View, seed: int, device: torch.device, loading: Loading, rows: Tensor | None = None
+        self, files: EncodedImages, *, view: View, seed: int, device: torch.device, loading: Loading, rows: Tensor | None = None
     ) -> None:
         self.view, self.seed = view, seed
         self._files, self._device, self._loading = files, device, loading
@@ -132,8 +132,8 @@ class FilePipeline:
                 self._failure = error  # said when that batch is asked for, not before
 
     def _read(self, asked: tuple[int, int], epoch_B: Tensor, sample_B: Tensor) -> _Request:
-        paths = [self._files.path(index) for index in sample_B.tolist()]
-        data = [self._readers.submit(_bytes, path) for path in paths]
+        paths = [Path(self._files.name(index)) for index in sample_B.tolist()]
+        data = [self._readers.submit(_bytes, self._files, index) for index in sample_B.tolist()]
         return _Request(asked=asked, epoch_B=epoch_B, sample_B=sample_B, paths=paths, data=data)
 
     def _decode(self, request: _Request) -> None:
@@ -181,5 +181,12 @@ class FilePipeline:
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
 
-def _bytes(path: Path) -> NDArray[np.uint8]:
-    return np.frombuffer(read_image_bytes(path), dtype=np.uint8)
+def _bytes(files: EncodedImages, index: int) -> NDArray[np.uint8]:
+    try:
+        data = files.read(index)
+    except OSError as error:
+        raise LocalError(f"{files.name(index)}: cannot be read ({error.strerror}); {REMEDY}") from None
+    wrong = fault(data)
+    if wrong:
+        raise LocalError(f"{files.name(index)}: {wrong}; {REMEDY}")
+    return np.frombuffer(data, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""What can be told of a file's bytes without decoding them: is it an image at all, and is its end there?
+"""What can be told of an image's bytes without decoding them: is it an image at all, how large, and is its end there?
 
 The decoders below DALI print lines of their own about such files; found here, they are one line. It also does not
 depend on the crop then: a region above the place where a JPEG file is cut off would decode.
@@ -6,37 +6,63 @@ depend on the crop then: a region above the place where a JPEG file is cut off w
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from fastselfie.errors import LocalError
+import struct
 
 REMEDY = "put a readable image of that name in its place and run the same command again"
+MOST_PIXELS = 1 << 27
+"""Pixels of an image at most, 134 million: a header that claims more is taken for damage, and bounds the memory."""
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
+_NO_FRAME = frozenset((0xC4, 0xC8, 0xCC))  # markers among 0xC0 to 0xCF that are no start of a frame
+
+
+class BadImage(Exception):  # noqa: N818 (what is wrong is the image)
+    """An image that cannot be used. Its text says why and continues a name, as in ``is cut off``."""
 
 
 def fault(data: bytes) -> str | None:
-    """What is wrong with a JPEG or PNG file's bytes, as far as its ends tell; None if nothing."""
+    """What is wrong with a JPEG or PNG image's bytes, as far as its header and its ends tell; None if nothing."""
     if not data:
         return "is empty"
-    for start, end in ((_JPEG, _JPEG_END), (_PNG, _PNG_END)):
+    for start, end, sides in ((_JPEG, _JPEG_END, _jpeg_sides), (_PNG, _PNG_END, _png_sides)):
         if data.startswith(start):
             # Other bytes may follow the end mark; cameras and editors put them there.
-            return None if data.rfind(end) > 0 else "is cut off"
+            if data.rfind(end) <= 0:
+                return "is cut off"
+            return _size_fault(sides(data))
     return "is no JPEG or PNG image"
 
 
-def read_image_bytes(path: Path) -> bytes:
-    """A file's bytes.
+def _size_fault(sides: tuple[int, int] | None) -> str | None:
+    if sides is None or min(sides) == 0:
+        return "is damaged (its header)"
+    rows, columns = sides
+    if rows * columns > MOST_PIXELS:
+        return f"has {rows} x {columns} pixels, more than the {MOST_PIXELS} that are read"
+    return None
 
-    Raises:
-        LocalError: it cannot be read, or `fault` finds one; names it.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise LocalError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
-    wrong = fault(data)
-    if wrong:
-        raise LocalError(f"{path}: {wrong}; {REMEDY}")
-    return data
+
+def _jpeg_sides(data: bytes) -> tuple[int, int] | None:
+    """Rows and columns in the header of the frame; None where there is none."""
+    at = 2
+    while at + 9 < len(data):
+        if data[at] != 0xFF:
+            return None
+        marker = data[at + 1]
+        if marker == 0xFF:  # a byte of padding
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in _NO_FRAME:
+            return struct.unpack_from(">HH", data, at + 5)
+        elif marker in (0xD9, 0xDA):  # the scan, before any frame
+            return None
+        else:
+            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+    return None
+
+
+def _png_sides(data: bytes) -> tuple[int, int] | None:
+    """Rows and columns in the header chunk; None where that is not the first."""
+    if data[12:16] != b"IHDR" or len(data) < 24:
+        return None
+    columns, rows = struct.unpack_from(">II", data, 16)
+    return rows, columns

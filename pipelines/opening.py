@@ -10,7 +10,7 @@ from fastselfie.pipelines.decoder import require_dali
 from fastselfie.pipelines.file_pipeline import FilePipeline, Loading
 from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.resident import ResidentPipeline
-from fastselfie.pipelines.source import AnySplit, Files
+from fastselfie.pipelines.source import AnySplit, EncodedImages
 from fastselfie.pipelines.view import View
 
 
@@ -22,7 +22,7 @@ def open_pipeline(
     Raises:
         UserError: random resized crops of images in memory are asked for, or files are to be read without DALI.
     """
-    if isinstance(split, Files):
+    if isinstance(split, EncodedImages):
         require_dali()
         return FilePipeline(split, view=view, seed=seed, device=device, loading=loading, rows=rows)
     if view.crop == "resized":

@@ -1,4 +1,4 @@
-"""What a source gives: two splits, of small images in memory or of files on disk.
+"""What a source gives: two splits, of small images in memory or of encoded images read one by one.
 
 Shapes: S images, H = W pixels a side, channels last.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastselfie.pipelines.image_bytes import read_image_bytes
-
-_COMPARED, _COMPARED_FILES = 256, 8  # images and files of a split whose content is part of its fingerprint
+_COMPARED = 256  # images in memory whose pixels are part of the fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,41 +41,70 @@ class Split:
         yield self.images_SHW3[:: max(len(self) // _COMPARED, 1)].tobytes()
 
 
+class EncodedImages(ABC):
+    """One part of a data set as JPEG or PNG images of any size, by index: files, members of shards, rows of a table.
+
+    Reading is safe from several threads at once, and an object can be pickled.
+
+    Attributes:
+        labels_S: int64 (S,), each in [0, number of classes); all 0 where there are no classes. May be memory-mapped.
+        readers: how many reads at once pay; None for as many as there are threads that decode.
+    """
+
+    labels_S: NDArray[np.int64]
+    readers: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels_S)
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What to call image ``index`` in a message: its path, or its shard and its name in there."""
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """The bytes of image ``index``, not looked into.
+
+        Raises:
+            OSError: the storage fails. `fastselfie.pipelines.image_bytes.BadImage`: they are not what was once written.
+        """
+
+    @abstractmethod
+    def identity(self) -> Iterable[bytes]:
+        """What tells it from other data without reading images: names, labels, sizes as far as they are at hand."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Files:
+class Files(EncodedImages):
     """One part of a data set as JPEG or PNG files.
 
     Attributes:
         root: the folder that ``names``, S of them, are relative to.
-        labels_S: int64 (S,), each in [0, number of classes); all 0 where there are no classes.
     """
 
     root: Path
     names: tuple[str, ...]
     labels_S: NDArray[np.int64]
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def path(self, index: int) -> Path:
         """Where file ``index`` lies."""
         return self.root / self.names[index]
 
+    def name(self, index: int) -> str:
+        """See `EncodedImages.name`."""
+        return str(self.path(index))
+
+    def read(self, index: int) -> bytes:
+        """See `EncodedImages.read`."""
+        return self.path(index).read_bytes()
+
     def identity(self) -> Iterable[bytes]:
-        """What tells it from other data: all names and labels, and a few whole files spread over it.
-
-        A few alone: a run that a damaged file ended is to go on once a good one is in its place.
-
-        Raises:
-            UserError: one of the few cannot be read, or is no image as far as its ends tell.
-        """
+        """All names and labels."""
         yield b"\0".join(os.fsencode(name) for name in self.names)
         yield self.labels_S.tobytes()
-        for index in range(0, len(self), -(-len(self) // _COMPARED_FILES)):
-            yield read_image_bytes(self.path(index))
 
 
-AnySplit: TypeAlias = Split | Files
+AnySplit: TypeAlias = Split | EncodedImages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +121,7 @@ class Source:
     classes: tuple[str, ...]
 
     def fingerprint(self) -> str:
-        """A short checksum: is this the same data again?
-
-        Raises:
-            UserError: a file cannot be read.
-        """
+        """A short checksum: is this the same data again?"""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             for part in split.identity() if split is not None else ():
