@@ -124,6 +124,9 @@ class RunConfig(ModelConfig):
     """Threads of a process that read and decode files. None: its share of the machine's cores."""
     prefetch: int = 2
     """Batches of files that are decoded ahead."""
+    max_bad_share: float = 0.01
+    """Share of the images that may turn out unusable before the run stops; they are named in quarantine.csv, and
+    others take their places."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: a CUDA device when there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -177,6 +180,7 @@ class RunConfig(ModelConfig):
             self.loader_threads is None or 1 <= self.loader_threads <= 1024,
             f"--loader-threads {self.loader_threads}: must be at least 1 and at most 1024",
         )
+        require(0 <= self.max_bad_share <= 1, f"--max-bad-share {self.max_bad_share}: must be at least 0 and at most 1")
         require(1 <= self.prefetch <= 64, f"--prefetch {self.prefetch}: must be at least 1 and at most 64")
         require(0 <= self.pad < self.image_size, f"--pad {self.pad}: must be at least 0 and below --image-size")
         require(all(0 <= m <= 1 for m in self.mean), f"--mean {self.mean}: each must be in [0, 1]")

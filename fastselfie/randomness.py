@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     LABELS = 7
     SCENE = 8
     HELD_OUT = 9
+    SUBSTITUTE = 10
 
 
 def _signed(value: int) -> int:

@@ -1,7 +1,7 @@
 """A DALI graph at work: requests go in, pixels come out in the same order, several runs ahead where asked.
 
-One undecodable file ends a whole DALI pipeline, and its message does not say which file it was. So it is looked for
-afterwards, by decoding each file of the runs under way by itself.
+One undecodable image ends a whole DALI pipeline, and its message does not say which image it was. So it is looked for
+afterwards, by decoding each image of the runs under way by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fastselfie.errors import LocalError, UserError
 from fastselfie.pipelines.graph_runner import DALI_ERRORS, Encoded, GraphRunner
-from fastselfie.pipelines.image_bytes import REMEDY
+from fastselfie.pipelines.undecodable import Undecodable
 from fastselfie.pipelines.view import View
 
 
@@ -71,7 +71,8 @@ class Decoder:
             the CPU: start and shape.
 
         Raises:
-            LocalError: a file cannot be decoded, or not in the memory there is; names it.
+            Undecodable: names the images of all runs under way that cannot be decoded. LocalError: each alone can, but
+            all together not in the memory there is.
         """
         try:
             if self._failure is not None:
@@ -80,7 +81,14 @@ class Decoder:
         except DALI_ERRORS as error:
             under_way = list(self._under_way)
             self._begin_anew()
-            self._blame(under_way)
+            bad = self._culprits(under_way)
+            if bad:
+                raise Undecodable(bad) from error
+            if _short_of_memory(error):
+                raise LocalError(
+                    "--prefetch: decoding so many images at once needs more memory than there is; take a smaller"
+                    " --prefetch or --micro-batch-size"
+                ) from None
             raise RuntimeError(f"DALI failed, though each file of the batch decodes by itself: {error}") from error
         self._under_way.popleft()
         return result
@@ -99,18 +107,20 @@ class Decoder:
         self._under_way.clear()
         self._failure = None
 
-    def _blame(self, under_way: Sequence[Encoded]) -> None:
-        """Decode file by file, until one fails."""
-        runner = self._make(batch=1, depth=1)
-        for encoded in under_way:
-            for index, path in enumerate(encoded.paths):
+    def _culprits(self, under_way: Sequence[Encoded]) -> dict[tuple[int, int], str]:
+        """Decode image by image: what is wrong with those that fail, by run and position."""
+        runner, bad = self._make(batch=1, depth=1), {}
+        for run, encoded in enumerate(under_way):
+            for position in range(len(encoded.data)):
                 try:
-                    runner.schedule(encoded.only(index))
+                    runner.schedule(encoded.only(position))
                     runner.take()
                 except DALI_ERRORS as error:
-                    if re.search("alloc|memory", str(error), re.IGNORECASE):
-                        raise LocalError(
-                            f"{path}: decoding it needs more memory than there is; take a smaller --micro-batch-size"
-                            " or --prefetch"
-                        ) from None
-                    raise LocalError(f"{path}: is damaged; {REMEDY}") from None
+                    short = _short_of_memory(error)
+                    bad[run, position] = "needs more memory to be decoded than there is" if short else "is damaged"
+                    runner = self._make(batch=1, depth=1)
+        return bad
+
+
+def _short_of_memory(error: Exception) -> bool:
+    return re.search("alloc|memory", str(error), re.IGNORECASE) is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,10 @@ class Encoded:
     """What a run of the graph decodes. B images.
 
     Attributes:
-        paths: where the files lie, for messages. data: their bytes, uint8 (size,) each.
+        data: their bytes, uint8 (size,) each.
         draws: fp64 (B, `DRAWS`) for a random resized crop. flip: int32 (B,). A plain view needs neither.
     """
 
-    paths: Sequence[Path]
     data: Sequence[NDArray[np.uint8]]
     draws: NDArray[np.float64] | None = None
     flip: NDArray[np.int32] | None = None
@@ -37,7 +35,7 @@ class Encoded:
         """Image ``index`` alone."""
         part = slice(index, index + 1)
         return Encoded(
-            paths=self.paths[part], data=self.data[part], draws=None if self.draws is None else self.draws[part],
+            data=self.data[part], draws=None if self.draws is None else self.draws[part],
             flip=None if self.flip is None else self.flip[part],
         )  # fmt: skip
 

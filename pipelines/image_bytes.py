@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 
-REMEDY = "put a readable image of that name in its place and run the same command again"
 MOST_PIXELS = 1 << 27
 """Pixels of an image at most, 134 million: a header that claims more is taken for damage, and bounds the memory."""
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"

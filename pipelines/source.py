@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-_COMPARED = 256  # images in memory whose pixels are part of the fingerprint
+from fastselfie.pipelines.image_bytes import BadImage
+
+_COMPARED, _PROBES = 256, 8  # images of a split in memory, or of files, whose contents are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,10 @@ class Files(EncodedImages):
         yield self.labels_S.tobytes()
 
 
+class Probes(list[str]):
+    """Checksums of a few images. Images get damaged: of the same data some may differ, of other data most do."""
+
+
 AnySplit: TypeAlias = Split | EncodedImages
 
 
@@ -120,6 +127,15 @@ class Source:
     test: AnySplit | None
     classes: tuple[str, ...]
 
+    def probes(self) -> Probes:
+        """Checksums of the bytes of a few images spread over each part; of images in memory the fingerprint tells."""
+        return Probes(
+            _checksum(split, index)
+            for split in (self.train, self.test)
+            if isinstance(split, EncodedImages)
+            for index in range(0, len(split), -(-len(split) // _PROBES))
+        )
+
     def fingerprint(self) -> str:
         """A short checksum: is this the same data again?"""
         digest = hashlib.sha256()
@@ -127,6 +143,14 @@ class Source:
             for part in split.identity() if split is not None else ():
                 digest.update(part)
         return digest.hexdigest()[:16]
+
+
+def _checksum(split: EncodedImages, index: int) -> str:
+    """Of an image's bytes; empty where they cannot be had."""
+    try:
+        return f"{zlib.crc32(split.read(index)):08x}"
+    except (OSError, BadImage):
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)

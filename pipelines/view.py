@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastselfie.config import RunConfig
 from fastselfie.kernels import patch_batch
+from fastselfie.pipelines.refusal import Refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,8 @@ class Batch:
         pixels: uint8, as `patch_batch` takes them. rows_B, corner_B2, flip_B: likewise, or None.
         epoch_B, sample_B: int64 (B,), the keys of every random choice about a sample.
         labels_B: int64 (B,).
+        refused: images that could not be used. In a batch of the stream another image stands in the place of each, with
+            the label of its own; in a batch to evaluate on they are missing.
     """
 
     view: View
@@ -75,6 +78,7 @@ class Batch:
     rows_B: Tensor | None = None
     corner_B2: Tensor | None = None
     flip_B: Tensor | None = None
+    refused: tuple[Refused, ...] = ()
 
     def images(self) -> Tensor:
         """The pixels of a plain view: uint8 (B, H, H, 3)."""

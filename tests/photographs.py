@@ -59,6 +59,13 @@ def _saved(
     return file.getvalue()
 
 
+def undecodable(image: NDArray[np.uint8]) -> bytes:
+    """A JPEG whose header and ends are right and whose Huffman table is not: no decoder takes it."""
+    data = jpeg(image)
+    table = data.index(b"\xff\xc4") + 5
+    return data[:table] + b"\xff" * 16 + data[table + 16 :]
+
+
 def side_lengths(image: NDArray[np.uint8]) -> tuple[int, int]:
     """Rows and columns."""
     return image.shape[0], image.shape[1]

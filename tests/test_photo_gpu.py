@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastselfie.errors import LocalError
 from fastselfie.pipelines.decoder import Decoder
 from fastselfie.pipelines.file_pipeline import FilePipeline
 from fastselfie.pipelines.source import Files
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.randomness import epoch_order
-from tests.photographs import CPU, flat_folder, images_of, jpeg, picture, pipeline, png, write
+from tests.photographs import CPU, flat_folder, images_of, jpeg, picture, pipeline, png, undecodable, write
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 pytestmark = pytest.mark.gpu
@@ -153,7 +152,9 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
     listed = Files(root=flat_folder(tmp_path, 24), names=tuple(f"{i:02}.jpg" for i in range(24)),
                    labels_S=np.zeros(24, dtype=np.int64))  # fmt: skip
     path = listed.path(int(epoch_order(3, 0, 24)[20]))
-    path.write_bytes(b"\xff\xd8\xffnothing that decodes\xff\xd9")
+    path.write_bytes(undecodable(picture(40, 48)))
     source = pipeline(listed, VIEWS["resized"], batch=8, prefetch=2, device=DEVICE)
-    with pytest.raises(LocalError, match=f"{path}: is damaged"):
-        [source.batch(start, start + 8) for start in range(0, 24, 8)]
+    batches = [source.batch(start, start + 8) for start in range(0, 24, 8)]
+    assert [[(image.name, image.reason) for image in batch.refused] for batch in batches] == [
+        [], [], [(str(path), "is damaged")],
+    ]  # fmt: skip

@@ -19,6 +19,7 @@ from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.source import AnySplit, Source
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.training.loop import Job, micro_batch_size
+from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.session import count_over, fits, loading, make_network, open_data, run, session
 from fastselfie.training.world import World
 
@@ -49,7 +50,10 @@ def finetune(config: FinetuneConfig) -> Path:
         test = labelled_test(source)
         rows = labelled_subset(torch.from_numpy(source.train.labels_S), label_share(config.labels), config.label_seed)
         fits(config, len(rows))
-        facts = {"images": world.in_main(source.fingerprint), "weights": pretrained.fingerprint if pretrained else None}
+        facts = {
+            "images": world.in_main(source.fingerprint), "contents": world.in_main(source.probes),
+            "weights": pretrained.fingerprint if pretrained else None,
+        }  # fmt: skip
         summary = {
             "data": source.name, "labels": config.labels, "labelled_images": len(rows), "label_seed": config.label_seed,
             "encoder": config.encoder, "pretrained": not config.scratch, "test_images": len(test),
@@ -118,8 +122,12 @@ def finetuning_job(
         loading=loading(config, world, _EVALUATION_CHUNK),
     )  # fmt: skip
 
-    def evaluate() -> dict[str, float]:
-        right, images = count_over(world, plain, len(test), _EVALUATION_CHUNK, 2, task.counts).tolist()
-        return {"test_accuracy": right / images}
+    quarantine = Quarantine(len(rows) + len(test), config.max_bad_share)
 
-    return Job(config=config, task=task, pipeline=pipeline, evaluate=evaluate)
+    def evaluate() -> dict[str, float]:
+        counts = count_over(world, plain, len(test), _EVALUATION_CHUNK, 2, task.counts, quarantine)
+        right, images = counts.tolist()
+        fewer = {"tested_images": images} if images < len(test) else {}  # bad ones are left out
+        return {"test_accuracy": right / images} | fewer
+
+    return Job(config=config, task=task, pipeline=pipeline, evaluate=evaluate, quarantine=quarantine)

@@ -23,6 +23,7 @@ from fastselfie.training.garbage import frozen_garbage
 from fastselfie.training.metrics import Throughput, Window
 from fastselfie.training.optimizer import learning_rate, load_momentum, make_optimizer, momentum_of
 from fastselfie.training.placements import Placements
+from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.reporter import Reporter, reporter, say
 from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.signals import Stopped, stop_signal
@@ -40,6 +41,7 @@ class Job:
     Attributes:
         config: with device, precision and compile resolved. evaluate: named figures of the network as it stands, in
             evaluation mode with its running statistics in place; called in all processes at once.
+        quarantine: where images are noted that cannot be used.
         watch: what looks at single images now and then, likewise but in the main process alone.
     """
 
@@ -47,6 +49,7 @@ class Job:
     task: Task
     pipeline: Pipeline
     evaluate: Callable[[], dict[str, float]]
+    quarantine: Quarantine
     watch: Placements | None = None
 
 
@@ -118,8 +121,8 @@ class Trainer:
         """One optimiser step on samples [step * batch_size, (step + 1) * batch_size) of the stream.
 
         Raises:
-            LocalError: a file cannot be decoded. If this process is alone, the steps before this one are saved; among
-            several, the others are on their way to a meeting that this one will miss.
+            LocalError: too many images of a batch cannot be used. If this process is alone, the steps before this one
+            are saved; among several, the others are on their way to a meeting that this one will miss.
         """
         config = self.job.config
         try:
@@ -138,7 +141,9 @@ class Trainer:
 
     def _load(self, step: int, index: int) -> Batch:
         with self.throughput.waiting():
-            return self.job.pipeline.batch(*self._entries(step, index))
+            batch = self.job.pipeline.batch(*self._entries(step, index))
+        self.job.quarantine.note(batch.refused)
+        return batch
 
     def _micro_batch(self, step: int, index: int, batch: Batch) -> None:
         """Forward and backward of this process's micro-batch ``index``; gradients meet after the last one."""
@@ -166,7 +171,11 @@ class Trainer:
                 yield self._entries(step, index)
 
     def report(self, done: int, report: Reporter) -> None:
-        """Log the window and evaluate, where ``done`` steps make either due."""
+        """Log the window and evaluate, where ``done`` steps make either due.
+
+        Raises:
+            UserError: the loss is not finite, or more images are bad than may be; then the state is saved.
+        """
         config, line, evaluated = self.job.config, {}, {}
         if done % config.evaluate_every == 0 or done == config.steps:
             with self.throughput.paused():
@@ -179,7 +188,19 @@ class Trainer:
             what = f"{self.folder.path}: the loss is {line['loss']} at step {done}"
             raise UserError(f"{what}; start again in another --out with a smaller --lr")
         if line or evaluated:
-            report.log({"step": done} | line | evaluated)
+            quarantine = self.job.quarantine
+            quarantine.settle(self.world, self.folder.path, done)
+            bad = {"quarantined": len(quarantine)} if len(quarantine) else {}
+            report.log({"step": done} | line | evaluated | bad)
+            self._check_quarantine(done)
+
+    def _check_quarantine(self, done: int) -> None:
+        try:
+            self.job.quarantine.check()
+        except UserError:
+            if done:
+                self.save(done)
+            raise
 
     def owes(self, start: int) -> bool:
         """Whether a checkpoint was written after ``start`` steps because their evaluation met a bad file."""
@@ -222,6 +243,7 @@ class Trainer:
     def save(self, done: int) -> None:
         """Write a checkpoint after ``done`` steps."""
         with self.throughput.paused():
+            self.job.quarantine.settle(self.world, self.folder.path, done)
             self.statistics.merge_into_network(self.world)
             training = {_MOMENTUM + name: buffer for name, buffer in momentum_of(self.network, self.optimizer).items()}
             training["running_statistics"] = self.statistics.state(self.world)
@@ -242,6 +264,7 @@ class Trainer:
         self.world.in_main(lambda: checkpoint.remove_partial(self.folder.checkpoints))
         done = self.world.in_main(lambda: checkpoint.newest_whole(self.folder.checkpoints, warn=say)) or 0
         self.world.in_main(lambda: self._cut_back(done))
+        self.job.quarantine.restore(self.world, self.folder.path, done)
         if not done:
             return 0
         newest = checkpoint.load(self.folder.checkpoints, done)

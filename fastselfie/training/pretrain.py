@@ -18,6 +18,7 @@ from fastselfie.pretext.task import PixelFormat
 from fastselfie.randomness import Purpose, random_bits
 from fastselfie.training.loop import Job, micro_batch_size
 from fastselfie.training.placements import IMAGES, Placements
+from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.session import count_over, fits, loading, make_network, open_data, run, session
 from fastselfie.training.world import World
 
@@ -44,7 +45,7 @@ def pretrain(config: PretrainConfig) -> Path:
             "task": config.task, "data": source.name, "keep": config.keep, "pooler": config.pooler,
             "images": len(parts.rows), "held_out_images": len(parts.held_out_rows),
         }  # fmt: skip
-        facts = {"images": world.in_main(source.fingerprint)}
+        facts = {"images": world.in_main(source.fingerprint), "contents": world.in_main(source.probes)}
         return run(job, here, command="pretrain", images=parts.told(source), facts=facts, summary=summary)
 
 
@@ -99,8 +100,9 @@ def pretraining_job(config: PretrainConfig, world: World, parts: Parts) -> Job:
         parts.train, view=task.view, seed=config.seed, device=world.device, rows=parts.rows,
         loading=loading(config, world, micro_batch_size(config, world)),
     )  # fmt: skip
+    quarantine = Quarantine(len(parts.rows) + len(parts.held_out_rows), config.max_bad_share)
     if not config.held_out:
-        return Job(config=config, task=task, pipeline=pipeline, evaluate=dict)
+        return Job(config=config, task=task, pipeline=pipeline, evaluate=dict, quarantine=quarantine)
     plain = open_pipeline(
         parts.held_out, view=task.view.plain(), seed=config.seed, device=world.device, rows=parts.held_out_rows,
         loading=loading(config, world, _EVALUATION_CHUNK),
@@ -108,10 +110,12 @@ def pretraining_job(config: PretrainConfig, world: World, parts: Parts) -> Job:
 
     def evaluate() -> dict[str, float]:
         images = len(parts.held_out_rows)
-        return context_gap(count_over(world, plain, images, _EVALUATION_CHUNK, 3, task.context_counts))
+        return context_gap(count_over(world, plain, images, _EVALUATION_CHUNK, 3, task.context_counts, quarantine))
 
     watch = Placements(config.steps, lambda: next(plain.in_order([(0, IMAGES)])), task.placements)
-    return Job(config=config, task=task, pipeline=pipeline, evaluate=evaluate, watch=watch)
+    return Job(
+        config=config, task=task, pipeline=pipeline, evaluate=evaluate, quarantine=quarantine, watch=watch
+    )  # fmt: skip
 
 
 def _drawn(seed: int, images: int) -> Tensor:

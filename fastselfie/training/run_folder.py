@@ -23,6 +23,7 @@ from fastselfie.config import RunConfig
 from fastselfie.errors import UserError
 from fastselfie.kernels.dispatch import triton_version
 from fastselfie.pipelines.decoder import dali_version
+from fastselfie.pipelines.source import Probes
 from fastselfie.training.files import replace_bytes, replace_json
 from fastselfie.training.world import World
 
@@ -32,7 +33,8 @@ from fastselfie.training.world import World
 FREE = frozenset(
     {
         *("out", "data", "device", "compile", "kernels", "trunk", "sgd", "micro_batch_size"),
-        *("deterministic", "loader_threads", "prefetch", "checkpoint_every", "keep_checkpoints", "pretrained"),
+        *("deterministic", "loader_threads", "prefetch", "max_bad_share", "pretrained"),
+        *("checkpoint_every", "keep_checkpoints"),
     }
 )
 
@@ -85,7 +87,7 @@ class RunFolder:
             **settings,
         }  # named first where it differs, and not what follows from it
         for name, value in {**settings, **facts}.items():
-            if name not in FREE and theirs.get(name) != value:
+            if name not in FREE and _differ(theirs.get(name), value):
                 if name in facts:
                     raise UserError(
                         f"--out {self.path}: was made with other {name} ({theirs.get(name)}, now {value}): a file more,"
@@ -138,6 +140,13 @@ class RunFolder:
         for line in self.metrics.read_text().splitlines():
             merged |= json.loads(line)
         return merged
+
+
+def _differ(theirs: Any, ours: Any) -> bool:
+    """Whether a setting or a fact differs. Of `Source.probes` up to half may: images get damaged, and runs go on."""
+    if isinstance(ours, Probes):
+        return not isinstance(theirs, list) or 2 * sum(a != b for a, b in zip(theirs, ours, strict=False)) > len(ours)
+    return bool(theirs != ours)
 
 
 def read_config(path: Path) -> dict[str, Any]:

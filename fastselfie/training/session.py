@@ -30,6 +30,7 @@ from fastselfie.training.determinism import determinism
 from fastselfie.training.files import replace_bytes, replace_json
 from fastselfie.training.loop import Job, train
 from fastselfie.training.memory import keep_freed_memory
+from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.reporter import say
 from fastselfie.training.run_folder import RunFolder, versions
 from fastselfie.training.world import World, join_world
@@ -132,16 +133,19 @@ def make_network(make: Callable[[], nn.Module], config: RunConfig, world: World)
 
 
 def count_over(
-    world: World, pipeline: Pipeline, images: int, chunk: int, values: int, count: Callable[[Batch], Tensor]
-) -> Tensor:
+    world: World, pipeline: Pipeline, images: int, chunk: int, values: int, count: Callable[[Batch], Tensor],
+    quarantine: Quarantine,
+) -> Tensor:  # fmt: skip
     """Sum ``count(batch)``, int64 (values,), over the first ``images`` of a pipeline, at most ``chunk`` at a time.
 
-    Processes take turns at the chunks. They are of nearly equal size, so none is left with a single image.
+    Processes take turns at the chunks. They are of nearly equal size, so none is left with a single image. Images that
+    cannot be used are left out and noted in ``quarantine``.
     """
     chunks = -(-images // chunk)
     edges = [images * index // chunks for index in range(chunks + 1)]
     total = torch.zeros(values, dtype=torch.int64, device=world.device)
     for batch in pipeline.in_order([(edges[i], edges[i + 1]) for i in range(world.rank, chunks, world.size)]):
+        quarantine.note(batch.refused)
         total += count(batch)
     return world.sum_(total)
 

@@ -59,6 +59,13 @@ class World:
         dist.all_gather(parts, tensor)
         return torch.stack(parts)
 
+    def gather_objects(self, value: T) -> list[T]:
+        """Every process's ``value``, a plain one, in order of rank."""
+        values = [value] * self.size
+        if self.distributed:
+            dist.all_gather_object(values, value)
+        return values
+
     def in_main(self, work: Callable[[], T]) -> T:
         """Do ``work`` in the main process alone; its result, a plain value, or its refusal is everyone's.
 

@@ -1,0 +1,81 @@
+"""Images that a run met and could not use: named in quarantine.csv, counted, and bounded in number."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from fastselfie.errors import UserError
+from fastselfie.pipelines.refusal import Refused
+from fastselfie.training.files import replace_bytes
+from fastselfie.training.reporter import say
+from fastselfie.training.world import World
+
+NAME = "quarantine.csv"
+_COLUMNS = ("image", "reason", "step")
+
+
+class Quarantine:
+    """The bad images of a run, the same in all processes after each `settle`."""
+
+    def __init__(self, images: int, max_share: float) -> None:
+        """Args: images: that the run may use. max_share: of them that may be bad before it is to stop."""
+        self._images, self._max_share = images, max_share
+        self._known: dict[str, tuple[str, int]] = {}
+        self._met: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def note(self, refused: Iterable[Refused]) -> None:
+        """Remember what this process met."""
+        self._met.update((image.name, image.reason) for image in refused if image.name not in self._known)
+
+    def settle(self, world: World, folder: Path, done: int) -> None:
+        """Tell each other what was met in the ``done`` steps so far, and write it down. Called in all processes."""
+        news: dict[str, str] = {}
+        for met in world.gather_objects(self._met):
+            news |= {name: reason for name, reason in met.items() if name not in news}
+        self._met = {}
+        if not news:
+            return
+        self._known |= {name: (news[name], done) for name in sorted(news)}
+        world.in_main(lambda: self._write(folder))
+        if world.is_main:
+            first, total = min(news.items()), len(self._known)
+            what = f"{len(news)} images cannot be used" if len(news) > 1 else "an image cannot be used"
+            say(f"{folder}: {what} ({total} in {NAME} by now), {first[0]} {first[1]}; others take its place")
+
+    def check(self) -> None:
+        """Raises `UserError` where more images are bad than may be."""
+        if len(self._known) > self._max_share * self._images:
+            name, (reason, _) = next(iter(self._known.items()))
+            raise UserError(
+                f"--max-bad-share {self._max_share}: {len(self._known)} of {self._images} images cannot be used (the"
+                f" first: {name} {reason}; all: {NAME}); mend them or allow a larger share and run the same command"
+            )
+
+    def restore(self, world: World, folder: Path, done: int) -> None:
+        """Take over what was written down in the first ``done`` steps; the rest will be met again."""
+
+        def kept() -> dict[str, tuple[str, int]]:
+            if (folder / NAME).exists():
+                rows = csv.DictReader(io.StringIO((folder / NAME).read_text()))
+                self._known = {row["image"]: (row["reason"], int(row["step"])) for row in rows}
+                self._known = {name: why for name, why in self._known.items() if why[1] <= done}
+                self._write(folder)
+            return self._known
+
+        self._known = world.in_main(kept)
+
+    def _write(self, folder: Path) -> None:
+        if not self._known:
+            (folder / NAME).unlink(missing_ok=True)
+            return
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        writer.writerows((name, reason, step) for name, (reason, step) in self._known.items())
+        replace_bytes(folder / NAME, text.getvalue().encode(errors="surrogateescape"))
