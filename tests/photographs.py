@@ -14,7 +14,7 @@ from PIL import Image
 
 from fastselfie.pipelines.file_pipeline import FilePipeline, Loading
 from fastselfie.pipelines.opening import open_pipeline
-from fastselfie.pipelines.source import Files
+from fastselfie.pipelines.source import EncodedImages, Files
 from fastselfie.pipelines.view import View
 
 CPU = torch.device("cpu")
@@ -95,7 +95,7 @@ def images_of(pixels: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def pipeline(
-    files: Files, view: View, *, batch: int, seed: int = 3, threads: int = 1, prefetch: int = 1,
+    files: EncodedImages, view: View, *, batch: int, seed: int = 3, threads: int = 1, prefetch: int = 1,
     rows: torch.Tensor | None = None, device: torch.device = CPU,
 ) -> FilePipeline:  # fmt: skip
     """The program's own pipeline over ``files``."""
