@@ -8,13 +8,15 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastselfie.pipelines.names import Names
 
 _COMPARED = 256  # images in memory whose pixels are part of the fingerprint
 
@@ -83,7 +85,7 @@ class Files(EncodedImages):
     """
 
     root: Path
-    names: tuple[str, ...]
+    names: Sequence[str]
     labels_S: NDArray[np.int64]
 
     def path(self, index: int) -> Path:
@@ -100,7 +102,10 @@ class Files(EncodedImages):
 
     def identity(self) -> Iterable[bytes]:
         """All names and labels."""
-        yield b"\0".join(os.fsencode(name) for name in self.names)
+        if isinstance(self.names, Names):
+            yield from self.names.pieces()
+        else:
+            yield b"\0".join(os.fsencode(name) for name in self.names)
         yield self.labels_S.tobytes()
 
 
@@ -113,12 +118,14 @@ class Source:
 
     Attributes:
         test: None where the data set has none. classes: their names; empty where images have no labels.
+        remark: what the user should know of it, a phrase for a message; empty where there is nothing.
     """
 
     name: str
     train: AnySplit
     test: AnySplit | None
     classes: tuple[str, ...]
+    remark: str = ""
 
     def fingerprint(self) -> str:
         """A short checksum: is this the same data again?"""
