@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from fastselfie.errors import UserError
+from fastselfie.pipelines.folder_listing import FolderListing
+from fastselfie.pipelines.formats import is_image, passed_over
+from fastselfie.pipelines.names import Names
 from fastselfie.pipelines.source import Files, Source
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 _TRAIN, _TESTS = "train", ("val", "test")
 
 
@@ -22,34 +24,49 @@ def is_image_folder(path: Path) -> bool:
     """Whether ``path`` is a folder with ``train/``, or with images in it or in folders directly below it."""
     if not path.is_dir():
         return False
-    return (path / _TRAIN).is_dir() or bool(_images(path)) or any(_images(path / name) for name in _folders(path))
+    if (path / _TRAIN).is_dir() or _has_image(path):
+        return True
+    with os.scandir(path) as entries:
+        return any(_has_image(Path(entry)) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def read_image_folder(path: Path) -> Source:
+def read_image_folder(path: Path, index: Path | None = None) -> Source:
     """List the files below ``path``. Nothing is decoded here.
 
     ``val/`` is taken where both ``val/`` and ``test/`` exist: ImageNet's ``test/`` has no labels. Where one of the two
     parts is flat, the whole has no labels: enough for pretraining.
 
+    Args:
+        index: the folder where the listing is kept for the next time; None to keep none.
+
     Raises:
         UserError: there is no ``train/``, no image, a class folder without images, an image beside class folders, or a
             class to test on that is not trained on. OSError: a folder cannot be read.
     """
-    name = path.resolve().name
+    listing = FolderListing(path, index)
+    train, test, classes = _parts(path, listing)
+    listing.keep()
+    remark = passed_over(listing.others())
+    return Source(name=path.resolve().name, train=train, test=test, classes=classes, remark=remark)
+
+
+def _parts(path: Path, listing: FolderListing) -> tuple[Files, Files | None, tuple[str, ...]]:
+    """What to train on, to test on, and the classes."""
     if (path / _TRAIN).is_dir():
-        train, classes = _read_split(path / _TRAIN)
-        folder = next((path / name for name in _TESTS if (path / name).is_dir()), None)
+        train, classes = _read_split(path, _TRAIN, listing)
+        folder = next((name for name in _TESTS if (path / name).is_dir()), None)
         if folder is None:
-            return Source(name=name, train=train, test=None, classes=classes)
-        test, test_classes = _read_split(folder)
+            return train, None, classes
+        test, test_classes = _read_split(path, folder, listing)
         if classes and test_classes:
-            return Source(name=name, train=train, test=_relabelled(test, test_classes, classes), classes=classes)
-        return Source(name=name, train=_unlabelled(train), test=_unlabelled(test), classes=())
-    if _images(path):
-        below = next((name for name in _folders(path) if _images(path / name)), None)
+            return train, _relabelled(test, test_classes, classes), classes
+        return _unlabelled(train), _unlabelled(test), ()
+    contents = listing.contents("")
+    if contents.count:
+        below = next((name for name in contents.folders if listing.contents(name).count), None)
         if below is not None:
             raise UserError(f"{path / below} lies beside images: name a folder with train/, or one without folders")
-        return Source(name=name, train=_flat(path), test=None, classes=())
+        return _flat(path, "", listing), None, ()
     if path.resolve().name in (_TRAIN, *_TESTS):
         raise UserError(f"{path} is one part of a data set: name the folder that it lies in")
     raise UserError(
@@ -58,30 +75,50 @@ def read_image_folder(path: Path) -> Source:
     )
 
 
-def _read_split(folder: Path) -> tuple[Files, tuple[str, ...]]:
+def _read_split(path: Path, part: str, listing: FolderListing) -> tuple[Files, tuple[str, ...]]:
     """The files of class folders, or of a flat folder."""
-    classes = _folders(folder)
+    folder, contents = path / part, listing.contents(part)
+    classes = contents.folders
     if not classes:
-        return _flat(folder), ()
-    loose = _images(folder)
-    if loose:
-        raise UserError(f"{folder / loose[0]} lies beside class folders: move it into one of them")
-    names, labels = [], []
-    for label, name in enumerate(classes):
-        found = _images_below(folder, name)
-        if not found:
+        return _flat(path, part, listing), ()
+    if contents.count:
+        raise UserError(f"{folder / contents.first()} lies beside class folders: move it into one of them")
+    joined, counts = [], []
+    for name in classes:
+        found, count = _below(part, name, listing)
+        if not count:
             raise UserError(f"{folder / name} holds no JPEG or PNG file: put images of that class there or remove it")
-        names += found
-        labels += [label] * len(found)
-    return Files(root=folder, names=tuple(names), labels_S=np.array(labels, dtype=np.int64)), classes
+        joined.append(found)
+        counts.append(count)
+    names = Names.split(b"\0".join(joined), sum(counts))
+    return Files(root=folder, names=names, labels_S=np.repeat(np.arange(len(classes)), counts)), classes
 
 
-def _flat(folder: Path) -> Files:
-    """Unlabelled images that lie directly in ``folder``."""
-    names = _images(folder)
-    if not names:
+def _below(part: str, folder: str, listing: FolderListing) -> tuple[bytes, int]:
+    """The images of a class, however deep, sorted, as `Names.joined` relative to ``part``; and how many there are."""
+    pending, joined, count, deep = [folder], [], 0, False
+    while pending:
+        below = pending.pop()
+        contents = listing.contents(os.path.join(part, below))
+        pending += [os.path.join(below, name) for name in contents.folders]
+        if contents.count:
+            start = os.fsencode(below) + b"/"
+            joined.append(start + contents.images.replace(b"\0", b"\0" + start))
+            count += contents.count
+        deep = deep or below != folder
+    found = b"\0".join(joined)
+    if deep:  # sorted as paths, not folder by folder
+        found = b"\0".join(map(os.fsencode, sorted(map(os.fsdecode, found.split(b"\0")))))
+    return found, count
+
+
+def _flat(path: Path, part: str, listing: FolderListing) -> Files:
+    """Unlabelled images that lie directly in a folder."""
+    folder, contents = path / part, listing.contents(part)
+    if not contents.count:
         raise UserError(f"{folder} holds no JPEG or PNG file: put images or class folders of images there")
-    return Files(root=folder, names=tuple(names), labels_S=np.zeros(len(names), dtype=np.int64))
+    names = Names.split(contents.images, contents.count)
+    return Files(root=folder, names=names, labels_S=np.zeros(len(names), dtype=np.int64))
 
 
 def _relabelled(test: Files, own: tuple[str, ...], classes: tuple[str, ...]) -> Files:
@@ -97,30 +134,6 @@ def _unlabelled(files: Files) -> Files:
     return dataclasses.replace(files, labels_S=np.zeros_like(files.labels_S))
 
 
-def _images(folder: Path) -> list[str]:
-    """Names of the images directly in ``folder``, sorted. Hidden files do not count."""
+def _has_image(folder: Path) -> bool:
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if _is_image(entry.name) and not entry.is_dir())
-
-
-def _images_below(folder: Path, class_name: str) -> list[str]:
-    """The images of a class, however deep, relative to ``folder`` and sorted."""
-    found = []
-    for place, folders, files in os.walk(folder / class_name, followlinks=True, onerror=_raise):
-        folders[:] = (name for name in folders if not name.startswith("."))
-        below = os.path.relpath(place, folder)
-        found += [os.path.join(below, name) for name in files if _is_image(name)]
-    return sorted(found)
-
-
-def _folders(folder: Path) -> tuple[str, ...]:
-    with os.scandir(folder) as entries:
-        return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
-
-
-def _raise(error: OSError) -> None:
-    raise error
+        return any(is_image(entry.name) and not entry.is_dir() for entry in entries)

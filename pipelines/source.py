@@ -9,7 +9,7 @@ import hashlib
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastselfie.pipelines.image_bytes import BadImage
+from fastselfie.pipelines.names import Names
 
 _COMPARED, _PROBES = 256, 8  # images of a split in memory, or of files, whose contents are compared
 
@@ -86,7 +87,7 @@ class Files(EncodedImages):
     """
 
     root: Path
-    names: tuple[str, ...]
+    names: Sequence[str]
     labels_S: NDArray[np.int64]
 
     def path(self, index: int) -> Path:
@@ -103,7 +104,10 @@ class Files(EncodedImages):
 
     def identity(self) -> Iterable[bytes]:
         """All names and labels."""
-        yield b"\0".join(os.fsencode(name) for name in self.names)
+        if isinstance(self.names, Names):
+            yield from self.names.pieces()
+        else:
+            yield b"\0".join(os.fsencode(name) for name in self.names)
         yield self.labels_S.tobytes()
 
 
@@ -120,12 +124,14 @@ class Source:
 
     Attributes:
         test: None where the data set has none. classes: their names; empty where images have no labels.
+        remark: what the user should know of it, a phrase for a message; empty where there is nothing.
     """
 
     name: str
     train: AnySplit
     test: AnySplit | None
     classes: tuple[str, ...]
+    remark: str = ""
 
     def probes(self) -> Probes:
         """Checksums of the bytes of a few images spread over each part; of images in memory the fingerprint tells."""

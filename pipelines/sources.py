@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines.cifar import SIZE as BATCH_SIZE
@@ -12,16 +13,33 @@ from fastselfie.pipelines.cifar import is_cifar10, read_cifar10
 from fastselfie.pipelines.download import cifar10_archive
 from fastselfie.pipelines.downsampled_imagenet import is_imagenet32, read_imagenet32
 from fastselfie.pipelines.image_folder import is_image_folder, read_image_folder
+from fastselfie.pipelines.list_file import is_list, read_list
+from fastselfie.pipelines.packed import is_packed, read_packed
 from fastselfie.pipelines.source import Source
+from fastselfie.pipelines.storage import LocalFolder, RemoteFolder, Storage
 from fastselfie.pipelines.synthetic import CLASSES, synthetic_source
+from fastselfie.pipelines.webdataset import is_webdataset, read_webdataset
 
-_READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Source]], ...] = (
+_Index: TypeAlias = Path | None
+# Images of one size, whole in memory.
+_RESIDENT: tuple[tuple[Callable[[Path], bool], Callable[[Path], Source]], ...] = (
     (is_cifar10, read_cifar10),
     (is_imagenet32, read_imagenet32),
 )
+# Images of any size in shards, in a folder or behind a URL.
+_SHARDS: tuple[tuple[Callable[[Storage], bool], Callable[[Storage, _Index], Source]], ...] = (
+    (is_packed, read_packed),
+    (is_webdataset, read_webdataset),
+)
+# Images of any size in files of this machine. The first that knows a path takes it.
+_READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, _Index], Source]], ...] = (
+    (is_list, lambda path, index: read_list(path)),
+    (is_image_folder, read_image_folder),
+)
 _UNDERSTOOD = (
-    "give a folder of JPEG or PNG files (train/ and val/ with class folders, or flat), a cifar-10-batches-py folder or"
-    " its tar.gz, a folder of downsampled-ImageNet 32x32 batches, or synthetic"
+    "give a folder of JPEG or PNG files (train/ and val/ with class folders, or flat), a list of files (.txt), a folder"
+    " or URL of packed shards or WebDataset tar files, a cifar-10-batches-py folder or its tar.gz, a folder of"
+    " downsampled-ImageNet 32x32 batches, or synthetic"
 )
 _MAX_SCENES = 1_000_000
 
@@ -39,12 +57,14 @@ def fetch(spec: str | None, size: int) -> None:
             raise UserError(f"--data: {error}") from None
 
 
-def open_source(spec: str | None, size: int) -> Source:
-    """The data set that ``--data`` names: small images whole in memory, or a list of files.
+def open_source(spec: str | None, size: int, index: Path | None = None) -> Source:
+    """The data set that ``--data`` names: small images whole in memory, or encoded ones read one by one.
 
     Args:
-        spec: a path; "synthetic" or "synthetic:N" for N training scenes; None for CIFAR-10, downloaded once.
-        size: the pixels a side that the recipe wants.
+        spec: a path or URL; "synthetic" or "synthetic:N" for N training scenes; None for CIFAR-10, downloaded once.
+        size: the pixels a side that the recipe wants; asked of images in memory alone.
+        index: a folder for what takes long to find out, to be quick the next time: the listing of class folders, the
+            index of WebDataset tar files, and copies of remote indices. None to keep nothing.
 
     Raises:
         UserError: one line that begins with ``--data``.
@@ -55,7 +75,9 @@ def open_source(spec: str | None, size: int) -> Source:
             return read_cifar10(cifar10_archive())
         if spec == "synthetic" or spec.startswith("synthetic:"):
             return _open_synthetic(spec, size)
-        return _open_path(spec, size)
+        if "://" in spec and not spec.startswith("file://"):
+            return _open_url(spec, index)
+        return _open_path(spec.removeprefix("file://"), size, index)
     except UserError as error:
         raise UserError(f"--data: {error}") from None
     except OSError as error:
@@ -72,21 +94,37 @@ def _open_synthetic(spec: str, size: int) -> Source:
     return synthetic_source(size, train=train, test=max(train // 4, len(CLASSES)))
 
 
-def _open_path(spec: str, size: int) -> Source:
+def _open_url(spec: str, index: Path | None) -> Source:
+    storage = RemoteFolder(spec)
+    try:
+        for is_kind, read in _SHARDS:
+            if is_kind(storage):
+                return read(storage, index)
+    except FileNotFoundError:
+        raise UserError(f"{spec} does not exist: {_UNDERSTOOD}") from None
+    raise UserError(f"{spec} holds neither packed shards nor tar files: {_UNDERSTOOD}")
+
+
+def _open_path(spec: str, size: int, index: Path | None) -> Source:
     try:
         path = Path(spec).expanduser()
     except RuntimeError:
         raise UserError(f"{spec}: there is no such user's home; give the whole path") from None
     if not spec or not path.exists():
         raise UserError(f"{spec!r} does not exist: {_UNDERSTOOD}")
-    for is_kind, read in _READERS:
+    for is_kind, read in _RESIDENT:
         if is_kind(path):
             _check_size(str(path), size)  # before minutes are spent on reading
             return read(path)
-    if path.is_dir() and not any(path.iterdir()):
-        raise UserError(f"{path} is an empty folder: {_UNDERSTOOD}")
-    if is_image_folder(path):
-        return read_image_folder(path)
+    if path.is_dir():
+        if not any(path.iterdir()):
+            raise UserError(f"{path} is an empty folder: {_UNDERSTOOD}")
+        for is_shards, read_shards in _SHARDS:
+            if is_shards(LocalFolder(path)):
+                return read_shards(LocalFolder(path), index)
+    for is_files, read_files in _READERS:
+        if is_files(path):
+            return read_files(path, index)
     raise UserError(f"{path} is no data set known here: {_UNDERSTOOD}")
 
 

@@ -80,8 +80,8 @@ def test_paths_that_hold_nothing_known(tmp_path: Path) -> None:
         assert understood in message
     assert "no such user" in refusal("~nobody-of-that-name/data")
     assert "is an empty folder" in refusal(str(tmp_path))
-    (tmp_path / "notes.txt").touch()
-    for unknown in (tmp_path, tmp_path / "notes.txt"):
+    (tmp_path / "notes.md").touch()
+    for unknown in (tmp_path, tmp_path / "notes.md"):
         message = refusal(str(unknown))
         assert "no data set known here" in message
         assert understood in message

@@ -1,0 +1,176 @@
+"""Packed shards, here or behind a URL: what ``fastselfie prepare`` writes; `packed_format` says how they look.
+
+Opening reads the manifest, asks for each shard's size and passes once over the index; no shard is read.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastselfie.errors import UserError
+from fastselfie.pipelines.index_file import index_path, keep_bytes
+from fastselfie.pipelines.packed_format import ENTRY, FORMAT, MANIFEST
+from fastselfie.pipelines.shards import Shards
+from fastselfie.pipelines.source import Source
+from fastselfie.pipelines.storage import LocalFolder, Storage
+
+_TRAIN, _TEST = "train", "val"
+_CHUNK = 1 << 20
+_AGAIN = "pack it again, or copy it again"
+
+
+def is_packed(storage: Storage) -> bool:
+    """Whether a manifest lies there."""
+    try:
+        storage.state(MANIFEST)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def read_packed(storage: Storage, index: Path | None) -> Source:
+    """Open what was packed.
+
+    Args:
+        index: where indices of remote storage are kept, which are then mapped from there; None to hold them in memory.
+
+    Raises:
+        UserError: the manifest, a shard or an index is not what was written. OSError: the storage fails.
+    """
+    text = storage.whole(MANIFEST)
+    classes, splits = _manifest(storage, text)
+    opened = {name: _open(storage, name, split, classes, text, index) for name, split in splits.items()}
+    return Source(name=storage.name, train=opened[_TRAIN], test=opened.get(_TEST), classes=classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Described:
+    """A split as the manifest describes it; ``sizes`` in bytes, by shard."""
+
+    images: int
+    sizes: dict[str, int]
+    index: str
+    checksum: int
+
+
+def _manifest(storage: Storage, text: bytes) -> tuple[tuple[str, ...], dict[str, _Described]]:
+    """Classes and splits."""
+    where = f"{storage.place}/{MANIFEST}"
+    try:
+        parsed = json.loads(text)
+        number = int(parsed["format"])
+        if number > FORMAT:
+            raise UserError(f"{where} is of format {number}, and this FastSelfie reads {FORMAT}: take a newer one")
+        splits = {str(name): _described(split) for name, split in parsed["splits"].items()}
+        classes = tuple(str(name) for name in parsed["classes"])
+        if number != FORMAT or _TRAIN not in splits:
+            raise ValueError
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"{where} is damaged: {_AGAIN}") from None
+    return classes, {name: split for name, split in splits.items() if name in (_TRAIN, _TEST)}
+
+
+def _described(split: dict[str, Any]) -> _Described:
+    """Raises ValueError, TypeError or KeyError where it is not as described."""
+    sizes = {str(shard["name"]): int(shard["bytes"]) for shard in split["shards"]}
+    index, images = str(split["index"]["name"]), int(split["images"])
+    if len(sizes) != len(split["shards"]) or images < 1 or any("/" in name for name in (*sizes, index)):
+        raise ValueError
+    return _Described(images=images, sizes=sizes, index=index, checksum=int(split["index"]["crc32"]))
+
+
+def _open(
+    storage: Storage, name: str, split: _Described, classes: tuple[str, ...], text: bytes, index: Path | None
+) -> Shards:
+    _check_shards(storage, split)
+    entries_S = _entries(storage, split, index)
+    labels_S = np.zeros(split.images, dtype=np.int64)
+    fits = len(entries_S) == split.images and _within(entries_S["shard"], len(split.sizes))
+    if fits and classes:
+        labels_S[:] = entries_S["label"]
+        fits = _within(labels_S, len(classes))
+    if not fits:
+        raise UserError(f"{storage.place}/{split.index} does not fit {MANIFEST}: {_AGAIN}")
+    # The manifest speaks for all splits, but two of them are not the same data.
+    described = name.encode() + text
+    return Shards(
+        storage, shards=list(split.sizes), entries_S=entries_S, labels_S=labels_S, members=None, described=described
+    )
+
+
+def _within(numbers: NDArray[Any], end: int) -> bool:
+    return bool(numbers.min() >= 0 and numbers.max() < end)
+
+
+def _check_shards(storage: Storage, split: _Described) -> None:
+    """Each shard is there and of its size."""
+
+    def fault(name: str) -> str:
+        try:
+            size, _ = storage.state(name)
+        except FileNotFoundError:
+            return f"{storage.place}/{name} is missing: {_AGAIN}"
+        if size != split.sizes[name]:
+            return f"{storage.place}/{name} has {size} bytes, and {MANIFEST} says {split.sizes[name]}: {_AGAIN}"
+        return ""
+
+    with ThreadPoolExecutor(storage.readers or 1) as pool:
+        faults = [said for said in pool.map(fault, split.sizes) if said]
+    if faults:
+        raise UserError(faults[0])
+
+
+def _entries(storage: Storage, split: _Described, index: Path | None) -> NDArray[np.void]:
+    """The index: mapped where it is a file of this machine, or can be made one."""
+    where = f"{storage.place}/{split.index}"
+    try:
+        found = _index(storage, split, index)
+        if _checksum([found] if isinstance(found, bytes) else _chunks(found)) != split.checksum:
+            raise UserError(f"{where} is damaged: {_AGAIN}")
+        entries: NDArray[np.void] = (
+            np.load(io.BytesIO(found)) if isinstance(found, bytes) else np.load(found, mmap_mode="r")
+        )
+    except FileNotFoundError:
+        raise UserError(f"{where} is missing: {_AGAIN}") from None
+    except (ValueError, EOFError):
+        raise UserError(f"{where} is no index: {_AGAIN}") from None
+    if entries.dtype != ENTRY or entries.ndim != 1:
+        raise UserError(f"{where} is no index of format {FORMAT}: {_AGAIN}")
+    return entries
+
+
+def _index(storage: Storage, split: _Described, folder: Path | None) -> Path | bytes:
+    """A file of this machine that holds the index, or its bytes where there is no folder to keep it in."""
+    if isinstance(storage, LocalFolder):
+        return storage.path(split.index)
+    kept = None if folder is None else index_path(folder, "packed", f"{storage.place}/{split.index}")
+    if kept is not None and kept.exists() and _checksum(_chunks(kept)) == split.checksum:
+        return kept
+    data = storage.whole(split.index)
+    if kept is None or _checksum([data]) != split.checksum:
+        return data
+    keep_bytes(kept, [data])
+    return kept
+
+
+def _chunks(path: Path) -> Iterable[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def _checksum(chunks: Iterable[bytes]) -> int:
+    checksum = 0
+    for chunk in chunks:
+        checksum = zlib.crc32(chunk, checksum)
+    return checksum

@@ -1,0 +1,263 @@
+"""Packed shards: every image comes back as it was packed, from here and from a URL; what does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from fastselfie.errors import UserError
+from fastselfie.pipelines import storage
+from fastselfie.pipelines.image_bytes import BadImage
+from fastselfie.pipelines.shards import Shards
+from fastselfie.pipelines.source import AnySplit
+from fastselfie.pipelines.sources import open_source
+from tests.packed_shards import change_manifest, write_packed
+
+CLASSES = ("ant", "bee", "cat")
+LABELS, VAL_LABELS = [0, 2, 1, 1, 0, 2, 2, 0], [1, 2]
+
+
+def content(seed: int) -> bytes:
+    """Bytes between a JPEG's ends; nothing is decoded here. No two lengths are the same."""
+    return b"\xff\xd8\xff" + np.random.default_rng(seed).bytes(300 + 97 * seed) + b"\xff\xd9"
+
+
+TRAIN, VAL = [content(seed) for seed in range(8)], [content(20 + seed) for seed in range(2)]
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    return write_packed(tmp_path / "packed", TRAIN, VAL, labels=LABELS, val_labels=VAL_LABELS, classes=CLASSES)
+
+
+@pytest.fixture
+def remote() -> Iterator[Callable[[Path], str]]:
+    """Copies a folder into fsspec's memory and gives its URL."""
+    system = fsspec.filesystem("memory")
+
+    def copied(folder: Path) -> str:
+        for path in folder.iterdir():
+            system.pipe_file(f"/shards/{folder.name}/{path.name}", path.read_bytes())
+        return f"memory://shards/{folder.name}"
+
+    yield copied
+    if system.exists("/shards"):
+        system.rm("/shards", recursive=True)
+
+
+def shards(split: AnySplit | None) -> Shards:
+    assert isinstance(split, Shards)
+    return split
+
+
+def all_of(split: Shards) -> list[bytes]:
+    return [split.read(index) for index in range(len(split))]
+
+
+def refusal(spec: object, index: Path | None = None) -> str:
+    with pytest.raises(UserError) as caught:
+        open_source(str(spec), 224, index)
+    message = str(caught.value)
+    assert message.startswith("--data: ")
+    assert "\n" not in message
+    return message
+
+
+def test_images_labels_and_names(packed: Path) -> None:
+    source = open_source(str(packed), 224)
+    train, test = shards(source.train), shards(source.test)
+    assert (source.name, source.classes) == ("packed", CLASSES)
+    assert all_of(train) == TRAIN
+    assert all_of(test) == VAL
+    assert (train.labels_S.tolist(), test.labels_S.tolist()) == (LABELS, VAL_LABELS)
+    assert train.labels_S.dtype == np.int64
+    assert train.name(4) == "train-000001.tar/000000004.jpg"
+    assert test.name(1) == "val-000000.tar/000000001.jpg"
+    assert isinstance(train.entries_S, np.memmap)
+    assert train.readers is None
+
+
+def test_without_labels_and_test(tmp_path: Path) -> None:
+    source = open_source(str(write_packed(tmp_path, TRAIN)), 224)
+    assert (source.test, source.classes) == (None, ())
+    assert shards(source.train).labels_S.tolist() == [0] * 8
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_from_a_url(packed: Path, remote: Callable[[Path], str], kept: bool, tmp_path: Path) -> None:
+    index = tmp_path / "kept" if kept else None
+    url = remote(packed)
+    source = open_source(url + "/", 224, index)
+    train = shards(source.train)
+    assert source.name == "packed"
+    assert all_of(train) == TRAIN
+    assert all_of(shards(source.test)) == VAL
+    assert train.readers == 32
+    assert isinstance(train.entries_S, np.memmap) == kept
+    assert source.fingerprint() == open_source(str(packed), 224).fingerprint()
+    if index is not None:
+        assert len(list(index.iterdir())) == 2
+        for path in index.iterdir():
+            path.write_bytes(path.read_bytes()[:-1] + b"\x01")  # kept, and then damaged: fetched again
+        assert all_of(shards(open_source(url, 224, index).train)) == TRAIN
+
+
+def test_a_file_url_is_a_folder_of_this_machine(packed: Path) -> None:
+    assert isinstance(shards(open_source(f"file://{packed}", 224).train).entries_S, np.memmap)
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_damage_is_found_when_it_is_read(packed: Path, remote: Callable[[Path], str], where: str) -> None:
+    rows, tar = np.load(packed / "train.npy"), packed / "train-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[rows["offset"][1] + 200] ^= 4
+    tar.write_bytes(data)
+    train = shards(open_source(remote(packed) if where == "there" else str(packed), 224).train)
+    assert train.read(0) == TRAIN[0]
+    with pytest.raises(BadImage, match=r"^does not match its checksum$"):
+        train.read(1)
+
+
+def test_a_shard_that_is_cut_off_afterwards(packed: Path, remote: Callable[[Path], str]) -> None:
+    here, there = shards(open_source(str(packed), 224).train), shards(open_source(remote(packed), 224).train)
+    row, tar = np.load(packed / "train.npy")[2], packed / "train-000000.tar"
+    os.truncate(tar, int(row["offset"]) + 100)
+    remote(packed)
+    for train in (here, there):
+        assert train.read(1) == TRAIN[1]
+        with pytest.raises(BadImage, match=r"^is cut off$"):
+            train.read(2)
+
+
+def test_a_shard_that_goes_missing_is_an_error_of_the_storage(packed: Path, remote: Callable[[Path], str]) -> None:
+    here, there = shards(open_source(str(packed), 224).train), shards(open_source(remote(packed), 224).train)
+    (packed / "train-000002.tar").unlink()
+    fsspec.filesystem("memory").rm(f"/shards/{packed.name}/train-000002.tar")
+    for train in (here, there):
+        with pytest.raises(FileNotFoundError) as caught:
+            train.read(7)
+        assert caught.value.strerror
+
+
+def _read_in_child(split: Shards, results: multiprocessing.SimpleQueue[bool]) -> None:
+    results.put(all_of(split) == TRAIN)
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_threads_copies_and_children(packed: Path, remote: Callable[[Path], str], where: str) -> None:
+    train = shards(open_source(remote(packed) if where == "there" else str(packed), 224).train)
+    order = np.random.default_rng(0).integers(0, len(TRAIN), 400).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(train.read, order)) == [TRAIN[index] for index in order]
+    copy = pickle.loads(pickle.dumps(train))
+    assert all_of(copy) == TRAIN
+    assert (copy.name(5), copy.labels_S.tolist()) == (train.name(5), LABELS)
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    child = context.Process(target=_read_in_child, args=(train, results))
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0
+    assert results.get()
+
+
+def open_tars() -> int:
+    """Descriptors of this process."""
+    links = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+    return sum(os.readlink(link).endswith(".tar") for link in links if os.path.lexists(link))
+
+
+def test_few_shards_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while threads read from more of them than may be open."""
+    monkeypatch.setattr(storage, "_MOST_OPEN", 2)
+    train = shards(open_source(str(write_packed(tmp_path, TRAIN, a_shard=1)), 224).train)
+    order = np.random.default_rng(1).integers(0, len(TRAIN), 2000).tolist()
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(train.read, order)) == [TRAIN[index] for index in order]
+    assert open_tars() == 2
+    del train
+    assert open_tars() == 0
+
+
+def test_the_fingerprint_tells_data_apart(tmp_path: Path) -> None:
+    prints = [open_source(str(write_packed(tmp_path / "a", TRAIN[:count])), 224).fingerprint() for count in (3, 4)]
+    again = open_source(str(write_packed(tmp_path / "b", TRAIN[:4])), 224).fingerprint()
+    assert prints[0] != prints[1]
+    assert prints[1] == again
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a missing shard": (lambda folder: (folder / "train-000001.tar").unlink(), "train-000001.tar is missing"),
+    "a short shard": (lambda folder: cut(folder / "val-000000.tar"), "val-000000.tar has "),
+    "a missing index": (lambda folder: (folder / "val.npy").unlink(), "val.npy is missing"),
+    "a short index": (lambda folder: cut(folder / "train.npy"), "train.npy is damaged"),
+    "another index": (lambda folder: (folder / "train.npy").rename(folder / "val.npy"), "train.npy is missing"),
+    "a cut manifest": (lambda folder: cut(folder / "dataset.json"), "dataset.json is damaged"),
+    "a list as manifest": (lambda folder: (folder / "dataset.json").write_text("[1]"), "dataset.json is damaged"),
+    "no UTF-8": (lambda folder: (folder / "dataset.json").write_bytes(b"\xff\xfe"), "dataset.json is damaged"),
+    "a newer format": (lambda folder: change_manifest(folder, format=2), "is of format 2, and this FastSelfie reads 1"),
+    "an odd format": (lambda folder: change_manifest(folder, format=0), "dataset.json is damaged"),
+    "no splits": (lambda folder: change_manifest(folder, splits={}), "dataset.json is damaged"),
+    "another count": (lambda folder: change_manifest(folder, splits__train__images=9), "train.npy does not fit"),
+    "too few classes": (lambda folder: change_manifest(folder, classes=["ant", "bee"]), "train.npy does not fit"),
+    "a way out": (
+        lambda folder: change_manifest(folder, splits__val__index={"name": "../x.npy", "crc32": 1}),
+        "dataset.json is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_refusals(case: str, where: str, packed: Path, remote: Callable[[Path], str], tmp_path: Path) -> None:
+    change, said = REFUSALS[case]
+    change(packed)
+    spec = remote(packed) if where == "there" else str(packed)
+    message = refusal(spec, tmp_path / "kept")
+    assert said in message
+    assert spec in message
+
+
+def test_an_index_of_another_kind(packed: Path) -> None:
+    for wrong, said in ((np.zeros(8, dtype=np.int64), "no index of format 1"), (None, "is no index")):
+        if wrong is None:
+            (packed / "train.npy").write_bytes(b"PK" * 40)
+        else:
+            np.save(packed / "train.npy", wrong)
+        checksum = zlib.crc32((packed / "train.npy").read_bytes())
+        change_manifest(packed, splits__train__index={"name": "train.npy", "crc32": checksum})
+        assert said in refusal(packed)
+
+
+def test_urls_of_nothing(remote: Callable[[Path], str], tmp_path: Path) -> None:
+    assert "memory://nowhere does not exist" in refusal("memory://nowhere")
+    assert "Protocol not known: carrier" in refusal("carrier://pigeon")
+    (tmp_path / "notes.txt").touch()
+    assert "neither packed shards nor tar files" in refusal(remote(tmp_path))
+
+
+def test_the_index_folder_must_be_writable(packed: Path, remote: Callable[[Path], str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    message = refusal(remote(packed), tmp_path / "file")
+    assert f"{tmp_path / 'file'}: the index of the images cannot be kept there" in message
+
+
+def test_the_manifest_is_what_the_format_says(packed: Path) -> None:
+    """So that these tests speak of the documented format."""
+    assert json.loads((packed / "dataset.json").read_text())["splits"]["train"]["shards"][1] == {
+        "name": "train-000001.tar", "bytes": 10240, "images": 3,
+    }  # fmt: skip
