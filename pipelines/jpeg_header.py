@@ -1,0 +1,73 @@
+"""The header of a JPEG file as far as a decoder has to know it beforehand: shape, kind and how a viewer turns it.
+
+Shapes: rows and columns are those of the stored image, before it is turned.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+_START, _APP1, _SCAN, _END = b"\xff\xd8\xff", 0xE1, 0xDA, 0xD9
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_HUFFMAN = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
+_EXIF, _ORIENTATION, _SHORT = b"Exif\0\0", 0x0112, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class JpegHeader:
+    """What the file says of itself.
+
+    Attributes:
+        usual: Huffman-coded samples of 8 bits, grey or three channels. orientation: EXIF's, 1 to 8; 1 is upright.
+    """
+
+    rows: int
+    columns: int
+    usual: bool
+    orientation: int
+
+    @property
+    def turned_shape(self) -> tuple[int, int]:
+        """Rows and columns as a viewer shows it."""
+        return (self.rows, self.columns) if self.orientation < 5 else (self.columns, self.rows)
+
+
+def jpeg_header(data: memoryview) -> JpegHeader | None:
+    """The header of a file's bytes; None where it has none that can be read, or is no JPEG file."""
+    if data[:3] != _START:
+        return None
+    at, orientation, size = 2, 1, len(data)
+    while at + 10 <= size and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a byte of padding
+            at += 1
+            continue
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        if marker in _FRAMES:
+            bits, rows, columns, channels = struct.unpack_from(">BHHB", data, at + 4)
+            usual = marker in _HUFFMAN and bits == 8 and channels in (1, 3)
+            return JpegHeader(rows=rows, columns=columns, usual=usual, orientation=orientation)
+        if marker in (_SCAN, _END):
+            return None
+        if marker == _APP1 and data[at + 4 : at + 10] == _EXIF:
+            orientation = _orientation(data[at + 10 : at + 2 + length])
+        at += 2 + length
+    return None
+
+
+def _orientation(tiff: memoryview) -> int:
+    """The orientation in an EXIF segment; 1 where it holds none that makes sense."""
+    order = {b"II": "<", b"MM": ">"}.get(bytes(tiff[:2]))
+    if order is None:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(order + "I", tiff, 4)
+        (entries,) = struct.unpack_from(order + "H", tiff, directory)
+        for entry in range(entries):
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, directory + 2 + 12 * entry)
+            if tag == _ORIENTATION:
+                return value if kind == _SHORT and 1 <= value <= 8 else 1
+    except struct.error:  # it points beyond its end
+        pass
+    return 1
