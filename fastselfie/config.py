@@ -124,6 +124,13 @@ class RunConfig(ModelConfig):
     """Threads of a process that read and decode files. None: its share of the machine's cores."""
     prefetch: int = 2
     """Batches of files that are decoded ahead."""
+    decoder: Literal["auto", "dali", "turbo"] = "auto"
+    """Who decodes JPEG and PNG images: NVIDIA DALI, on a GPU where there is one, or libjpeg-turbo on the CPU. `auto`:
+    DALI for CUDA, turbo for the CPU where simplejpeg is installed. Their pixels differ by a few levels of 255."""
+    hardware_share: float | None = None
+    """Share of the JPEG images that a GPU's hardware decoder takes. None: 0.65, or 0 with --deterministic."""
+    index: Path | None = None
+    """Folder in which listings of the data are kept, so that the next start is quick. None: .index beside the run."""
     max_bad_share: float = 0.01
     """Share of the images that may turn out unusable before the run stops; they are named in quarantine.csv, and
     others take their places."""
@@ -179,6 +186,15 @@ class RunConfig(ModelConfig):
         require(
             self.loader_threads is None or 1 <= self.loader_threads <= 1024,
             f"--loader-threads {self.loader_threads}: must be at least 1 and at most 1024",
+        )
+        require(
+            self.hardware_share is None or 0 <= self.hardware_share <= 1,
+            f"--hardware-share {self.hardware_share}: must be at least 0 and at most 1",
+        )
+        require(
+            not (self.deterministic and self.hardware_share),
+            f"--hardware-share {self.hardware_share}: goes against --deterministic, for which the hardware decoder is"
+            " not used; leave one of them out",
         )
         require(0 <= self.max_bad_share <= 1, f"--max-bad-share {self.max_bad_share}: must be at least 0 and at most 1")
         require(1 <= self.prefetch <= 64, f"--prefetch {self.prefetch}: must be at least 1 and at most 64")

@@ -28,7 +28,7 @@ def require_dali() -> None:
     if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
         raise UserError(
             "reading JPEG and PNG files needs NVIDIA DALI: pip install 'fastselfie[dali]'"
-            " (or 'fastselfie[dali-cuda12]' for a driver of CUDA 12)"
+            " (or 'fastselfie[dali-cuda12]' for a driver of CUDA 12; on a CPU 'fastselfie[turbo]' does as well)"
         )
 
 
@@ -46,9 +46,11 @@ class Decoder:
     After a failure it starts anew: what is scheduled next is decoded, what was under way is forgotten.
     """
 
-    def __init__(self, view: View, *, batch: int, threads: int, device: torch.device, depth: int = 1) -> None:
-        """Args: batch: images of a run at most. depth: runs under way at most."""
-        self._make = partial(GraphRunner, view, threads=threads, device=device)
+    def __init__(
+        self, view: View, *, batch: int, threads: int, device: torch.device, depth: int = 1, hardware_share: float = 0
+    ) -> None:
+        """Args: batch: images of a run at most. depth: runs under way at most. hardware_share: see `build_graph`."""
+        self._make = partial(GraphRunner, view, threads=threads, device=device, hardware_share=hardware_share)
         self._batch, self._depth = batch, depth
         self._runner = self._make(batch=batch, depth=depth)
         self._under_way: deque[Encoded] = deque()

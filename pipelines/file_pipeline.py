@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fastselfie.errors import LocalError
-from fastselfie.pipelines.decoder import Decoder
+from fastselfie.pipelines.decoders import HARDWARE_SHARE, DecoderName, make_decoder
 from fastselfie.pipelines.draws import window_draws
 from fastselfie.pipelines.gathering import Gatherer, Request
 from fastselfie.pipelines.graph_runner import Encoded
@@ -35,11 +35,14 @@ class Loading:
 
     Attributes:
         threads: that read, and as many that decode. prefetch: batches decoded ahead. batch: images of one at most.
+        decoder: whose pixels they are. hardware_share: see `fastselfie.pipelines.graph.build_graph`.
     """
 
     threads: int
     prefetch: int
     batch: int
+    decoder: DecoderName = "dali"
+    hardware_share: float = HARDWARE_SHARE
 
 
 # What is asked for, and epoch and sample of each image in it.
@@ -62,9 +65,10 @@ class FilePipeline:
         self._rows = torch.arange(len(images)) if rows is None else rows.cpu()
         self._sampler = Sampler(seed=seed, size=len(self._rows), device=torch.device("cpu"))
         self._gatherer = Gatherer(images, self._rows, seed, loading.threads)
-        self._decoder = Decoder(
-            view, batch=loading.batch, threads=loading.threads, device=device, depth=loading.prefetch
-        )
+        self._decoder = make_decoder(
+            loading.decoder, view, batch=loading.batch, threads=loading.threads, device=device, depth=loading.prefetch,
+            hardware_share=loading.hardware_share,
+        )  # fmt: skip
         self._announced: Iterator[_Announced] = iter(())
         self._substituted = True
         self._failure: LocalError | None = None
@@ -172,7 +176,7 @@ class FilePipeline:
         if view.crop == "pad" and view.flip:
             flip_B = self._there(self._flip(epoch_K, sample_K).bool())
         return Batch(
-            view=view, pixels=pixels, epoch_B=self._there(epoch_K), sample_B=self._there(sample_K),
+            view=view, pixels=self._there(pixels), epoch_B=self._there(epoch_K), sample_B=self._there(sample_K),
             labels_B=self._there(self._labels_S[request.images()]), corner_B2=corner_B2, flip_B=flip_B,
             refused=tuple(request.refused.values()),
         )  # fmt: skip
@@ -185,6 +189,6 @@ class FilePipeline:
 
     def _there(self, tensor: Tensor) -> Tensor:
         """On the device, without waiting for it."""
-        if self._device.type == "cpu":
+        if tensor.device.type == self._device.type:
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)

@@ -23,6 +23,7 @@ from fastselfie.pipelines.index_file import Index, index_path, read_index, write
 
 _FORMAT = 1  # of the index: another one is made anew
 _COARSEST_NS = 2_000_000_000
+_WORTHWHILE = 10_000  # files; fewer are listed in no time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +88,9 @@ class FolderListing:
         return total
 
     def keep(self) -> None:
-        """Remember the folders asked for. Raises `fastselfie.errors.UserError` where that is impossible."""
-        if self._path is not None and self._seen != self._before:
+        """Remember the folders asked for, if there are many files. Raises `UserError` where that is impossible."""
+        many = sum(known.contents.count for known in self._seen.values()) >= _WORTHWHILE
+        if self._path is not None and many and self._seen != self._before:
             _save(self._path, self._seen)
 
 

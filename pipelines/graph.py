@@ -21,12 +21,16 @@ ENCODED, DRAWN, FLIP = "encoded", "draws", "flip"
 """Names of the inputs: uint8 (bytes,), fp64 (`DRAWS`,) and int32 () a sample; a plain graph has the first alone."""
 
 
-def build_graph(view: View, *, batch: int, threads: int, device_id: int | None, depth: int) -> Pipeline:
+def build_graph(
+    view: View, *, batch: int, threads: int, device_id: int | None, depth: int, hardware_share: float = 0
+) -> Pipeline:
     """A graph whose first output is uint8 (G, P, G, P, 3) a sample; of a random resized crop also its window.
 
     Args:
         view: ``resized`` crops at random and flips; any other is the plain view, which has no random inputs.
         batch: images at most a run. device_id: the CUDA device, None without one. depth: runs under way at most.
+        hardware_share: of a batch's JPEG images that a GPU's hardware decoder takes, where it has one. Which images
+            those are depends on the batch, and its pixels are not quite those of the other: 0 is the repeatable one.
 
     Returns:
         A built pipeline. Outputs: the pixels, and of a random resized crop int32 (4,) a sample, start and shape of the
@@ -36,7 +40,7 @@ def build_graph(view: View, *, batch: int, threads: int, device_id: int | None, 
     with graph:
         encoded = fn.external_source(name=ENCODED, dtype=types.UINT8, ndim=1)
         shape = fn.cast(fn.peek_image_shape(encoded), dtype=types.FLOAT64)
-        decoder = "cpu" if device_id is None else "mixed"
+        decoder = {"device": "cpu"} if device_id is None else {"device": "mixed", "hw_decoder_load": hardware_share}
         if view.crop == "resized":
             pixels, window = _random_resized_crop(encoded, shape, view, decoder)
             graph.set_outputs(_as_patches(pixels, view), window)
@@ -46,21 +50,21 @@ def build_graph(view: View, *, batch: int, threads: int, device_id: int | None, 
     return graph
 
 
-def _random_resized_crop(encoded: Any, shape: Any, view: View, decoder: str) -> tuple[Any, Any]:
+def _random_resized_crop(encoded: Any, shape: Any, view: View, decoder: dict[str, Any]) -> tuple[Any, Any]:
     """Only the window is decoded, as far as the format allows."""
     draws = fn.external_source(name=DRAWN, dtype=types.FLOAT64, ndim=1)
     flip = fn.external_source(name=FLIP, dtype=types.INT32, ndim=0)
     start, extent = random_window(shape, draws, view.min_area)
     image = fn.decoders.image_slice(
-        encoded, start=start, shape=extent, axis_names="HW", device=decoder, output_type=types.RGB
+        encoded, start=start, shape=extent, axis_names="HW", **decoder, output_type=types.RGB
     )
     image = _resize(image, view)
     return fn.flip(image, horizontal=flip), fn.cat(start, extent)
 
 
-def _centre_crop(encoded: Any, shape: Any, view: View, decoder: str) -> Any:
+def _centre_crop(encoded: Any, shape: Any, view: View, decoder: dict[str, Any]) -> Any:
     """The shorter side resized to 256 for a view of 224 pixels, then the centre."""
-    image = fn.decoders.image(encoded, device=decoder, output_type=types.RGB)
+    image = fn.decoders.image(encoded, **decoder, output_type=types.RGB)
     before = fn.stack(shape[0], shape[1])
     after = dali_math.floor(before * (view.shorter_side / dali_math.min(shape[0], shape[1])) + 0.5)
     start = dali_math.floor((after - view.size) * 0.5)

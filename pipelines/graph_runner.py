@@ -43,12 +43,16 @@ class Encoded:
 class GraphRunner:
     """Runs of one graph, in order. After a failure it can only be thrown away."""
 
-    def __init__(self, view: View, *, batch: int, threads: int, device: torch.device, depth: int) -> None:
+    def __init__(
+        self, view: View, *, batch: int, threads: int, device: torch.device, depth: int, hardware_share: float
+    ) -> None:
         """Args: batch: images of a run at most. depth: runs under way at most."""
         from fastselfie.pipelines.graph import build_graph  # DALI: heavy, and only there where files are read
 
         device_id = None if device.type == "cpu" else device.index or 0
-        self._graph = build_graph(view, batch=batch, threads=threads, device_id=device_id, depth=depth)
+        self._graph = build_graph(
+            view, batch=batch, threads=threads, device_id=device_id, depth=depth, hardware_share=hardware_share
+        )
         self._depth, self._primed = depth, False
         # Copies out of DALI's memory wait for DALI alone, not for what torch still has to do on its own stream.
         self._stream = None if device_id is None else torch.cuda.Stream(device)

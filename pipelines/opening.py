@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from fastselfie.errors import UserError
-from fastselfie.pipelines.decoder import require_dali
 from fastselfie.pipelines.file_pipeline import FilePipeline, Loading
 from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.resident import ResidentPipeline
@@ -20,10 +19,9 @@ def open_pipeline(
     """A pipeline over the images of ``split`` that ``rows``, int64, names, or over all.
 
     Raises:
-        UserError: random resized crops of images in memory are asked for, or files are to be read without DALI.
+        UserError: random resized crops of images in memory are asked for, or files are to be read without a decoder.
     """
     if isinstance(split, EncodedImages):
-        require_dali()
         return FilePipeline(split, view=view, seed=seed, device=device, loading=loading, rows=rows)
     if view.crop == "resized":
         raise UserError(

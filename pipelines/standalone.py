@@ -17,6 +17,7 @@ from torch import Tensor
 from fastselfie.config import require
 from fastselfie.errors import UserError
 from fastselfie.pipelines.allotment import cores
+from fastselfie.pipelines.decoders import DecoderName, choose_decoder
 from fastselfie.pipelines.file_pipeline import Loading
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.source import Split
@@ -41,6 +42,7 @@ class Loader:
         self, data: str, *, train: bool, plain: bool, batch_size: int, size: int, seed: int, rank: int,
         world_size: int, device: torch.device, dtype: torch.dtype, mean: Sequence[float], std: Sequence[float],
         threads: int, prefetch: int, min_area: float, max_bad_share: float, index: Path | None,
+        decoder: Literal["auto", "dali", "turbo"],
     ) -> None:  # fmt: skip
         source = open_source(data, size, index)
         split = source.train if train else source.test
@@ -52,10 +54,11 @@ class Loader:
             pad=size // _PAD_SHARE if resident else 0,
             flip=True,
         )  # fmt: skip
+        chosen: DecoderName = "dali" if resident else choose_decoder(decoder, device)[0]
         share = -(-batch_size // world_size)
         self._pipeline = open_pipeline(
             split, view=view.plain() if plain else view, seed=seed, device=device,
-            loading=Loading(threads=threads, prefetch=prefetch, batch=share),
+            loading=Loading(threads=threads, prefetch=prefetch, batch=share, decoder=chosen),
         )  # fmt: skip
         self.images, self.classes, self.refused = len(split), source.classes, dict[str, str]()
         self._batch_size, self._rank, self._world_size, self._plain = batch_size, rank, world_size, plain
@@ -136,6 +139,7 @@ def loader(
     device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, mean: Sequence[float] = _MEAN,
     std: Sequence[float] = _STD, threads: int | None = None, prefetch: int = 2, min_area: float = 0.08,
     max_bad_share: float = 0.01, index: str | Path | None = None,
+    decoder: Literal["auto", "dali", "turbo"] = "auto",
 ) -> Loader:  # fmt: skip
     """Images and labels from anything that ``--data`` may name.
 
@@ -148,6 +152,7 @@ def loader(
         threads: that read and as many that decode; None: this process's cores, by its control group.
         prefetch: batches decoded ahead. min_area: smallest share of the area that a random resized crop takes.
         max_bad_share: of the images that may turn out unusable before an error says so.
+        decoder: DALI, or libjpeg-turbo on the CPU; their pixels differ by a few levels of 255. ``auto``: DALI for CUDA.
         index: a folder in which the listing of the data is kept, so that the next start is quick.
 
     Raises:
@@ -163,11 +168,12 @@ def loader(
         f"batch_size {batch_size}: must be a multiple of world_size {world_size}",
     )
     require(dtype in (torch.float32, torch.bfloat16, torch.uint8), f"dtype {dtype}: must be float32, bfloat16 or uint8")
+    require(decoder in ("auto", "dali", "turbo"), f"decoder {decoder!r}: must be 'auto', 'dali' or 'turbo'")
     require(prefetch >= 1, f"prefetch {prefetch}: must be at least 1")
     require(threads is None or threads >= 1, f"threads {threads}: must be at least 1")
     return Loader(
         str(data), train=split == "train", plain=view == "plain", batch_size=batch_size, size=size, seed=seed,
         rank=rank, world_size=world_size, device=torch.device(device), dtype=dtype, mean=mean, std=std,
         threads=threads or cores(), prefetch=prefetch, min_area=min_area, max_bad_share=max_bad_share,
-        index=Path(index) if index is not None else None,
+        index=Path(index) if index is not None else None, decoder=decoder,
     )  # fmt: skip

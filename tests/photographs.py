@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastselfie.pipelines.decoders import DecoderName
 from fastselfie.pipelines.file_pipeline import FilePipeline, Loading
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.source import EncodedImages, Files
@@ -96,10 +97,10 @@ def images_of(pixels: torch.Tensor) -> NDArray[np.uint8]:
 
 def pipeline(
     files: EncodedImages, view: View, *, batch: int, seed: int = 3, threads: int = 1, prefetch: int = 1,
-    rows: torch.Tensor | None = None, device: torch.device = CPU,
+    rows: torch.Tensor | None = None, device: torch.device = CPU, decoder: DecoderName = "dali",
 ) -> FilePipeline:  # fmt: skip
     """The program's own pipeline over ``files``."""
-    loading = Loading(threads=threads, prefetch=prefetch, batch=batch)
+    loading = Loading(threads=threads, prefetch=prefetch, batch=batch, decoder=decoder)
     opened = open_pipeline(files, view=view, seed=seed, device=device, loading=loading, rows=rows)
     assert isinstance(opened, FilePipeline)
     return opened

@@ -1,6 +1,6 @@
 """A hundred damaged images among two thousand: no crash, no hang, and every other image is seen as it would be.
 
-Pixels, draws and keys of good images are compared bit by bit with a run over undamaged files, in one process and in two.
+Pixels, draws and keys of good images are compared bit by bit with a run over undamaged files, in one and in two.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from fastselfie.pipelines.source import AnySplit, Source
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.training.loop import Job, micro_batch_size
 from fastselfie.training.quarantine import Quarantine
-from fastselfie.training.session import count_over, fits, loading, make_network, open_data, run, session
+from fastselfie.training.session import count_over, fits, loading, make_network, open_data, run, session, with_decoder
 from fastselfie.training.world import World
 
 _EVALUATION_CHUNK = 500
@@ -47,6 +47,7 @@ def finetune(config: FinetuneConfig) -> Path:
         config, world = here.config, here.world
         pretrained = read_pretrained(config, config.pretrained) if config.pretrained else None
         source = open_data(config, world)
+        config, decoder = with_decoder(config, source, world)
         test = labelled_test(source)
         rows = labelled_subset(torch.from_numpy(source.train.labels_S), label_share(config.labels), config.label_seed)
         fits(config, len(rows))
@@ -63,7 +64,7 @@ def finetune(config: FinetuneConfig) -> Path:
             job,
             here,
             command="finetune",
-            images=_told(source, rows, test),
+            images=_told(source, rows, test) + decoder,
             facts=facts,
             summary=summary,
             prepare=lambda folder: write_subset(folder / SUBSET, rows),

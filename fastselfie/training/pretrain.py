@@ -19,7 +19,7 @@ from fastselfie.randomness import Purpose, random_bits
 from fastselfie.training.loop import Job, micro_batch_size
 from fastselfie.training.placements import IMAGES, Placements
 from fastselfie.training.quarantine import Quarantine
-from fastselfie.training.session import count_over, fits, loading, make_network, open_data, run, session
+from fastselfie.training.session import count_over, fits, loading, make_network, open_data, run, session, with_decoder
 from fastselfie.training.world import World
 
 _EVALUATION_CHUNK = 256
@@ -38,6 +38,7 @@ def pretrain(config: PretrainConfig) -> Path:
     with session(dataclasses.replace(config, out=out)) as here:
         config, world = here.config, here.world
         source = open_data(config, world)
+        config, decoder = with_decoder(config, source, world)
         parts = divide(config, source)
         fits(config, len(parts.rows))
         job = pretraining_job(config, world, parts)
@@ -46,7 +47,7 @@ def pretrain(config: PretrainConfig) -> Path:
             "images": len(parts.rows), "held_out_images": len(parts.held_out_rows),
         }  # fmt: skip
         facts = {"images": world.in_main(source.fingerprint), "contents": world.in_main(source.probes)}
-        return run(job, here, command="pretrain", images=parts.told(source), facts=facts, summary=summary)
+        return run(job, here, command="pretrain", images=parts.told(source) + decoder, facts=facts, summary=summary)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ from fastselfie.training.world import World
 FREE = frozenset(
     {
         *("out", "data", "device", "compile", "kernels", "trunk", "sgd", "micro_batch_size"),
-        *("deterministic", "loader_threads", "prefetch", "max_bad_share", "pretrained"),
+        *("deterministic", "loader_threads", "prefetch", "max_bad_share", "index", "pretrained"),
         *("checkpoint_every", "keep_checkpoints"),
     }
 )

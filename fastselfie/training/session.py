@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +19,11 @@ from fastselfie.kernels import using
 from fastselfie.kernels.dispatch import Trunk
 from fastselfie.models.convolution import channels_last
 from fastselfie.models.resnet import synchronised
+from fastselfie.pipelines.allotment import cores
+from fastselfie.pipelines.decoders import HARDWARE_SHARE, DecoderName, choose_decoder
 from fastselfie.pipelines.file_pipeline import Loading
 from fastselfie.pipelines.pipeline import Pipeline
-from fastselfie.pipelines.source import Source
+from fastselfie.pipelines.source import EncodedImages, Source
 from fastselfie.pipelines.sources import fetch, open_source
 from fastselfie.pipelines.view import Batch
 from fastselfie.randomness import Purpose, scalar_key
@@ -100,7 +102,25 @@ def open_data(config: RunConfig, world: World) -> Source:
     if world.local_rank == 0:
         fetch(config.data, config.image_size)
     world.barrier()
-    return open_source(config.data, config.image_size)
+    return open_source(config.data, config.image_size, index_folder(config))
+
+
+def index_folder(config: RunConfig) -> Path:
+    """Where listings of the data are kept: as asked, or beside the run."""
+    assert config.out is not None
+    return config.index or config.out.parent / ".index"
+
+
+def with_decoder(config: C, source: Source, world: World) -> tuple[C, str]:
+    """``config`` with the decoder that the images of ``source`` need, and a line on it; of images in memory as it was.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if not isinstance(source.train, EncodedImages):
+        return config, ""
+    name, why = choose_decoder(config.decoder, world.device)
+    return dataclasses.replace(config, decoder=name), f"; decoder {name} ({why})"
 
 
 def fits(config: RunConfig, images: int) -> None:
@@ -117,8 +137,12 @@ def fits(config: RunConfig, images: int) -> None:
 
 def loading(config: RunConfig, world: World, batch: int) -> Loading:
     """How this process loads files, ``batch`` images at a time at most."""
-    threads = config.loader_threads or max(1, len(os.sched_getaffinity(0)) // world.local_size)
-    return Loading(threads=threads, prefetch=config.prefetch, batch=batch)
+    threads = config.loader_threads or max(1, cores() // world.local_size)
+    decoder: DecoderName = "turbo" if config.decoder == "turbo" else "dali"
+    share = config.hardware_share
+    if share is None:
+        share = 0.0 if config.deterministic else HARDWARE_SHARE
+    return Loading(threads=threads, prefetch=config.prefetch, batch=batch, decoder=decoder, hardware_share=share)
 
 
 def make_network(make: Callable[[], nn.Module], config: RunConfig, world: World) -> Any:

@@ -1,0 +1,59 @@
+"""Which decoder a pipeline gets. Their pixels differ by a few levels at most, so a run keeps the one it began with."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fastselfie.pipelines.decoder import Decoder, require_dali
+from fastselfie.pipelines.graph_runner import Encoded
+from fastselfie.pipelines.turbo_decoder import TurboDecoder, require_turbo
+from fastselfie.pipelines.view import View
+
+DecoderName: TypeAlias = Literal["dali", "turbo"]
+HARDWARE_SHARE = 0.65
+"""DALI's own default."""
+
+
+class AnyDecoder(Protocol):
+    """What a pipeline knows of a decoder; see `fastselfie.pipelines.decoder.Decoder`."""
+
+    def schedule(self, encoded: Encoded) -> None: ...
+    def take(self) -> tuple[Tensor, Tensor | None]: ...
+    def drop(self) -> None: ...
+
+
+def choose_decoder(asked: Literal["auto", "dali", "turbo"], device: torch.device) -> tuple[DecoderName, str]:
+    """The decoder and why it is this one.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    turbo = importlib.util.find_spec("simplejpeg") is not None
+    if asked == "turbo" or (asked == "auto" and device.type == "cpu" and turbo):
+        require_turbo()
+        return "turbo", "asked for" if asked == "turbo" else "faster on a CPU"
+    require_dali()
+    if asked == "dali":
+        return "dali", "asked for"
+    return "dali", "decodes on the device" if device.type == "cuda" else "simplejpeg is not installed"
+
+
+def make_decoder(
+    name: DecoderName, view: View, *, batch: int, threads: int, device: torch.device, depth: int, hardware_share: float
+) -> AnyDecoder:
+    """A decoder; one on the CPU, whatever the device, where it is libjpeg-turbo's.
+
+    Args:
+        batch: images of a run at most. depth: runs under way at most. hardware_share: of a GPU's JPEG decoder.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if name == "turbo":
+        return TurboDecoder(view, batch=batch, threads=threads, device=torch.device("cpu"), depth=depth)
+    require_dali()
+    return Decoder(view, batch=batch, threads=threads, device=device, depth=depth, hardware_share=hardware_share)
