@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from fastselfie.errors import UserError
-from fastselfie.pipelines import webdataset as ours
 from fastselfie.pipelines.shards import Shards
 from fastselfie.pipelines.source import AnySplit, Source
 from fastselfie.pipelines.sources import open_source
+from fastselfie.pipelines.storage import Storage
+from fastselfie.pipelines.tar_samples import Samples, read_samples
 from tests.packed_shards import add
 
 webdataset = pytest.importorskip("webdataset")
@@ -107,8 +108,12 @@ def test_what_the_library_wrote(folder: Path, kept: bool, tmp_path: Path) -> Non
 def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The shards that were walked through."""
     seen: list[str] = []
-    walk = ours.read_samples
-    monkeypatch.setattr(ours, "read_samples", lambda storage, shard: (seen.append(shard), walk(storage, shard))[1])
+
+    def walk(storage: Storage, shard: str) -> Samples:
+        seen.append(shard)
+        return read_samples(storage, shard)
+
+    monkeypatch.setattr("fastselfie.pipelines.webdataset.read_samples", walk)
     return seen
 
 
@@ -121,16 +126,19 @@ def test_shards_are_walked_once(folder: Path, tmp_path: Path, walks: list[str]) 
     assert again.fingerprint() == first
 
 
+def exchange(folder: Path) -> None:
+    """What was tested on is trained on too."""
+    os.replace(folder / "imagenet1k-validation-00.tar", folder / "x-train-1.tar")
+    write(folder / "imagenet1k-validation-00.tar", labelled(50, [3]))
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "another content": lambda folder: write(folder / "imagenet1k-train-0001.tar", labelled(30, [3, 3, 3])),
     "of the same size": lambda folder: write(folder / "imagenet1k-train-0001.tar", labelled(10, [1, 2])),
     "one more": lambda folder: write(folder / "imagenet1k-train-0002.tar", labelled(40, [0])),
     "one less": lambda folder: (folder / "imagenet1k-train-0001.tar").unlink(),
     "another name": lambda folder: (folder / "imagenet1k-train-0001.tar").rename(folder / "imagenet1k-train-9.tar"),
-    "exchanged": lambda folder: (
-        os.replace(folder / "imagenet1k-validation-00.tar", folder / "x-train-1.tar")
-        or write(folder / "imagenet1k-validation-00.tar", labelled(50, [3]))
-    ),
+    "exchanged": exchange,
 }
 
 
@@ -299,7 +307,11 @@ def twice(folder: Path, *names: str) -> None:
             add(tar, name, content(1))
 
 
-BIG = [{"__key__": str(number), "jpg": bytes(100_000), "cls": b"0"} for number in range(20)]
+def big(folder: Path) -> Path:
+    """A shard of 2 MB."""
+    return write(
+        folder / "a.tar", [{"__key__": str(number), "jpg": bytes(100_000), "cls": b"0"} for number in range(20)]
+    )
 
 
 def third_header(folder: Path) -> int:
@@ -309,14 +321,14 @@ def third_header(folder: Path) -> int:
 
 
 REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "cut in an image": (lambda folder: cut(write(folder / "a.tar", BIG), third_header(folder) - 2000), "a.tar is cut off or damaged"),
-    "cut in a header": (lambda folder: cut(write(folder / "a.tar", BIG), third_header(folder) + 100), "a.tar is cut off or damaged"),
+    "cut in an image": (lambda folder: cut(big(folder), third_header(folder) - 2000), "a.tar is cut off or damaged"),
+    "cut in a header": (lambda folder: cut(big(folder), third_header(folder) + 100), "a.tar is cut off or damaged"),
     "a header is damaged": (
-        lambda folder: overwrite(write(folder / "a.tar", BIG), third_header(folder), b"x"),
+        lambda folder: overwrite(big(folder), third_header(folder), b"x"),
         "a.tar is cut off or damaged",
     ),
     "a header is zeros": (
-        lambda folder: overwrite(write(folder / "a.tar", BIG), third_header(folder), bytes(1024)), "a.tar is cut off or damaged",
+        lambda folder: overwrite(big(folder), third_header(folder), bytes(1024)), "a.tar is cut off or damaged",
     ),
     "an empty file": (lambda folder: (folder / "a.tar").touch(), "a.tar is cut off or damaged"),
     "no tar at all": (lambda folder: (folder / "a.tar").write_bytes(b"x" * 9000), "a.tar is cut off or damaged"),
@@ -349,7 +361,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing to train on": (lambda folder: write(folder / "val.tar", labelled(0, [1])), "val.tar: is it trained on?"),
     "two splits": (lambda folder: write(folder / "train-val.tar", labelled(0, [1])), "is named after two splits"),
     "images beside": (
-        lambda folder: (write(folder / "a.tar", labelled(0, [1])), (folder / "p.png").touch()),
+        lambda folder: write(folder / "a.tar", labelled(0, [1])).with_name("p.png").write_bytes(b""),
         "holds tar files and images such as p.png",
     ),
     "a link": (link, "a.jpg is a link"),
