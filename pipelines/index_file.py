@@ -79,7 +79,11 @@ def keep_bytes(path: Path, parts: list[bytes]) -> None:
 
 
 def read_index(path: Path) -> Index | None:
-    """The index in ``path``, its arrays mapped; None where there is none or a damaged one."""
+    """The index in ``path``, its arrays mapped; None where there is none or a damaged one.
+
+    Raises:
+        UserError: there is one that may not be read.
+    """
     try:
         with path.open("rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
@@ -93,8 +97,10 @@ def read_index(path: Path) -> Index | None:
         if path.stat().st_size != begin + parsed["bytes"]:
             return None
         arrays = {name: _mapped(path, begin, place) for name, place in parsed["arrays"].items()}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise UserError(f"{path}: the index of the images cannot be read ({error.strerror}): remove it") from None
     except ValueError:  # mapped after another process put a shorter one in its place
         return None
     if any(_checksum(array) != parsed["arrays"][name]["crc32"] for name, array in arrays.items()):

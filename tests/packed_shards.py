@@ -26,7 +26,7 @@ def write_split(
     folder: Path, split: str, images: Sequence[bytes], labels: Sequence[int] | None, a_shard: int
 ) -> dict[str, Any]:
     """Tars of ``a_shard`` images each, and their index; the manifest's part on them."""
-    rows, shards = [], []
+    rows, shards = list[tuple[int, ...]](), list[dict[str, Any]]()
     for number, first in enumerate(range(0, len(images), a_shard)):
         path, part = folder / f"{split}-{number:06d}.tar", range(first, min(first + a_shard, len(images)))
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -41,8 +41,8 @@ def write_split(
                 rows.append((member.offset_data, len(data), number, label, zlib.crc32(data)))
         shards.append({"name": path.name, "bytes": path.stat().st_size, "images": len(part)})
     np.save(folder / f"{split}.npy", np.array(rows, dtype=ROW))
-    index = {"name": f"{split}.npy", "crc32": zlib.crc32((folder / f"{split}.npy").read_bytes())}
-    return {"images": len(images), "bytes": sum(map(len, images)), "shards": shards, "index": index}
+    about = {"name": f"{split}.npy", "crc32": zlib.crc32((folder / f"{split}.npy").read_bytes())}
+    return {"images": len(images), "bytes": sum(map(len, images)), "shards": shards, "index": about}
 
 
 def write_packed(

@@ -1,0 +1,267 @@
+"""The listing of class folders that is kept: the same as a fresh one whatever happened to the tree in between."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastselfie.errors import UserError
+from fastselfie.pipelines import folder_listing
+from fastselfie.pipelines.index_file import Index, read_index, write_index
+from fastselfie.pipelines.names import Names
+from fastselfie.pipelines.source import AnySplit, Files, Source
+from fastselfie.pipelines.sources import open_source
+
+TREE = (
+    "train/cat/1.jpg", "train/cat/2.jpg", "train/cat/deep/er/3.png", "train/dog/1.jpg", "train/dog/x.webp",
+    "train/Zebra/z.jpeg", "val/cat/9.jpg", "val/dog/8.jpg",
+)  # fmt: skip
+LONG_AGO = time.time() - 1000
+
+
+def make(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def settle(root: Path) -> None:
+    """Every folder was modified long ago, each at another time."""
+    for number, (place, _, _) in enumerate(os.walk(root, topdown=False)):
+        os.utime(place, (LONG_AGO + number, LONG_AGO + number))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = make(tmp_path / "photos", *TREE)
+    settle(root)
+    return root
+
+
+@pytest.fixture
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders that were listed, not only asked whether they changed."""
+    seen: list[str] = []
+    scan = folder_listing._listed
+
+    def listed(path: Path) -> folder_listing._Known:
+        seen.append(str(path))
+        return scan(path)
+
+    monkeypatch.setattr(folder_listing, "_listed", listed)
+    return seen
+
+
+def described(source: Source) -> tuple[object, ...]:
+    def split(part: AnySplit | None) -> object:
+        if part is None:
+            return None
+        assert isinstance(part, Files)
+        return part.root, list(part.names), part.labels_S.tolist()
+
+    return source.name, source.classes, split(source.train), split(source.test), source.remark
+
+
+def test_an_unchanged_tree_is_not_listed_again(tree: Path, tmp_path: Path, scans: list[str]) -> None:
+    first = open_source(str(tree), 224, tmp_path / "kept")
+    assert len(scans) == 9  # all folders but the root, of which only train and val matter
+    again = open_source(str(tree), 224, tmp_path / "kept")
+    assert len(scans) == 9
+    assert described(again) == described(first) == described(open_source(str(tree), 224))
+    assert again.fingerprint() == first.fingerprint()
+    assert isinstance(again.train, Files)
+    assert list(again.train.names) == [
+        "Zebra/z.jpeg", "cat/1.jpg", "cat/2.jpg", "cat/deep/er/3.png", "dog/1.jpg",
+    ]  # fmt: skip
+
+
+def move(root: Path, old: str, new: str) -> None:
+    (root / old).rename(root / new)
+
+
+def exchange(root: Path) -> None:
+    """Two folders change names and keep their times."""
+    for old, new in (("train/cat", "train/x"), ("train/dog", "train/cat"), ("train/x", "train/dog")):
+        move(root, old, new)
+
+
+def rename_class(root: Path) -> None:
+    """In the part to train on, which is then the only one."""
+    move(root, "train/dog", "train/hog")
+    shutil.rmtree(root / "val")
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], int]] = {
+    "a file more": (lambda root: make(root, "train/dog/2.jpg"), 1),
+    "a file less": (lambda root: (root / "train/cat/2.jpg").unlink(), 1),
+    "another name": (lambda root: move(root, "train/cat/2.jpg", "train/cat/0.jpg"), 1),
+    "another class": (lambda root: move(root, "train/cat/2.jpg", "train/dog/2.jpg"), 2),
+    "deep below": (lambda root: make(root, "train/cat/deep/er/4.jpg"), 1),
+    "a folder more": (lambda root: make(root, "train/ant/1.jpg", "train/ant/in/2.jpg"), 3),
+    "a folder less": (lambda root: shutil.rmtree(root / "train/Zebra"), 1),
+    "another folder's name": (rename_class, 2),
+    "exchanged": (exchange, 5),
+    "of another format": (lambda root: make(root, "train/cat/y.GIF"), 1),
+    "test instead of val": (lambda root: move(root, "val", "test"), 3),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_are_noticed_and_little_is_listed(change: str, tree: Path, tmp_path: Path, scans: list[str]) -> None:
+    before = open_source(str(tree), 224, tmp_path / "kept")
+    happen, listed = CHANGES[change]
+    happen(tree)
+    scans.clear()
+    after = open_source(str(tree), 224, tmp_path / "kept")
+    assert len(scans) == listed
+    assert described(after) == described(open_source(str(tree), 224))
+    if change != "exchanged" and change != "test instead of val":
+        assert described(after) != described(before)
+
+
+def test_changes_in_the_same_tick_are_noticed(tree: Path, tmp_path: Path) -> None:
+    """A folder that was listed just after it was modified may change again and keep its time."""
+    now = time.time()
+    make(tree, "train/dog/2.jpg")
+    os.utime(tree / "train/dog", (now, now))
+    open_source(str(tree), 224, tmp_path / "kept")
+    make(tree, "train/dog/3.jpg")
+    os.utime(tree / "train/dog", (now, now))
+    source = open_source(str(tree), 224, tmp_path / "kept")
+    assert isinstance(source.train, Files)
+    assert "dog/3.jpg" in source.train.names
+
+
+def test_contents_do_not_count(tree: Path, tmp_path: Path, scans: list[str]) -> None:
+    open_source(str(tree), 224, tmp_path / "kept")
+    scans.clear()
+    (tree / "train/cat/1.jpg").write_bytes(b"other")
+    open_source(str(tree), 224, tmp_path / "kept")
+    assert scans == []
+
+
+def test_each_tree_has_its_own(tree: Path, tmp_path: Path) -> None:
+    other = make(tmp_path / "other", "a.jpg", "b.jpg")
+    settle(other)
+    for _ in range(2):
+        for root in (tree, other):
+            assert described(open_source(str(root), 224, tmp_path / "kept")) == described(open_source(str(root), 224))
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "foreign", "newer"])
+def test_a_damaged_index_is_made_anew(damage: str, tree: Path, tmp_path: Path, scans: list[str]) -> None:
+    expected = described(open_source(str(tree), 224, tmp_path / "kept"))
+    (path,) = (tmp_path / "kept").iterdir()
+    data = path.read_bytes()
+    if damage == "newer":
+        index = read_index(path)
+        assert index is not None
+        write_index(path, Index(header={**index.header, "format": 99}, arrays=dict(index.arrays)))
+    else:
+        flipped = bytearray(data)
+        flipped[60] ^= 1
+        path.write_bytes({"cut": data[:-1], "flipped": bytes(flipped), "empty": b"", "foreign": b"x" * 5000}[damage])
+    scans.clear()
+    assert described(open_source(str(tree), 224, tmp_path / "kept")) == expected
+    assert len(scans) == 9
+    assert described(open_source(str(tree), 224, tmp_path / "kept")) == expected
+    assert len(scans) == 9
+
+
+_OPEN = """
+import sys
+from pathlib import Path
+from fastselfie.pipelines.sources import open_source
+for _ in range(30):
+    print(open_source(sys.argv[1], 224, Path(sys.argv[2])).fingerprint())
+    Path(sys.argv[1], "train/dog").touch()
+"""
+
+
+def test_processes_that_start_at_once(tree: Path, tmp_path: Path) -> None:
+    """Each writes the index many times while the others read it."""
+    command = [sys.executable, "-c", _OPEN, str(tree), str(tmp_path / "kept")]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [child.communicate(timeout=60)[0].split() for child in children]
+    assert [child.returncode for child in children] == [0, 0, 0]
+    assert {line for lines in said for line in lines} == {open_source(str(tree), 224).fingerprint()}
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+
+
+def test_a_refused_tree_keeps_nothing(tree: Path, tmp_path: Path) -> None:
+    make(tree, "train/stray.jpg")
+    with pytest.raises(UserError, match="lies beside class folders"):
+        open_source(str(tree), 224, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_the_index_folder_must_be_writable(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^--data: .*the index of the images cannot be kept there"):
+        open_source(str(tree), 224, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), ""),
+        (("train/a/x.webp",), "1 file of another format (.webp) passed over; fastselfie prepare converts it"),
+        (("train/a/x.TIF", "train/a/b/y.heic", "val/z.tif", "train/.hidden.gif", "train/a/n.txt", "x.bmp"),
+         "3 files of other formats (.heic, .tif) passed over; fastselfie prepare converts them"),
+    ],
+)  # fmt: skip
+def test_images_of_other_formats_are_told_of(names: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    root = make(tmp_path / "photos", "train/a/1.jpg", "val/2.jpg", *names)
+    settle(root)
+    for index in (None, tmp_path / "kept", tmp_path / "kept"):
+        assert open_source(str(root), 224, index).remark == said
+
+
+def test_names_are_a_sequence(tmp_path: Path) -> None:
+    plain = ("a", "b/c d", "ü", "", os.fsdecode(b"\xff"))
+    for names in (Names.of(plain), Names.of(iter(plain))):
+        assert list(names) == list(plain)
+        assert names == plain
+        assert (names[-1], names[1:3], len(names)) == (plain[-1], plain[1:3], 5)
+        assert "b/c d" in names
+    assert Names.of(()) == ()
+    assert Names.of(("a", "b")) != ("a", "c")
+    with pytest.raises(IndexError):
+        names[5]
+    labels_S = np.zeros(5, dtype=np.int64)
+    prints = {b"".join(Files(root=tmp_path, names=kind, labels_S=labels_S).identity()) for kind in (plain, names)}
+    assert len(prints) == 1
+
+
+def test_indices_are_mapped_whole_or_not_at_all(tmp_path: Path) -> None:
+    rows = np.array([(1, 2.5), (3, 4.5)], dtype=[("a", "<i8"), ("b", "<f4")])
+    arrays = {"rows": rows, "none": np.zeros((0, 3), np.int32), "bytes": np.arange(70, dtype=np.uint8).reshape(7, 10)}
+    path = tmp_path / "below" / "an.index"
+    write_index(path, Index(header={"ü": [1, None]}, arrays=arrays))
+    found = read_index(path)
+    assert found is not None
+    assert found.header == {"ü": [1, None]}
+    assert isinstance(found.arrays["rows"], np.memmap)
+    for name, array in arrays.items():
+        assert found.arrays[name].dtype == array.dtype
+        assert np.array_equal(found.arrays[name], array)
+    data = path.read_bytes()
+    wrong = 0
+    for at in range(len(data)):
+        damaged = bytearray(data)
+        damaged[at] ^= 0x40
+        path.write_bytes(damaged)
+        wrong += read_index(path) is None
+    padding = len(data) - len(b"".join((b"", *(array.tobytes() for array in arrays.values()))))
+    assert wrong >= len(data) - padding + 100
+    assert read_index(tmp_path / "nothing") is None
