@@ -195,4 +195,5 @@ def _refuse(event: tyro_errors.ParseErrorEvent) -> None:
 
 
 def _flag(argument: Any) -> str:
-    return str(argument.lowered.name_or_flags[-1])
+    """What the user types there."""
+    return str(argument.lowered.metavar if argument.is_positional() else argument.lowered.name_or_flags[-1])
