@@ -30,7 +30,14 @@ from fastselfie.pipelines.cifar import SIZE as SMALL_SIZE
 from fastselfie.pipelines.cifar import is_cifar10
 from fastselfie.pipelines.downsampled_imagenet import is_imagenet32
 from fastselfie.pipelines.packed_format import FORMAT, MANIFEST, REJECTED
-from fastselfie.pipelines.shard_writer import UNFINISHED, OpenShard, ShardRecord, finished_shards, index_rows, write_whole
+from fastselfie.pipelines.shard_writer import (
+    UNFINISHED,
+    OpenShard,
+    ShardRecord,
+    finished_shards,
+    index_rows,
+    write_whole,
+)
 from fastselfie.pipelines.shrinking import Shrinking
 from fastselfie.pipelines.shrinking_pool import ShrinkingPool
 from fastselfie.pipelines.source import EncodedImages, Source

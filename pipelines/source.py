@@ -113,12 +113,14 @@ class Source:
 
     Attributes:
         test: None where the data set has none. classes: their names; empty where images have no labels.
+        remark: what the user should know of it, a phrase for a message; empty where there is nothing.
     """
 
     name: str
     train: AnySplit
     test: AnySplit | None
     classes: tuple[str, ...]
+    remark: str = ""
 
     def fingerprint(self) -> str:
         """A short checksum: is this the same data again?"""

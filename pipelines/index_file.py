@@ -1,0 +1,118 @@
+"""What was found out about a data set, kept in one file: a header of JSON, and arrays that are mapped into memory.
+
+A file is whole or not there, whatever ends a process, and several processes may write the same one at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import dtype_to_descr
+from numpy.typing import NDArray
+
+from fastselfie.errors import UserError
+
+_MAGIC = b"fastselfie index 1\n"
+_ALIGNED = 64
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """A header of whatever JSON holds, and arrays by name: bytes, integers or rows of them."""
+
+    header: dict[str, Any]
+    arrays: Mapping[str, NDArray[Any]]
+
+
+def index_path(folder: Path, kind: str, place: str) -> Path:
+    """Where in ``folder`` the index of what lies at ``place`` is kept."""
+    return folder / f"{kind}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:20]}.index"
+
+
+def write_index(path: Path, index: Index) -> None:
+    """Raises `UserError` where it cannot be kept there."""
+    places: dict[str, dict[str, Any]] = {}
+    at = 0
+    for name, array in index.arrays.items():
+        places[name] = {"offset": at, "shape": array.shape, "dtype": dtype_to_descr(array.dtype)}
+        places[name]["crc32"] = _checksum(array)
+        at += -(-array.nbytes // _ALIGNED) * _ALIGNED
+    header = json.dumps({"header": index.header, "arrays": places, "bytes": at}).encode()
+    begin = _MAGIC + len(header).to_bytes(8, "little") + zlib.crc32(header).to_bytes(4, "little") + header
+    padding = -len(begin) % _ALIGNED
+    parts = [begin, bytes(padding)]
+    for array in index.arrays.values():
+        parts += [array.tobytes(), bytes(-array.nbytes % _ALIGNED)]
+    keep_bytes(path, parts)
+
+
+def keep_bytes(path: Path, parts: list[bytes]) -> None:
+    """Replace ``path`` by a file of ``parts`` at once. Raises `UserError` where it cannot be kept there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with open(descriptor, "wb") as file:
+                file.writelines(parts)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(partial)
+    except OSError as error:
+        raise UserError(
+            f"{path.parent}: the index of the images cannot be kept there ({error.strerror}): make room, or make it"
+            " a folder that may be written to"
+        ) from None
+
+
+def read_index(path: Path) -> Index | None:
+    """The index in ``path``, its arrays mapped; None where there is none or a damaged one."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_MAGIC)) != _MAGIC:
+                return None
+            size, checksum = int.from_bytes(file.read(8), "little"), int.from_bytes(file.read(4), "little")
+            text = file.read(min(size, path.stat().st_size))
+            begin = -(-file.tell() // _ALIGNED) * _ALIGNED
+        if len(text) != size or zlib.crc32(text) != checksum:
+            return None
+        parsed = json.loads(text)
+        if path.stat().st_size != begin + parsed["bytes"]:
+            return None
+        arrays = {name: _mapped(path, begin, place) for name, place in parsed["arrays"].items()}
+    except FileNotFoundError:
+        return None
+    except ValueError:  # mapped after another process put a shorter one in its place
+        return None
+    if any(_checksum(array) != parsed["arrays"][name]["crc32"] for name, array in arrays.items()):
+        return None
+    return Index(header=parsed["header"], arrays=arrays)
+
+
+def _mapped(path: Path, begin: int, place: dict[str, Any]) -> NDArray[Any]:
+    described = place["dtype"]
+    dtype = np.dtype(described if isinstance(described, str) else [tuple(field) for field in described])
+    if 0 in place["shape"]:
+        return np.empty(place["shape"], dtype)
+    return np.memmap(path, dtype=dtype, mode="r", offset=begin + place["offset"], shape=tuple(place["shape"]))
+
+
+def _checksum(array: NDArray[Any]) -> int:
+    """Read piece by piece: an array may be larger than the memory."""
+    flat, checksum = np.ascontiguousarray(array).view(np.uint8).reshape(-1), 0
+    for start in range(0, len(flat), _CHUNK):
+        checksum = zlib.crc32(flat[start : start + _CHUNK].data, checksum)
+    return checksum
