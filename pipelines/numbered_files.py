@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,9 +46,10 @@ def _found(folders: Iterable[Path], suffix: str) -> tuple[dict[str, dict[int, Pa
     pattern = re.compile(rf"({'|'.join((TRAIN, *TESTS))})(?:-(\d{{5}})-of-(\d{{5}}))?{suffix}")
     found: dict[str, dict[int, Path]] = {}
     totals: dict[str, int] = {}
-    for path in sorted(path for folder in folders if folder.is_dir() for path in folder.iterdir()):
-        if match := pattern.fullmatch(path.name):
-            split, number, total = match.groups()
-            found.setdefault(split, {})[int(number or 0)] = path
-            totals[split] = int(total or 1)
+    for folder in folders:
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            if match := pattern.fullmatch(name):
+                split, number, total = match.groups()
+                found.setdefault(split, {})[int(number or 0)] = folder / name
+                totals[split] = int(total or 1)
     return found, totals
