@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro import _errors as tyro_errors  # its documented hook for parse errors, not yet public: hence the version cap
@@ -73,6 +74,35 @@ class RenderArguments:
             value = getattr(self, name)
             require(10 <= value <= 10**7, f"--{name} {value}: must be at least 10, one a class, and at most 10000000")
         require(0 <= self.seed < 2**63, f"--seed {self.seed}: must be at least 0 and below 2**63")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareArguments:
+    """Check every image of a data set, shrink the large ones, and pack all into shards that are read fast.
+
+    May be stopped at any moment: the same command goes on after the last finished shard.
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="SRC", metavar="SRC")]
+    """What --data would name: a folder of photographs, or another data set of encoded images."""
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="DST", metavar="DST")]
+    """Folder to make; give it as --data afterwards."""
+    size: int = 256
+    """Pixels that --side has at most afterwards; nothing is enlarged, and a JPEG that fits keeps its bytes."""
+    side: Literal["shorter", "longer"] = "shorter"
+    """The side that is measured."""
+    quality: int = 95
+    """JPEG quality of what is encoded anew; from 95 on with whole chroma."""
+    workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Processes that decode; as many as there are CPU cores for us."""
+    shard_mb: int = 512
+    """Megabytes (2**20 bytes) of a shard at most."""
+
+    def __post_init__(self) -> None:
+        require(8 <= self.size <= 16384, f"--size {self.size}: must be at least 8 and at most 16384")
+        require(1 <= self.quality <= 100, f"--quality {self.quality}: must be at least 1 and at most 100")
+        require(1 <= self.workers <= 1024, f"--workers {self.workers}: must be at least 1 and at most 1024")
+        require(1 <= self.shard_mb <= 65536, f"--shard-mb {self.shard_mb}: must be at least 1 and at most 65536")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,4 +195,5 @@ def _refuse(event: tyro_errors.ParseErrorEvent) -> None:
 
 
 def _flag(argument: Any) -> str:
-    return str(argument.lowered.name_or_flags[-1])
+    """What the user types there."""
+    return str(argument.lowered.metavar if argument.is_positional() else argument.lowered.name_or_flags[-1])

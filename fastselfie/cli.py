@@ -55,8 +55,8 @@ def _say(line: str, alone: bool = False) -> None:
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
     commands = {
-        "pretrain": _pretrain, "finetune": _finetune, "report": _report, "render": _render, "doctor": _doctor,
-        "demo": _demo, "--help": _help, "-h": _help, "--version": _version,
+        "pretrain": _pretrain, "finetune": _finetune, "report": _report, "render": _render, "prepare": _prepare,
+        "doctor": _doctor, "demo": _demo, "--help": _help, "-h": _help, "--version": _version,
     }  # fmt: skip
     if name not in commands:
         there = ", ".join(word for word in commands if not word.startswith("-"))
@@ -115,6 +115,32 @@ def _render(words: Sequence[str]) -> int:
     return 0
 
 
+def _prepare(words: Sequence[str]) -> int:
+    from fastselfie.arguments import PrepareArguments, parse
+
+    asked = parse(PrepareArguments, words, "fastselfie prepare")
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fastselfie.pipelines.prepare import open_encoded, prepare
+    from fastselfie.pipelines.shrinking import Shrinking
+
+    source = open_encoded(asked.source)
+    shrinking = Shrinking(size=asked.size, side=asked.side, quality=asked.quality)
+    columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, speed_estimate_period=120, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("packing", total=None)
+        prepared = prepare(
+            source, asked.folder, shrinking=shrinking, shard_bytes=asked.shard_mb << 20, workers=asked.workers,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    print(f"{asked.folder}: {prepared.told()}")
+    return 0
+
+
 def _doctor(words: Sequence[str]) -> int:
     from fastselfie.arguments import DoctorArguments, parse
 
@@ -160,6 +186,7 @@ def _help(words: Sequence[str]) -> int:
         "  finetune RECIPE (--from RUN | --scratch) ...     learn from labels and test\n"
         "  report RUN... [--out FILE.html]                  curves, tables and pictures of runs in one page\n"
         "  render --out DIR                                 write the synthetic scenes as JPEG files\n"
+        "  prepare SRC DST                                  check images, shrink them and pack them into shards\n"
         "  doctor                                           what this machine has and what will be used\n"
         "  demo [--out DIR]                                 the whole story, small, on images that it makes itself\n\n"
         f"recipes: {', '.join(RECIPES)}"

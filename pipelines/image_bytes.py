@@ -7,6 +7,7 @@ depend on the crop then: a region above the place where a JPEG file is cut off w
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
 MOST_PIXELS = 1 << 27
 """Pixels of an image at most, 134 million: a header that claims more is taken for damage, and bounds the memory."""
@@ -41,8 +42,17 @@ def _size_fault(sides: tuple[int, int] | None) -> str | None:
     return None
 
 
-def _jpeg_sides(data: bytes) -> tuple[int, int] | None:
-    """Rows and columns in the header of the frame; None where there is none."""
+@dataclass(frozen=True, kw_only=True)
+class JpegFrame:
+    """The header of a JPEG's frame: its marker's second byte tells the coding, 0xC0 baseline, 0xC2 progressive."""
+
+    marker: int
+    rows: int
+    columns: int
+
+
+def jpeg_frame(data: bytes) -> JpegFrame | None:
+    """The header of the frame in a JPEG's bytes; None where there is none."""
     at = 2
     while at + 9 < len(data):
         if data[at] != 0xFF:
@@ -51,12 +61,19 @@ def _jpeg_sides(data: bytes) -> tuple[int, int] | None:
         if marker == 0xFF:  # a byte of padding
             at += 1
         elif 0xC0 <= marker <= 0xCF and marker not in _NO_FRAME:
-            return struct.unpack_from(">HH", data, at + 5)
+            rows, columns = struct.unpack_from(">HH", data, at + 5)
+            return JpegFrame(marker=marker, rows=rows, columns=columns)
         elif marker in (0xD9, 0xDA):  # the scan, before any frame
             return None
         else:
             at += 2 + struct.unpack_from(">H", data, at + 2)[0]
     return None
+
+
+def _jpeg_sides(data: bytes) -> tuple[int, int] | None:
+    """Rows and columns in the header of the frame; None where there is none."""
+    frame = jpeg_frame(data)
+    return None if frame is None else (frame.rows, frame.columns)
 
 
 def _png_sides(data: bytes) -> tuple[int, int] | None:

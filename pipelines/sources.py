@@ -15,9 +15,11 @@ from fastselfie.pipelines.downsampled_imagenet import is_imagenet32, read_imagen
 from fastselfie.pipelines.image_folder import is_image_folder, read_image_folder
 from fastselfie.pipelines.list_file import is_list, read_list
 from fastselfie.pipelines.packed import is_packed, read_packed
+from fastselfie.pipelines.parquet import is_parquet, read_parquet
 from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.storage import LocalFolder, RemoteFolder, Storage
 from fastselfie.pipelines.synthetic import CLASSES, synthetic_source
+from fastselfie.pipelines.tfrecord import is_tfrecord, read_tfrecord
 from fastselfie.pipelines.webdataset import is_webdataset, read_webdataset
 
 _Index: TypeAlias = Path | None
@@ -34,6 +36,8 @@ _SHARDS: tuple[tuple[Callable[[Storage], bool], Callable[[Storage, _Index], Sour
 # Images of any size in files of this machine. The first that knows a path takes it.
 _READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, _Index], Source]], ...] = (
     (is_list, lambda path, index: read_list(path)),
+    (is_parquet, lambda path, index: read_parquet(path)),
+    (is_tfrecord, read_tfrecord),
     (is_image_folder, read_image_folder),
 )
 _UNDERSTOOD = (

@@ -1,0 +1,55 @@
+"""Files that come as parts of a whole, ``train-00000-of-01024`` and so on: which are there, and is one missing?"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from fastselfie.errors import UserError
+
+TRAIN, TESTS = "train", ("validation", "val", "test")
+
+
+def has_training_parts(folders: Iterable[Path], suffix: str) -> bool:
+    """Whether one file or more of a training split is there; args as in `parts`."""
+    return TRAIN in _found(folders, suffix)[0]
+
+
+def parts(folders: Iterable[Path], suffix: str) -> dict[str, list[Path]]:
+    """The files of each split, in their order; ``validation`` before ``test``, whose labels ImageNet keeps to itself.
+
+    Args:
+        suffix: a regular expression that follows ``train-00000-of-01024``; for a file that is the whole, ``train``.
+
+    Returns:
+        By "train" and "test". A split that is not there is left out.
+
+    Raises:
+        UserError: a part of a split is missing. OSError: a folder cannot be read.
+    """
+    found, totals = _found(folders, suffix)
+    for split, files in found.items():
+        missing = next((number for number in range(totals[split]) if number not in files), None)
+        if missing is not None:
+            folder = next(iter(files.values())).parent
+            raise UserError(f"{folder}: {split}-{missing:05d}-of-{totals[split]:05d} is missing: put it there")
+    chosen = {"train": TRAIN, "test": next((split for split in TESTS if split in found), "")}
+    return {
+        name: [path for _, path in sorted(found[split].items())] for name, split in chosen.items() if split in found
+    }
+
+
+def _found(folders: Iterable[Path], suffix: str) -> tuple[dict[str, dict[int, Path]], dict[str, int]]:
+    """By split the files by number, and how many there should be."""
+    pattern = re.compile(rf"({'|'.join((TRAIN, *TESTS))})(?:-(\d{{5}})-of-(\d{{5}}))?{suffix}")
+    found: dict[str, dict[int, Path]] = {}
+    totals: dict[str, int] = {}
+    for folder in folders:
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            if match := pattern.fullmatch(name):
+                split, number, total = match.groups()
+                found.setdefault(split, {})[int(number or 0)] = folder / name
+                totals[split] = int(total or 1)
+    return found, totals

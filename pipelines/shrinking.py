@@ -1,0 +1,160 @@
+"""One image made ready to be packed: decoded whole as a check, shrunk where it is large, a JPEG in RGB or grey then.
+
+A photograph that need not change keeps its bytes: a second JPEG compression would only lose. The choices below were
+measured on every sixth of 600 ImageNet photographs, shrunk to 256, by the PSNR of a 160-pixel view of the packed image
+against one of the original:
+
+- LANCZOS keeps more than BICUBIC, 46.4 dB against 45.8, for a millisecond of the eight that an image takes.
+- At quality 95 whole chroma gives 46.4 dB and Pillow's halved chroma 42.1 dB, for 57 kB against 44 kB: who asks for 95
+  asks for fidelity. Below 95 chroma is halved, as cameras do.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from fastselfie.pipelines.image_bytes import MOST_PIXELS, BadImage, fault, jpeg_frame
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""What is opened, by Pillow's names. Others of its formats start programs (EPS) or hold no photographs."""
+_FILTER = Image.Resampling.LANCZOS
+_REDUCING_GAP = 3.0  # cheap reduction down to three times the size, LANCZOS from there: Pillow calls it near to fair
+_WHOLE_CHROMA, _HALVED_CHROMA = 0, 2  # Pillow's 4:4:4 and 4:2:0
+_WHOLE_CHROMA_FROM = 95
+_COPIED_FRAMES = frozenset((0xC0, 0xC1, 0xC2))  # Huffman-coded, baseline to progressive: what every decoder reads
+_MOST_BYTES = 1 << 30  # the index counts them in 32 bits
+_LONGEST_JPEG = 65500  # libjpeg's limit
+_ORIENTATION = 0x0112  # EXIF's tag
+_UPRIGHT = 1
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+_DEEP_GREY = frozenset(("I;16", "I;16B", "I;16L", "I;16N"))
+_PLAIN = frozenset(("L", "RGB"))
+_CONVERTIBLE = frozenset(("1", "P", "PA", "LA", "La", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shrinking:
+    """How images are made ready.
+
+    Attributes:
+        size: pixels that the ``side`` has at most afterwards; nothing is ever enlarged. quality: of JPEG, 1 to 100.
+    """
+
+    size: int
+    side: Literal["shorter", "longer"]
+    quality: int
+
+    def sides(self, columns: int, rows: int) -> tuple[int, int]:
+        """Columns and rows of an image of that size afterwards."""
+        measured = min(columns, rows) if self.side == "shorter" else max(columns, rows)
+        if measured <= self.size:
+            return columns, rows
+        return max(round(columns * self.size / measured), 1), max(round(rows * self.size / measured), 1)
+
+
+def shrink(data: bytes, shrinking: Shrinking) -> bytes:
+    """A JPEG of ``data``, an encoded image; ``data`` itself if that is an upright JPEG of no more than the size.
+
+    EXIF orientation is applied, alpha dropped, 16-bit grey scaled to 8; of an animation the first frame is taken.
+
+    Raises:
+        BadImage: it cannot be decoded whole, or has more than `fastselfie.pipelines.image_bytes.MOST_PIXELS`.
+        MemoryError: that is not the image's fault.
+    """
+    if not data:
+        raise BadImage("is empty")
+    if len(data) > _MOST_BYTES:
+        raise BadImage(f"has {len(data)} bytes, more than the {_MOST_BYTES} that are read")
+    try:
+        return _shrink(data, shrinking)
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:  # damaged bytes make Pillow's readers raise nearly anything
+        raise BadImage(f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})") from None
+
+
+def _shrink(data: bytes, shrinking: Shrinking) -> bytes:
+    picture = _opened(data)
+    columns, rows = picture.size
+    sides = shrinking.sides(columns, rows)
+    if sides != picture.size:
+        # JPEG: the inverse transform gives a half, a quarter or an eighth at once; all bytes are decoded still.
+        picture.draft(None, (round(sides[0] * _REDUCING_GAP), round(sides[1] * _REDUCING_GAP)))
+    picture.load()
+    orientation = _orientation(picture)
+    if sides == (columns, rows) and orientation == _UPRIGHT and _is_plain_jpeg(picture, data):
+        return data
+    plain = _plain(picture)
+    if sides != (columns, rows):
+        plain = plain.resize(sides, _FILTER, reducing_gap=_REDUCING_GAP)
+    if orientation in _TURNS:
+        plain = plain.transpose(_TURNS[orientation])
+    return _jpeg(plain.convert("RGB"), shrinking.quality)
+
+
+def _opened(data: bytes) -> Image.Image:
+    """Its header read, its first bytes and ends looked at."""
+    wrong = fault(data)
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise BadImage(wrong or "is damaged (its header)") from None
+    # Training looks for the same faults of a JPEG: what is copied must pass there. Other formats have no such look.
+    if wrong and _is_jpeg(picture) | (picture.format == "PNG"):
+        raise BadImage(wrong)
+    columns, rows = picture.size
+    if columns * rows > MOST_PIXELS:
+        raise BadImage(f"has {rows} x {columns} pixels, more than the {MOST_PIXELS} that are read")
+    return picture
+
+
+def _is_jpeg(picture: Image.Image) -> bool:
+    return picture.format in ("JPEG", "MPO")  # MPO: cameras append smaller pictures or depth
+
+
+def _is_plain_jpeg(picture: Image.Image, data: bytes) -> bool:
+    frame = jpeg_frame(data) if _is_jpeg(picture) else None
+    return frame is not None and frame.marker in _COPIED_FRAMES and picture.mode in _PLAIN
+
+
+def _orientation(picture: Image.Image) -> int | None:
+    """EXIF's, 1 for upright; None where it is damaged or 0: such an image is taken as upright and loses its EXIF."""
+    try:
+        value = picture.getexif().get(_ORIENTATION, _UPRIGHT)
+    except Exception:  # as above
+        return None
+    return int(value) if value == _UPRIGHT or value in _TURNS else None
+
+
+def _plain(picture: Image.Image) -> Image.Image:
+    """As 8-bit grey or RGB."""
+    if picture.mode in _PLAIN:
+        return picture
+    # Older Pillow opens a PNG of 16-bit grey as 32-bit integers.
+    if picture.mode in _DEEP_GREY or (picture.mode == "I" and picture.format == "PNG"):
+        grey = np.asarray(picture, dtype=np.float32) / 257  # 65535 becomes 255
+        return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+    if picture.mode in _CONVERTIBLE:
+        premultiplied = {"La": "LA", "RGBa": "RGBA"}.get(picture.mode)
+        return (picture.convert(premultiplied) if premultiplied else picture).convert("RGB")
+    raise BadImage(f"has pixels of kind {picture.mode}, of which it is not known what white is")
+
+
+def _jpeg(picture: Image.Image, quality: int) -> bytes:
+    if max(picture.size) > _LONGEST_JPEG:
+        columns, rows = picture.size
+        raise BadImage(f"has {rows} x {columns} pixels, and a JPEG at most {_LONGEST_JPEG} a side")
+    file = io.BytesIO()
+    picture.info.clear()  # Pillow would write a comment from there
+    chroma = _WHOLE_CHROMA if quality >= _WHOLE_CHROMA_FROM else _HALVED_CHROMA
+    picture.save(file, "JPEG", quality=quality, subsampling=chroma)
+    return file.getvalue()
