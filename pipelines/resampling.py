@@ -4,8 +4,9 @@ A triangle as wide as an output pixel where the image shrinks, linear interpolat
 uint8 between its two passes and, where the filter reaches beyond the edge, leaves out what is not there; DALI rounds
 once and repeats the edge. So they differ by 1 level at most, but for the outermost pixels of a window that shrinks.
 
-`torch.set_num_threads` is for the whole process. These operations ask for no second thread, whatever is set: the
-resize of uint8 with channels last is one loop, and a flip counts rows, not pixels. Copies are NumPy's for that reason.
+`torch.set_num_threads` is for the whole process, and so is left alone. These operations take no second thread,
+whatever it says: PyTorch's resize of uint8 with channels last is one loop, flips are of few rows at a time, and copies
+NumPy's.
 
 Shapes: H pixels a side of a view.
 """
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+_SERIAL = 2**15 - 1  # elements at most for which PyTorch's elementwise operations stay on the calling thread
 _LONGEST = 4  # views beside each other; of a longer image only the centre is computed, more slowly
 
 # The public interpolate has no output to write to and no scale apart from the sizes.
@@ -34,7 +36,9 @@ def resize_window(image: NDArray[np.uint8], out_13HH: Tensor, *, flip: bool) -> 
     """
     _resize(_planes(image), out_13HH.shape[2:], False, None, None, out=out_13HH)
     if flip:
-        np.copyto(_channels_last(out_13HH), _channels_last(torch.flip(out_13HH, [3])))
+        image_HH3 = out_13HH[0].permute(1, 2, 0)
+        for rows in image_HH3.split(max(1, _SERIAL // image_HH3[0].numel())):
+            rows.copy_(torch.flip(rows, [1]))
 
 
 def resize_centre(image: NDArray[np.uint8], out_13HH: Tensor, *, shorter_side: int) -> None:
@@ -49,7 +53,9 @@ def resize_centre(image: NDArray[np.uint8], out_13HH: Tensor, *, shorter_side: i
     ends = [first + size for first in start]
     shrinks = [old / new for old, new in zip(before, after, strict=True)]
     if max(ends) > _LONGEST * size:
-        (top, left), (bottom, right) = ([at * by for at, by in zip(side, shrinks, strict=True)] for side in (start, ends))
+        (top, left), (bottom, right) = (
+            [at * by for at, by in zip(side, shrinks, strict=True)] for side in (start, ends)
+        )
         centre = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, (left, top, right, bottom))
         np.copyto(_channels_last(out_13HH), np.asarray(centre))
         return

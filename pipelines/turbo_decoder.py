@@ -90,8 +90,9 @@ class TurboDecoder:
     def schedule(self, encoded: Encoded) -> None:
         """Start decoding. What is wrong with a file shows in `take`."""
         count, size = len(encoded.data), self._view.size
-        assert count <= self._batch and len(self._under_way) < self._depth, "more than was announced"
-        headers = [jpeg_header(memoryview(data)) for data in encoded.data]
+        assert count <= self._batch
+        assert len(self._under_way) < self._depth
+        headers = [jpeg_header(data.data) for data in encoded.data]
         windows_B4 = None
         if encoded.draws is not None:
             shape_B2 = np.array([header.turned_shape if header else (1, 1) for header in headers])
@@ -228,11 +229,11 @@ def decode_by_pillow(data: _Pixels) -> _Pixels:
         BadImage: it cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as file:
+        with Image.open(io.BytesIO(data.data), formats=("JPEG", "PNG")) as file:
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I"):  # grey of 16 bits, which Pillow's own conversion cuts off at 255
                 image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
-            return np.asarray(image.convert("RGB"))
+            return np.array(image.convert("RGB"))  # a copy, as PyTorch wants memory that may be written to
     except MemoryError:
         raise
     except Exception:  # Pillow raises errors of a dozen kinds for damaged files
