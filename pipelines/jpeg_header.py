@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 _START, _APP1, _SCAN, _END = b"\xff\xd8\xff", 0xE1, 0xDA, 0xD9
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_HUFFMAN = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
+_PROGRESSIVE = 0xC2
+_HUFFMAN = (0xC0, 0xC1, _PROGRESSIVE)  # the first two: baseline, extended
 _EXIF, _ORIENTATION, _SHORT = b"Exif\0\0", 0x0112, 3
 
 
@@ -19,13 +20,16 @@ class JpegHeader:
     """What the file says of itself.
 
     Attributes:
-        usual: Huffman-coded samples of 8 bits, grey or three channels. orientation: EXIF's, 1 to 8; 1 is upright.
+        usual: Huffman-coded samples of 8 bits, grey or three channels. progressive: in several passes over the image.
+        orientation: EXIF's, 1 to 8; 1 is upright. rows_at: where in the file the number of rows stands, two bytes.
     """
 
     rows: int
     columns: int
     usual: bool
+    progressive: bool
     orientation: int
+    rows_at: int
 
     @property
     def turned_shape(self) -> tuple[int, int]:
@@ -47,7 +51,10 @@ def jpeg_header(data: memoryview) -> JpegHeader | None:
         if marker in _FRAMES:
             bits, rows, columns, channels = struct.unpack_from(">BHHB", data, at + 4)
             usual = marker in _HUFFMAN and bits == 8 and channels in (1, 3)
-            return JpegHeader(rows=rows, columns=columns, usual=usual, orientation=orientation)
+            return JpegHeader(
+                rows=rows, columns=columns, usual=usual, progressive=marker == _PROGRESSIVE, orientation=orientation,
+                rows_at=at + 5,
+            )  # fmt: skip
         if marker in (_SCAN, _END):
             return None
         if marker == _APP1 and data[at + 4 : at + 10] == _EXIF:

@@ -4,8 +4,9 @@ A triangle as wide as an output pixel where the image shrinks, linear interpolat
 uint8 between its two passes and, where the filter reaches beyond the edge, leaves out what is not there; DALI rounds
 once and repeats the edge. So they differ by 1 level at most, but for the outermost pixels of a window that shrinks.
 
-`torch.set_num_threads` is for the whole process. These operations ask for no second thread, whatever is set: the
-resize of uint8 with channels last is one loop, and a flip counts rows, not pixels. Copies are NumPy's for that reason.
+`torch.set_num_threads` is for the whole process, and so is left alone. These operations take no second thread,
+whatever it says: PyTorch's resize of uint8 with channels last is one loop, flips are of few rows at a time, and copies
+NumPy's.
 
 Shapes: H pixels a side of a view.
 """
@@ -20,42 +21,57 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+_SERIAL = 2**15 - 1  # elements at most for which PyTorch's elementwise operations stay on the calling thread
 _LONGEST = 4  # views beside each other; of a longer image only the centre is computed, more slowly
 
 # The public interpolate has no output to write to and no scale apart from the sizes.
 _resize = torch.ops.aten._upsample_bilinear2d_aa.out
 
 
-def resize_window(image: NDArray[np.uint8], out_HH3: Tensor, *, flip: bool) -> None:
-    """``image``, uint8 (rows, columns, 3) and contiguous, resized to uint8 (H, H, 3), mirrored where asked."""
-    size = out_HH3.shape[0]
-    _resize(_planes(torch.from_numpy(image)), [size, size], False, None, None, out=_planes(out_HH3))
+def resize_window(image: NDArray[np.uint8], out_13HH: Tensor, *, flip: bool) -> None:
+    """``image``, uint8 (rows, columns, 3) and contiguous, resized and where asked mirrored.
+
+    Args:
+        out_13HH: uint8 (1, 3, H, H), channels last.
+    """
+    _resize(_planes(image), out_13HH.shape[2:], False, None, None, out=out_13HH)
     if flip:
-        np.copyto(out_HH3.numpy(), torch.flip(out_HH3, [1]).numpy())
+        image_HH3 = out_13HH[0].permute(1, 2, 0)
+        for rows in image_HH3.split(max(1, _SERIAL // image_HH3[0].numel())):
+            rows.copy_(torch.flip(rows, [1]))
 
 
-def resize_centre(image: NDArray[np.uint8], out_HH3: Tensor, *, shorter_side: int) -> None:
-    """The centre of ``image``, uint8 (rows, columns, 3), once its shorter side is resized: uint8 (H, H, 3)."""
-    size, before = out_HH3.shape[0], image.shape[:2]
-    scale = shorter_side / min(before)
-    after = [math.floor(side * scale + 0.5) for side in before]
+def resize_centre(image: NDArray[np.uint8], out_13HH: Tensor, *, shorter_side: int) -> None:
+    """The centre of ``image``, uint8 (rows, columns, 3), once its shorter side is resized.
+
+    Args:
+        out_13HH: uint8 (1, 3, H, H), channels last.
+    """
+    size, before = out_13HH.shape[2], image.shape[:2]
+    after = [math.floor(side * (shorter_side / min(before)) + 0.5) for side in before]
     start = [math.floor((side - size) * 0.5) for side in after]
+    ends = [first + size for first in start]
     shrinks = [old / new for old, new in zip(before, after, strict=True)]
-    if max(start) > _LONGEST * size:
-        top, left = (first * shrink for first, shrink in zip(start, shrinks, strict=True))
-        bottom, right = ((first + size) * shrink for first, shrink in zip(start, shrinks, strict=True))
+    if max(ends) > _LONGEST * size:
+        (top, left), (bottom, right) = (
+            [at * by for at, by in zip(side, shrinks, strict=True)] for side in (start, ends)
+        )
         centre = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, (left, top, right, bottom))
-        np.copyto(out_HH3.numpy(), np.asarray(centre))
+        np.copyto(_channels_last(out_13HH), np.asarray(centre))
         return
     # PyTorch begins at the image's corner, and ends where it is told to.
-    ends = [first + size for first in start]
     needed = [math.ceil((end + 1) * shrink) + 1 for end, shrink in zip(ends, shrinks, strict=True)]
-    corner = torch.from_numpy(np.ascontiguousarray(image[: needed[0], : needed[1]]))
-    whole = torch.empty(*ends, 3, dtype=torch.uint8)
-    _resize(_planes(corner), ends, False, 1 / shrinks[0], 1 / shrinks[1], out=_planes(whole))
-    np.copyto(out_HH3.numpy(), whole.numpy()[start[0] :, start[1] :])
+    corner = np.ascontiguousarray(image[: needed[0], : needed[1]])
+    whole = torch.empty(1, *ends, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    _resize(_planes(corner), ends, False, 1 / shrinks[0], 1 / shrinks[1], out=whole)
+    np.copyto(_channels_last(out_13HH), _channels_last(whole)[:, start[0] :, start[1] :])
 
 
-def _planes(image: Tensor) -> Tensor:
+def _planes(image: NDArray[np.uint8]) -> Tensor:
     """(rows, columns, 3) as PyTorch's (1, 3, rows, columns), the same memory."""
-    return image.permute(2, 0, 1)[None]
+    return torch.from_numpy(image[None]).permute(0, 3, 1, 2)
+
+
+def _channels_last(image_13HH: Tensor) -> NDArray[np.uint8]:
+    """The other way round: (1, rows, columns, 3), the same memory."""
+    return image_13HH.permute(0, 2, 3, 1).numpy()

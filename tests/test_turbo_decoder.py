@@ -1,0 +1,304 @@
+"""The decoder of libjpeg-turbo, Pillow and PyTorch: against DALI's, against Pillow, and on files that are damaged."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.plain_photos import DRAWS, central_window, decode, plain_view, random_window, training_view
+from fastselfie.pipelines.decoder import Decoder
+from fastselfie.pipelines.graph_runner import Encoded
+from fastselfie.pipelines.jpeg_header import jpeg_header
+from fastselfie.pipelines.turbo_decoder import TurboDecoder
+from fastselfie.pipelines.undecodable import Undecodable
+from fastselfie.pipelines.view import View
+from fastselfie.pipelines.window_numpy import random_windows
+from tests.photographs import CPU, images_of, jpeg, noise, picture, png
+from tests.test_photo_pixels import FORMATS, ORIENTATIONS, PICTURE, compare
+
+simplejpeg = pytest.importorskip("simplejpeg", reason="simplejpeg is not installed")
+
+MIN_AREA = 0.08
+ALL = [make() for make in FORMATS.values()] + [
+    jpeg(PICTURE, orientation=value, subsampling=subsampling)
+    for value in ORIENTATIONS.values()
+    for subsampling in (0, 2)
+]
+
+
+def resized(size: int) -> View:
+    return View(size=size, crop="resized", min_area=MIN_AREA, flip=True)
+
+
+def encoded(files: Sequence[bytes], view: View, seed: int = 0) -> Encoded:
+    generator = np.random.default_rng(seed)
+    data, paths = [np.frombuffer(file, dtype=np.uint8) for file in files], [Path("x")] * len(files)
+    if view.crop == "pad":
+        return Encoded(paths=paths, data=data)
+    draws = generator.random((len(files), DRAWS))
+    return Encoded(paths=paths, data=data, draws=draws, flip=generator.integers(0, 2, len(files), dtype=np.int32))
+
+
+def turbo(view: View, *, batch: int = 100, threads: int = 2, depth: int = 1) -> TurboDecoder:
+    return TurboDecoder(view, batch=batch, threads=threads, device=CPU, depth=depth)
+
+
+def views(decoder: TurboDecoder | Decoder, run: Encoded) -> tuple[NDArray[np.uint8], NDArray[np.int32] | None]:
+    decoder.schedule(run)
+    pixels, windows = decoder.take()
+    return images_of(pixels), None if windows is None else windows.numpy()
+
+
+def apart(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.int16]:
+    return np.abs(a.astype(np.int16) - b)
+
+
+def test_windows_are_those_of_a_plain_loop() -> None:
+    generator = np.random.default_rng(0)
+    shapes = generator.integers(1, 600, (3000, 2))
+    shapes[:600, 1] = generator.integers(1, 12, 600)
+    draws = generator.random((3000, DRAWS))
+    expected = [
+        random_window(shape[0], shape[1], draw, MIN_AREA)
+        for shape, draw in zip(shapes.tolist(), draws.tolist(), strict=True)
+    ]
+    assert [tuple(window) for window in random_windows(shapes, draws, MIN_AREA).tolist()] == expected
+    assert (
+        sum(w == central_window(shape[0], shape[1]) for w, shape in zip(expected, shapes.tolist(), strict=True)) > 200
+    )
+
+
+@pytest.mark.parametrize("size", [224, 32])
+def test_every_format_as_dali_decodes_it(size: int) -> None:
+    view = resized(size)
+    dali, ours = (kind(view, batch=len(ALL), threads=2, device=CPU) for kind in (Decoder, TurboDecoder))
+    for seed in range(3):
+        run = encoded(ALL, view, seed)
+        (expected, their_windows), (pixels, windows) = views(dali, run), views(ours, run)
+        assert windows is not None
+        assert windows.dtype == np.int32
+        np.testing.assert_array_equal(windows, their_windows)
+        for one, other in zip(pixels, expected, strict=True):
+            compare(one, other, edge=True)
+    dali, ours = (kind(view.plain(), batch=len(ALL), threads=2, device=CPU) for kind in (Decoder, TurboDecoder))
+    (expected, _), (pixels, none) = (views(decoder, encoded(ALL, view.plain())) for decoder in (dali, ours))
+    assert none is None
+    for one, other in zip(pixels, expected, strict=True):
+        compare(one, other, edge=False)
+
+
+def test_photographs_as_dali_decodes_them() -> None:
+    if "FASTSELFIE_DATA" not in os.environ:
+        pytest.skip("FASTSELFIE_DATA names no folder with imagenet_sample/")
+    paths = sorted((Path(os.environ["FASTSELFIE_DATA"]) / "imagenet_sample" / "train").rglob("*.JPEG"))
+    files = [path.read_bytes() for path in paths[:: len(paths) // 40]]
+    assert len(files) >= 40
+    for view in (resized(224), View(size=224)):
+        run = encoded(files, view)
+        dali, ours = (kind(view, batch=len(files), threads=2, device=CPU) for kind in (Decoder, TurboDecoder))
+        (expected, their_windows), (pixels, windows) = views(dali, run), views(ours, run)
+        np.testing.assert_array_equal(windows, their_windows)
+        for one, other in zip(pixels, expected, strict=True):
+            compare(one, other, edge=view.crop == "resized")
+
+
+def test_every_pixel_is_within_a_level_of_pillow() -> None:
+    """Also the outermost: where the filter reaches beyond the window, both leave out what is not there."""
+    for size in (224, 32):
+        run = encoded(ALL, resized(size))
+        assert run.draws is not None
+        assert run.flip is not None
+        pixels, _ = views(turbo(resized(size)), run)
+        plain, _ = views(turbo(View(size=size)), encoded(ALL, View(size=size)))
+        for at, data in enumerate(ALL):
+            expected = training_view(data, size, run.draws[at].tolist(), MIN_AREA, bool(run.flip[at]))
+            assert expected.std() > 5
+            assert apart(pixels[at], expected).max() <= 1
+            assert apart(plain[at], plain_view(data, size)).max() <= 1
+
+
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411", "Gray"])
+def test_a_part_of_a_file_is_that_part_of_the_whole(subsampling: str) -> None:
+    """A decoder that stops below the window gives what the whole image, as a PNG file, gives: exactly."""
+    image = noise(90, 70) // 2 + picture(90, 70) // 2
+    grey = subsampling == "Gray"
+    stored = image[:, :, :1].copy() if grey else image
+    data = simplejpeg.encode_jpeg(stored, 90, "GRAY" if grey else "RGB", subsampling, False)
+    whole, view = png(decode(data)), resized(48)
+    ours, expected = (views(turbo(view, batch=400), encoded([file] * 400, view)) for file in (data, whole))
+    np.testing.assert_array_equal(ours[1], expected[1])
+    np.testing.assert_array_equal(ours[0], expected[0])
+    assert expected[1] is not None
+    assert len({row + height for row, _, height, _ in expected[1].tolist()}) > 50  # windows end at most rows
+
+
+@pytest.mark.parametrize("options", [{"restart_marker_blocks": 3}, {"progressive": True}, {"optimize": True}])
+def test_a_part_of_other_files(options: dict[str, int]) -> None:
+    data, view = jpeg(picture(120, 90), subsampling=2, **options), resized(40)
+    whole = png(decode(data))
+    ours, expected = (views(turbo(view), encoded([file] * 100, view)) for file in (data, whole))
+    np.testing.assert_array_equal(ours[0], expected[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 60), (3, 200), (200, 4), (32, 32), (1200, 30), (37, 500), (20, 9000)])
+def test_odd_shapes(shape: tuple[int, int]) -> None:
+    data = png(noise(*shape))
+    for size in (32, 224):
+        run = encoded([data] * 8, resized(size))
+        assert run.draws is not None
+        assert run.flip is not None
+        pixels, _ = views(turbo(resized(size)), run)
+        for at in range(8):
+            expected = training_view(data, size, run.draws[at].tolist(), MIN_AREA, bool(run.flip[at]))
+            assert apart(pixels[at], expected).max() <= 1
+        plain, _ = views(turbo(View(size=size)), encoded([data], View(size=size)))
+        assert apart(plain[0], plain_view(data, size)).max() <= 1
+
+
+def test_a_batch_is_laid_out_in_patches() -> None:
+    files = [png(picture(56, 56, seed)) for seed in range(3)]
+    flat = views(turbo(View(size=28)), encoded(files, View(size=28)))[0]
+    decoder = turbo(View(size=28, grid=7))
+    decoder.schedule(encoded(files, View(size=28, grid=7)))
+    pixels, _ = decoder.take()
+    assert (pixels.dtype, pixels.shape) == (torch.uint8, (3, 7, 4, 7, 4, 3))
+    assert pixels.is_contiguous()
+    np.testing.assert_array_equal(pixels[1, 2, :, 5].numpy(), flat[1, 8:12, 20:24])
+
+
+def test_runs_come_in_order_and_stay_what_they_were() -> None:
+    view, groups = resized(64), [[jpeg(picture(100, 90 + 7 * run + at)) for at in range(40)] for run in range(4)]
+    decoder = turbo(view, depth=4)
+    for run, files in enumerate(groups):
+        decoder.schedule(encoded(files, view, seed=run))
+    taken = [decoder.take()[0] for _ in groups]
+    kept = [pixels.clone() for pixels in taken]
+    for run, files in enumerate(groups):
+        again, _ = views(decoder, encoded(files, view, seed=run))
+        np.testing.assert_array_equal(images_of(taken[run]), again)
+    assert all(torch.equal(pixels, copy) for pixels, copy in zip(taken, kept, strict=True))
+
+
+GOOD = jpeg(picture(60, 50))
+BAD = GOOD[:3] + b"nothing that decodes" + GOOD[-2:]
+
+
+def test_all_that_cannot_be_decoded_is_told_at_once() -> None:
+    view, decoder = resized(32), turbo(resized(32), depth=3)
+    bad_png = bytearray(png(noise(40, 40)))
+    bad_png[60:200] = bytes(140)
+    decoder.schedule(encoded([GOOD] * 4, view))
+    decoder.schedule(encoded([GOOD, BAD, GOOD, bytes(bad_png)], view))
+    decoder.schedule(encoded([GOOD, GOOD, b"\x89PNG"], view))
+    expected, _ = decoder.take()
+    with pytest.raises(Undecodable) as caught:
+        decoder.take()
+    assert caught.value.bad == {(0, 1): "is damaged", (0, 3): "is damaged", (1, 2): "is damaged"}
+    pixels, _ = views(decoder, encoded([GOOD] * 4, view))
+    np.testing.assert_array_equal(pixels, images_of(expected))
+
+
+def test_what_is_dropped_is_never_seen() -> None:
+    view, decoder = resized(32), turbo(resized(32), depth=2)
+    for _ in range(3):
+        decoder.schedule(encoded([BAD] * 50, view))
+        decoder.schedule(encoded([GOOD] * 50, view))
+        decoder.drop()
+    assert views(decoder, encoded([GOOD], view))[0].shape == (1, 32, 32, 3)
+
+
+def test_a_file_that_is_cut_off_behind_its_preview() -> None:
+    """The preview in the EXIF segment ends as the file should have; libjpeg-turbo would fill up the rest with grey."""
+    exif = Image.Exif()
+    exif[0x9286] = jpeg(picture(16, 16)).decode("latin1")
+    file = io.BytesIO()
+    Image.fromarray(picture(60, 50)).save(file, "JPEG", exif=exif)
+    whole = file.getvalue()
+    for view in (resized(32), View(size=32)):
+        for data in (whole[:-40], whole[: len(whole) * 2 // 3]):
+            decoder = turbo(view)
+            decoder.schedule(encoded([whole, data], view))
+            with pytest.raises(Undecodable) as caught:
+                decoder.take()
+            assert caught.value.bad == {(0, 1): "is cut off"}
+        assert views(turbo(view), encoded([whole + b"other bytes"], view))[0].std() > 5
+
+
+def damaged(data: bytes, generator: np.random.Generator) -> bytes:
+    """Flipped bits, a range of zeros or of noise, a piece less, or an end too early."""
+    kind, at = generator.integers(5), int(generator.integers(2, len(data)))
+    spoilt, size = bytearray(data), int(generator.integers(1, 400))
+    if kind == 0:
+        for place in generator.integers(0, len(data), 20):
+            spoilt[place] ^= 1 << generator.integers(8)
+    elif kind == 4:
+        return data[:at]
+    else:
+        spoilt[at : at + size] = (bytes(size), generator.bytes(size), b"")[kind - 1]
+    return bytes(spoilt)
+
+
+def test_no_damage_ends_the_process() -> None:
+    """What decodes has the shape that was asked for, whatever is in it; the rest is told."""
+    generator, decoder, told = np.random.default_rng(0), turbo(resized(32), batch=1500), 0
+    files = [damaged(ALL[index % len(ALL)], generator) for index in range(1500)]
+    decoder.schedule(encoded(files, resized(32)))
+    with pytest.raises(Undecodable) as caught:
+        decoder.take()
+    told = len(caught.value.bad)
+    assert 300 < told < 1200
+    left = [file for at, file in enumerate(files) if (0, at) not in caught.value.bad]
+    assert views(turbo(View(size=32), batch=1500), encoded(left[:50], View(size=32)))[0].shape == (50, 32, 32, 3)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_orientation_in_a_header(order: str) -> None:
+    for kind, value, expected in ((3, 6, 6), (3, 9, 1), (3, 0, 1), (2, 6, 1)):
+        entries = struct.pack(order + "HHII", 0x010F, 4, 1, 7) + struct.pack(order + "HHIHH", 0x0112, kind, 1, value, 0)
+        tiff = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HIH", 42, 8, 2) + entries
+        segment = b"Exif\0\0" + tiff
+        data = GOOD[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + GOOD[2:]
+        header = jpeg_header(memoryview(data))
+        assert header is not None
+        assert (header.rows, header.columns, header.orientation, header.usual) == (60, 50, expected, True)
+        for broken in range(len(segment)):  # a directory that points beyond the segment's end
+            cut = GOOD[:2] + b"\xff\xe1" + struct.pack(">H", broken + 2) + segment[:broken] + GOOD[2:]
+            header = jpeg_header(memoryview(cut))
+            assert header is not None
+            assert header.orientation in (1, expected)
+
+
+def test_only_its_own_threads_work() -> None:
+    """However many PyTorch may use: counted by the system, in a process of its own."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("PyTorch takes no second thread where there is one core")
+    program = """
+import os
+import torch
+from tests.test_turbo_decoder import PICTURE, View, encoded, jpeg, resized, turbo
+assert torch.get_num_threads() > 1
+decoders = []
+for view in (resized(224), View(size=224)):
+    before = len(os.listdir("/proc/self/task"))
+    decoder = turbo(view, threads=2, depth=3)
+    decoders.append(decoder)  # and its threads live
+    for _ in range(3):
+        decoder.schedule(encoded([jpeg(PICTURE)] * 64, view))
+    for _ in range(3):
+        decoder.take()
+    print(len(os.listdir("/proc/self/task")) - before)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert [int(line) for line in ended.stdout.splitlines()] == [2, 2]
