@@ -21,7 +21,7 @@ def parts(folders: Iterable[Path], suffix: str) -> dict[str, list[Path]]:
     """The files of each split, in their order; ``validation`` before ``test``, whose labels ImageNet keeps to itself.
 
     Args:
-        suffix: a regular expression that follows ``train-00000-of-01024``; for a file that is the whole, ``train``.
+        suffix: a regular expression that follows ``train-00000-of-01024``; if not empty, also ``train`` of the whole.
 
     Returns:
         By "train" and "test". A split that is not there is left out.
@@ -43,7 +43,8 @@ def parts(folders: Iterable[Path], suffix: str) -> dict[str, list[Path]]:
 
 def _found(folders: Iterable[Path], suffix: str) -> tuple[dict[str, dict[int, Path]], dict[str, int]]:
     """By split the files by number, and how many there should be."""
-    pattern = re.compile(rf"({'|'.join((TRAIN, *TESTS))})(?:-(\d{{5}})-of-(\d{{5}}))?{suffix}")
+    whole = "?" if suffix else ""  # `train` alone may be anything
+    pattern = re.compile(rf"({'|'.join((TRAIN, *TESTS))})(?:-(\d{{5}})-of-(\d{{5}})){whole}{suffix}")
     found: dict[str, dict[int, Path]] = {}
     totals: dict[str, int] = {}
     for folder in folders:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastselfie.errors import UserError
+from fastselfie.pipelines.decoder import Decoder
 from fastselfie.pipelines.file_pipeline import FilePipeline
 from fastselfie.pipelines.source import Files
 from fastselfie.pipelines.view import Batch, View
@@ -163,16 +164,17 @@ def test_a_batch_keeps_its_pixels(files: Files, expected: list[Bytes]) -> None:
 
 def test_what_is_under_way(files: Files) -> None:
     source = pipeline(files, VIEW, batch=BATCH, prefetch=2)
-    assert len(source._decoder._under_way) == 0
+    assert isinstance(source._decoder, Decoder)
+    under_way = source._decoder._under_way
     source.announce(REQUESTS)
-    assert len(source._decoder._under_way) == 2
+    assert len(under_way) == 2
     source.batch(*REQUESTS[0])
-    assert len(source._decoder._under_way) == 2
+    assert len(under_way) == 2
     source.announce([])
-    assert len(source._decoder._under_way) == 0
+    assert len(under_way) == 0
     source.announce(REQUESTS[:1])
     source.batch(*REQUESTS[0])
-    assert len(source._decoder._under_way) == 0
+    assert len(under_way) == 0
 
 
 def test_a_pipeline_takes_its_threads_along(files: Files) -> None:

@@ -84,9 +84,7 @@ def dali_view(data: bytes, view: View, draws: NDArray[np.float64] | None = None,
     decoder = Decoder(view, batch=1, threads=1, device=CPU)
     flips = None if draws is None else np.array([flip], dtype=np.int32)
     contents = [np.frombuffer(data, dtype=np.uint8)]
-    decoder.schedule(
-        Encoded(paths=[Path("x")], data=contents, draws=None if draws is None else draws[None], flip=flips)
-    )
+    decoder.schedule(Encoded(data=contents, draws=None if draws is None else draws[None], flip=flips))
     pixels, window = decoder.take()
     if draws is not None and window is not None:
         assert tuple(window[0].tolist()) == random_window(*side_lengths(decode(data)), draws.tolist(), MIN_AREA)

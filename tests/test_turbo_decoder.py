@@ -43,11 +43,11 @@ def resized(size: int) -> View:
 
 def encoded(files: Sequence[bytes], view: View, seed: int = 0) -> Encoded:
     generator = np.random.default_rng(seed)
-    data, paths = [np.frombuffer(file, dtype=np.uint8) for file in files], [Path("x")] * len(files)
+    data = [np.frombuffer(file, dtype=np.uint8) for file in files]
     if view.crop == "pad":
-        return Encoded(paths=paths, data=data)
+        return Encoded(data=data)
     draws = generator.random((len(files), DRAWS))
-    return Encoded(paths=paths, data=data, draws=draws, flip=generator.integers(0, 2, len(files), dtype=np.int32))
+    return Encoded(data=data, draws=draws, flip=generator.integers(0, 2, len(files), dtype=np.int32))
 
 
 def turbo(view: View, *, batch: int = 100, threads: int = 2, depth: int = 1) -> TurboDecoder:
