@@ -20,12 +20,14 @@ class JpegHeader:
     """What the file says of itself.
 
     Attributes:
-        usual: Huffman-coded samples of 8 bits, grey or three channels. progressive: in several passes over the image.
+        marker: the kind of coding, 0xC0 for baseline. usual: Huffman-coded samples of 8 bits, grey or three channels.
+        progressive: in several passes over the image.
         orientation: EXIF's, 1 to 8; 1 is upright. rows_at: where in the file the number of rows stands, two bytes.
     """
 
     rows: int
     columns: int
+    marker: int
     usual: bool
     progressive: bool
     orientation: int
@@ -52,8 +54,8 @@ def jpeg_header(data: memoryview) -> JpegHeader | None:
             bits, rows, columns, channels = struct.unpack_from(">BHHB", data, at + 4)
             usual = marker in _HUFFMAN and bits == 8 and channels in (1, 3)
             return JpegHeader(
-                rows=rows, columns=columns, usual=usual, progressive=marker == _PROGRESSIVE, orientation=orientation,
-                rows_at=at + 5,
+                rows=rows, columns=columns, marker=marker, usual=usual, progressive=marker == _PROGRESSIVE,
+                orientation=orientation, rows_at=at + 5,
             )  # fmt: skip
         if marker in (_SCAN, _END):
             return None

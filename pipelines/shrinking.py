@@ -18,7 +18,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from fastselfie.pipelines.image_bytes import MOST_PIXELS, BadImage, fault, jpeg_frame
+from fastselfie.pipelines.image_bytes import MOST_PIXELS, BadImage, fault
+from fastselfie.pipelines.jpeg_header import jpeg_header
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is opened, by Pillow's names. Others of its formats start programs (EPS) or hold no photographs."""
@@ -122,8 +123,8 @@ def _is_jpeg(picture: Image.Image) -> bool:
 
 
 def _is_plain_jpeg(picture: Image.Image, data: bytes) -> bool:
-    frame = jpeg_frame(data) if _is_jpeg(picture) else None
-    return frame is not None and frame.marker in _COPIED_FRAMES and picture.mode in _PLAIN
+    header = jpeg_header(memoryview(data)) if _is_jpeg(picture) else None
+    return header is not None and header.marker in _COPIED_FRAMES and picture.mode in _PLAIN
 
 
 def _orientation(picture: Image.Image) -> int | None:

@@ -139,9 +139,7 @@ def test_bad_images_are_named_and_bounded(tmp_path: Path, decoder: str, caplog: 
         assert [len(images) for images, _ in batches] == [10, 10]
     assert list(batches.refused) == [files.name(7)]
     assert [record.getMessage() for record in caplog.records] == [f"{files.name(7)}: is damaged; it is not used"]
-    with pytest.raises(
-        UserError, match=r"max_bad_share 0\.04: 1 of 20 images cannot be used \(the first: .*7\.jpg is"
-    ):
+    with pytest.raises(UserError, match=r"max_bad_share 0\.04: 1 of 20 images cannot be used \(the first: .*7\.jpg is"):
         list(opened(tmp_path, decoder, batch_size=10, max_bad_share=0.04))
 
 

@@ -17,6 +17,7 @@ from fastselfie.evaluation.subsets import labelled_subset, write_subset
 from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier, encoder
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.source import AnySplit, Source
+from fastselfie.pipelines.view import View
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.training.loop import Job, micro_batch_size
 from fastselfie.training.quarantine import Quarantine
@@ -47,7 +48,7 @@ def finetune(config: FinetuneConfig) -> Path:
         config, world = here.config, here.world
         pretrained = read_pretrained(config, config.pretrained) if config.pretrained else None
         source = open_data(config, world)
-        config, decoder = with_decoder(config, source, world)
+        config, how = with_decoder(config, source, View.of(config, 1), world)
         test = labelled_test(source)
         rows = labelled_subset(torch.from_numpy(source.train.labels_S), label_share(config.labels), config.label_seed)
         fits(config, len(rows))
@@ -64,7 +65,7 @@ def finetune(config: FinetuneConfig) -> Path:
             job,
             here,
             command="finetune",
-            images=_told(source, rows, test) + decoder,
+            images=_told(source, rows, test) + how,
             facts=facts,
             summary=summary,
             prepare=lambda folder: write_subset(folder / SUBSET, rows),

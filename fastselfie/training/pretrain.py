@@ -13,6 +13,7 @@ from fastselfie.config import PretrainConfig, require
 from fastselfie.models.selfie import Selfie
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.source import AnySplit, Source
+from fastselfie.pipelines.view import View
 from fastselfie.pretext.selfie import SelfieTask, context_gap
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.randomness import Purpose, random_bits
@@ -38,7 +39,7 @@ def pretrain(config: PretrainConfig) -> Path:
     with session(dataclasses.replace(config, out=out)) as here:
         config, world = here.config, here.world
         source = open_data(config, world)
-        config, decoder = with_decoder(config, source, world)
+        config, how = with_decoder(config, source, View.of(config, config.grid), world)
         parts = divide(config, source)
         fits(config, len(parts.rows))
         job = pretraining_job(config, world, parts)
@@ -47,7 +48,7 @@ def pretrain(config: PretrainConfig) -> Path:
             "images": len(parts.rows), "held_out_images": len(parts.held_out_rows),
         }  # fmt: skip
         facts = {"images": world.in_main(source.fingerprint), "contents": world.in_main(source.probes)}
-        return run(job, here, command="pretrain", images=parts.told(source) + decoder, facts=facts, summary=summary)
+        return run(job, here, command="pretrain", images=parts.told(source) + how, facts=facts, summary=summary)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,15 +22,16 @@ from fastselfie.models.resnet import synchronised
 from fastselfie.pipelines.allotment import cores
 from fastselfie.pipelines.decoders import HARDWARE_SHARE, DecoderName, choose_decoder
 from fastselfie.pipelines.file_pipeline import Loading
+from fastselfie.pipelines.footprint import footprint
 from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.source import EncodedImages, Source
 from fastselfie.pipelines.sources import fetch, open_source
-from fastselfie.pipelines.view import Batch
+from fastselfie.pipelines.view import Batch, View
 from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import hardware
 from fastselfie.training.determinism import determinism
 from fastselfie.training.files import replace_bytes, replace_json
-from fastselfie.training.loop import Job, train
+from fastselfie.training.loop import Job, micro_batch_size, train
 from fastselfie.training.memory import keep_freed_memory
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.reporter import say
@@ -111,8 +112,11 @@ def index_folder(config: RunConfig) -> Path:
     return config.index or config.out.parent / ".index"
 
 
-def with_decoder(config: C, source: Source, world: World) -> tuple[C, str]:
-    """``config`` with the decoder that the images of ``source`` need, and a line on it; of images in memory as it was.
+def with_decoder(config: C, source: Source, view: View, world: World) -> tuple[C, str]:
+    """``config`` with the decoder that the images of ``source`` need; of images in memory as it was.
+
+    Returns:
+        Also lines for the user: on the decoder, on the memory that loading takes, and what is to be known of the data.
 
     Raises:
         UserError: it is not installed.
@@ -120,7 +124,11 @@ def with_decoder(config: C, source: Source, world: World) -> tuple[C, str]:
     if not isinstance(source.train, EncodedImages):
         return config, ""
     name, why = choose_decoder(config.decoder, world.device)
-    return dataclasses.replace(config, decoder=name), f"; decoder {name} ({why})"
+    config = dataclasses.replace(config, decoder=name)
+    how = loading(config, world, micro_batch_size(config, world))
+    takes = footprint(source.train, view, how, world.device, kept=world.device.type == "cpu")
+    remark = f"\n{source.name}: {source.remark}" if source.remark else ""
+    return config, f"{remark}\nloading by {how.threads} threads, decoder {name} ({why}), takes up to {takes.told()}"
 
 
 def fits(config: RunConfig, images: int) -> None:
