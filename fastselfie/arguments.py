@@ -109,6 +109,17 @@ class PrepareArguments:
 class DoctorArguments:
     """What this machine has, what will be used, what is missing and why it matters."""
 
+    data: str | None = None
+    """Files or shards, as of pretrain: tells how much memory loading them will take."""
+    recipe: str = "imagenet224"
+    """Whose views and batches these are."""
+    batch_size: int | None = None
+    """Images that a process holds at once, --micro-batch-size of pretrain. None: the recipe's --batch-size."""
+    prefetch: int = 2
+    """As of pretrain."""
+    loader_threads: int | None = None
+    """As of pretrain."""
+
 
 def parse_pretrain(words: Sequence[str]) -> PretrainConfig:
     """The configuration that ``RECIPE [options]`` means. Raises `UserError` in one line."""

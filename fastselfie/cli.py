@@ -144,10 +144,10 @@ def _prepare(words: Sequence[str]) -> int:
 def _doctor(words: Sequence[str]) -> int:
     from fastselfie.arguments import DoctorArguments, parse
 
-    parse(DoctorArguments, words, "fastselfie doctor")
+    asked = parse(DoctorArguments, words, "fastselfie doctor")
     from fastselfie.doctor import examine
 
-    examine()
+    examine(asked)
     return 0
 
 

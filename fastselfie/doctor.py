@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -12,19 +13,34 @@ from rich.console import Console
 from rich.table import Table
 
 import fastselfie
+from fastselfie.arguments import DoctorArguments
 from fastselfie.kernels.dispatch import triton_version
+from fastselfie.pipelines.allotment import cores
 from fastselfie.pipelines.decoder import dali_version
+from fastselfie.pipelines.decoders import choose_decoder
+from fastselfie.pipelines.footprint import footprint
+from fastselfie.pipelines.source import EncodedImages
+from fastselfie.pipelines.sources import open_source
+from fastselfie.pipelines.view import View
+from fastselfie.recipes import recipe
 from fastselfie.training.hardware import choose_compile, choose_device, choose_kernels, choose_precision, choose_trunk
+from fastselfie.training.session import loading
+from fastselfie.training.world import World
 
 Row = tuple[str, str, str]
 
 
-def examine() -> None:
-    """Print the findings as a table."""
+def examine(asked: DoctorArguments) -> None:
+    """Print the findings as a table.
+
+    Raises:
+        UserError: the data cannot be opened, or a setting makes no sense.
+    """
+    loader = [_loader(asked)] if asked.data is not None else []
     table = Table(title=f"FastSelfie {fastselfie.__version__}")
     for heading in ("what", "found", "what it means"):
         table.add_column(heading)
-    for row in [*_machine(), *_used(), *_optional()]:
+    for row in [*_machine(), *_used(), *loader, *_optional()]:
         table.add_row(*row)
     Console().print(table)
 
@@ -33,7 +49,11 @@ def _machine() -> list[Row]:
     rows = [
         ("Python", sys.version.split()[0], "3.11 or later is needed"),
         ("torch", torch.__version__, "2.11 or later is needed"),
-        ("CPU cores", str(os.cpu_count()), f"torch computes with {torch.get_num_threads()} threads"),
+        (
+            "CPU cores",
+            f"{cores()} of {os.cpu_count()}",
+            f"what this process may use; torch computes with {torch.get_num_threads()} threads",
+        ),
     ]
     if not torch.cuda.is_available():
         why = "this build of torch has none" if torch.version.cuda is None else "the driver shows none"
@@ -58,6 +78,25 @@ def _used() -> list[Row]:
     return [(f"--{name} auto", choice.value, choice.why) for name, choice in choices.items()]
 
 
+def _loader(asked: DoctorArguments) -> Row:
+    """What loading ``--data`` will take."""
+    start = recipe(asked.recipe).pretrain
+    config = dataclasses.replace(
+        start, data=asked.data, batch_size=asked.batch_size or start.batch_size, prefetch=asked.prefetch,
+        loader_threads=asked.loader_threads,
+    )  # fmt: skip
+    images = open_source(config.data, config.image_size).train
+    if not isinstance(images, EncodedImages):
+        size = f"{images.images_SHW3.nbytes / 2**20:.0f} MiB"
+        return f"loading {asked.data}", size, "the images themselves, on the device"
+    world = World(device=torch.device(choose_device("auto").value))
+    config = dataclasses.replace(config, decoder=choose_decoder("auto", world.device)[0])
+    how = loading(config, world, config.batch_size)
+    takes = footprint(images, View.of(config, config.grid), how, world.device, kept=world.device.type == "cpu")
+    means = f"at most, {config.prefetch} batches of {config.batch_size} ahead, {how.threads} threads, by {how.decoder}"
+    return f"loading {asked.data}", takes.told(), means
+
+
 def _optional() -> list[Row]:
     compiler = shutil.which("g++") or shutil.which("clang++")
     return [
@@ -65,8 +104,9 @@ def _optional() -> list[Row]:
         (
             "nvidia-dali",
             dali_version() or "missing",
-            "JPEG and PNG files are decoded by it: pip install 'fastselfie\\[dali]'",
+            "decodes JPEG and PNG images, on a GPU where there is one: pip install 'fastselfie\\[dali]'",
         ),
+        ("simplejpeg", _version("simplejpeg"), "decodes them faster on a CPU: pip install 'fastselfie\\[turbo]'"),
         ("triton", triton_version() or "missing", "--compile, --kernels and --trunk need it on a CUDA device"),
         ("tensorboard", _version("tensorboard"), "shows a run's curves: tensorboard --logdir runs"),
     ]
