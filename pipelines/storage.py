@@ -6,10 +6,10 @@ import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias
 
 from fastselfie.errors import UserError
 
@@ -33,9 +33,14 @@ class Storage(ABC):
     readers: int | None = None
 
     @property
+    @abstractmethod
+    def key(self) -> str:
+        """The same for the same folder, from wherever it is named."""
+
+    @property
     def name(self) -> str:
-        """The last part of ``place``."""
-        return PurePosixPath(self.place).name
+        """The last part of the folder's path."""
+        return PurePosixPath(self.key).name
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -54,8 +59,8 @@ class Storage(ABC):
         """All bytes of a small file."""
 
     @abstractmethod
-    def open(self, name: str) -> BinaryIO:
-        """The file, for reading and seeking."""
+    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """The file, for reading and seeking while the context lasts."""
 
 
 class LocalFolder(Storage):
@@ -64,6 +69,11 @@ class LocalFolder(Storage):
     def __init__(self, folder: Path) -> None:
         self.place, self._folder = str(folder), folder
         self._begin()
+
+    @property
+    def key(self) -> str:
+        """See `Storage.key`."""
+        return str(self._folder.resolve())
 
     def path(self, name: str) -> Path:
         """Where a file lies."""
@@ -92,7 +102,7 @@ class LocalFolder(Storage):
         """See `Storage.whole`."""
         return self.path(name).read_bytes()
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
         """See `Storage.open`."""
         return self.path(name).open("rb")
 
@@ -107,9 +117,10 @@ class LocalFolder(Storage):
         if found is None:
             found = _Descriptor(self.path(name))
             with self._lock:
-                while len(self._opened) >= _MOST_OPEN:
-                    del self._opened[next(iter(self._opened))]
-                self._opened[name] = found
+                if name not in self._opened:  # another thread may have been quicker
+                    while len(self._opened) >= _MOST_OPEN:
+                        del self._opened[next(iter(self._opened))]
+                    self._opened[name] = found
         return found
 
     def __getstate__(self) -> Path:
@@ -149,6 +160,11 @@ class RemoteFolder(Storage):
         self.place = url.rstrip("/")
         self._begin()
 
+    @property
+    def key(self) -> str:
+        """See `Storage.key`."""
+        return self.place
+
     def names(self) -> list[str]:
         """See `Storage.names`."""
         with _as_os_error(self.place):
@@ -177,10 +193,11 @@ class RemoteFolder(Storage):
         with _as_os_error(name):
             return bytes(self._here().cat_file(self._path(name)))
 
-    def open(self, name: str) -> BinaryIO:
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
         """See `Storage.open`."""
-        with _as_os_error(name):
-            return cast(BinaryIO, self._here().open(self._path(name), "rb"))
+        with _as_os_error(name), self._here().open(self._path(name), "rb") as file:
+            yield file
 
     def _begin(self) -> None:
         from fsspec import url_to_fs  # no local run needs it
@@ -212,6 +229,8 @@ def _as_os_error(what: str) -> Iterator[None]:
     """Whatever a client of some storage raises is an OSError with a text: each has exceptions of its own."""
     try:
         yield
+    except UserError:
+        raise
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "No such file", what) from None
     except OSError as error:

@@ -15,7 +15,7 @@ import pytest
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines import folder_listing
-from fastselfie.pipelines.index_file import Index, read_index, write_index
+from fastselfie.pipelines.index_file import Index, keep_bytes, read_index, write_index
 from fastselfie.pipelines.names import Names
 from fastselfie.pipelines.source import AnySplit, Files, Source
 from fastselfie.pipelines.sources import open_source
@@ -241,6 +241,15 @@ def test_names_are_a_sequence(tmp_path: Path) -> None:
     labels_S = np.zeros(5, dtype=np.int64)
     prints = {b"".join(Files(root=tmp_path, names=kind, labels_S=labels_S).identity()) for kind in (plain, names)}
     assert len(prints) == 1
+
+
+def test_what_another_process_kept_meanwhile_stays(tmp_path: Path) -> None:
+    """It may be mapped there."""
+    path = tmp_path / "an.index"
+    for instead, expected in ((False, b"one"), (False, b"one"), (True, b"two")):
+        keep_bytes(path, [b"two" if path.exists() else b"one"], instead=instead)
+        assert path.read_bytes() == expected
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_indices_are_mapped_whole_or_not_at_all(tmp_path: Path) -> None:

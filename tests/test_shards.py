@@ -10,10 +10,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines import storage
@@ -248,6 +250,50 @@ def test_urls_of_nothing(remote: Callable[[Path], str], tmp_path: Path) -> None:
     assert "Protocol not known: carrier" in refusal("carrier://pigeon")
     (tmp_path / "notes.txt").touch()
     assert "neither packed shards nor tar files" in refusal(remote(tmp_path))
+
+
+def test_a_manifest_of_something_else(tmp_path: Path) -> None:
+    for name in ("train/cat/1.jpg", "train/dog/2.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(TRAIN[0])
+    (tmp_path / "dataset.json").write_text('{"title": "cats and dogs"}')
+    assert open_source(str(tmp_path), 224).classes == ("cat", "dog")
+
+
+def test_the_folder_that_one_is_in(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(packed)
+    assert open_source(".", 224).name == "packed"
+
+
+class Unreliable(MemoryFileSystem):  # type: ignore[misc]
+    """A storage whose client has exceptions of its own, and a server that knows no parts of files."""
+
+    protocol = "unreliable"
+    fails = False
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.replace("unreliable://", "memory://")))
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        if self.fails:
+            raise RuntimeError("the token has\nexpired")
+        return bytes(super().cat_file(path))
+
+
+def test_storage_that_fails(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("unreliable", Unreliable, clobber=True)
+    monkeypatch.setattr(Unreliable, "store", {})
+    monkeypatch.setattr(Unreliable, "pseudo_dirs", [""])
+    for path in packed.iterdir():
+        fsspec.filesystem("unreliable").pipe_file(f"/p/{path.name}", path.read_bytes())
+    train = shards(open_source("unreliable://p", 224).train)
+    with pytest.raises(OSError, match="sends whole files where parts are asked for"):
+        train.read(0)
+    monkeypatch.setattr(Unreliable, "fails", True)
+    with pytest.raises(OSError, match="RuntimeError: the token has"):
+        train.read(0)
+    assert "cannot be read (RuntimeError: the token has expired)" in refusal("unreliable://p")
 
 
 def test_the_index_folder_must_be_writable(packed: Path, remote: Callable[[Path], str], tmp_path: Path) -> None:
