@@ -15,8 +15,9 @@ from fastselfie.pipelines.downsampled_imagenet import is_imagenet32, read_imagen
 from fastselfie.pipelines.image_folder import is_image_folder, read_image_folder
 from fastselfie.pipelines.list_file import is_list, read_list
 from fastselfie.pipelines.packed import is_packed, read_packed
+from fastselfie.pipelines.remote_folder import RemoteFolder
 from fastselfie.pipelines.source import Source
-from fastselfie.pipelines.storage import LocalFolder, RemoteFolder, Storage
+from fastselfie.pipelines.storage import LocalFolder, Storage
 from fastselfie.pipelines.synthetic import CLASSES, synthetic_source
 from fastselfie.pipelines.webdataset import is_webdataset, read_webdataset
 
