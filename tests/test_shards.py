@@ -9,6 +9,7 @@ import pickle
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def _read_in_child(split: Shards, results: multiprocessing.SimpleQueue[bool]) ->
 
 
 @pytest.mark.parametrize("where", ["here", "there"])
-def test_threads_copies_and_children(packed: Path, remote: Callable[[Path], str], where: str) -> None:
+def test_threads_and_copies(packed: Path, remote: Callable[[Path], str], where: str) -> None:
     train = shards(open_source(remote(packed) if where == "there" else str(packed), 224).train)
     order = np.random.default_rng(0).integers(0, len(TRAIN), 400).tolist()
     with ThreadPoolExecutor(8) as pool:
@@ -164,11 +165,19 @@ def test_threads_copies_and_children(packed: Path, remote: Callable[[Path], str]
     copy = pickle.loads(pickle.dumps(train))
     assert all_of(copy) == TRAIN
     assert (copy.name(5), copy.labels_S.tolist()) == (train.name(5), LABELS)
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_after_a_fork(packed: Path, remote: Callable[[Path], str], where: str) -> None:
+    train = shards(open_source(remote(packed) if where == "there" else str(packed), 224).train)
+    assert train.read(0) == TRAIN[0]
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     child = context.Process(target=_read_in_child, args=(train, results))
-    child.start()
+    with train.storage._lock if isinstance(train.storage, storage.LocalFolder) else nullcontext():
+        child.start()  # as if another thread were opening a shard just now
     child.join(20)
+    child.kill()
     assert child.exitcode == 0
     assert results.get()
 
