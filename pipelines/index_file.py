@@ -40,8 +40,8 @@ def index_path(folder: Path, kind: str, place: str) -> Path:
     return folder / f"{kind}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:20]}.index"
 
 
-def write_index(path: Path, index: Index) -> None:
-    """Raises `UserError` where it cannot be kept there."""
+def write_index(path: Path, index: Index, *, instead: bool = True) -> None:
+    """See `keep_bytes`."""
     places: dict[str, dict[str, Any]] = {}
     at = 0
     for name, array in index.arrays.items():
@@ -54,11 +54,19 @@ def write_index(path: Path, index: Index) -> None:
     parts = [begin, bytes(padding)]
     for array in index.arrays.values():
         parts += [array.tobytes(), bytes(-array.nbytes % _ALIGNED)]
-    keep_bytes(path, parts)
+    keep_bytes(path, parts, instead=instead)
 
 
-def keep_bytes(path: Path, parts: list[bytes]) -> None:
-    """Replace ``path`` by a file of ``parts`` at once. Raises `UserError` where it cannot be kept there."""
+def keep_bytes(path: Path, parts: list[bytes], *, instead: bool) -> None:
+    """Make a file of ``parts`` at once.
+
+    Args:
+        instead: of what is there. Otherwise what another process has put there in the meantime stays: it may be mapped
+            on another machine, and a network file system takes a file away from under those.
+
+    Raises:
+        UserError: it cannot be kept there.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -67,7 +75,7 @@ def keep_bytes(path: Path, parts: list[bytes]) -> None:
                 file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, path)
+            _put(partial, path, instead)
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(partial)
@@ -76,6 +84,18 @@ def keep_bytes(path: Path, parts: list[bytes]) -> None:
             f"{path.parent}: the index of the images cannot be kept there ({error.strerror}): make room, or make it"
             " a folder that may be written to"
         ) from None
+
+
+def _put(partial: str, path: Path, instead: bool) -> None:
+    if not instead:
+        try:
+            os.link(partial, path)
+            return
+        except FileExistsError:
+            return
+        except OSError:  # a file system without hard links
+            pass
+    os.replace(partial, path)
 
 
 def read_index(path: Path) -> Index | None:

@@ -25,15 +25,20 @@ from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.storage import LocalFolder, Storage
 
 _TRAIN, _TEST = "train", "val"
+_FIRST = (f"{_TRAIN}.npy", f"{_TRAIN}-000000.tar")
 _CHUNK = 1 << 20
 _AGAIN = "pack it again, or copy it again"
 
 
 def is_packed(storage: Storage) -> bool:
-    """Whether a manifest lies there."""
+    """Whether a manifest lies there, and beside it the first shard or index: others have files of that name too."""
+    return _is_there(storage, MANIFEST) and any(_is_there(storage, name) for name in _FIRST)
+
+
+def _is_there(storage: Storage, name: str) -> bool:
     try:
-        storage.state(MANIFEST)
-    except (FileNotFoundError, NotADirectoryError):
+        storage.state(name)
+    except FileNotFoundError:
         return False
     return True
 
@@ -153,13 +158,16 @@ def _index(storage: Storage, split: _Described, folder: Path | None) -> Path | b
     """A file of this machine that holds the index, or its bytes where there is no folder to keep it in."""
     if isinstance(storage, LocalFolder):
         return storage.path(split.index)
-    kept = None if folder is None else index_path(folder, "packed", f"{storage.place}/{split.index}")
-    if kept is not None and kept.exists() and _checksum(_chunks(kept)) == split.checksum:
+    if folder is None:
+        return storage.whole(split.index)
+    kept = index_path(folder, "packed", f"{storage.key}/{split.index}")
+    outdated = kept.exists()
+    if outdated and _checksum(_chunks(kept)) == split.checksum:
         return kept
     data = storage.whole(split.index)
-    if kept is None or _checksum([data]) != split.checksum:
+    if _checksum([data]) != split.checksum:  # which the caller refuses
         return data
-    keep_bytes(kept, [data])
+    keep_bytes(kept, [data], instead=outdated)
     return kept
 
 

@@ -16,8 +16,9 @@ from fastselfie.pipelines.image_folder import is_image_folder, read_image_folder
 from fastselfie.pipelines.list_file import is_list, read_list
 from fastselfie.pipelines.packed import is_packed, read_packed
 from fastselfie.pipelines.parquet import is_parquet, read_parquet
+from fastselfie.pipelines.remote_folder import RemoteFolder
 from fastselfie.pipelines.source import Source
-from fastselfie.pipelines.storage import LocalFolder, RemoteFolder, Storage
+from fastselfie.pipelines.storage import LocalFolder, Storage
 from fastselfie.pipelines.synthetic import CLASSES, synthetic_source
 from fastselfie.pipelines.tfrecord import is_tfrecord, read_tfrecord
 from fastselfie.pipelines.webdataset import is_webdataset, read_webdataset
@@ -42,8 +43,8 @@ _READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, _Index], Source]],
 )
 _UNDERSTOOD = (
     "give a folder of JPEG or PNG files (train/ and val/ with class folders, or flat), a list of files (.txt), a folder"
-    " or URL of packed shards or WebDataset tar files, a cifar-10-batches-py folder or its tar.gz, a folder of"
-    " downsampled-ImageNet 32x32 batches, or synthetic"
+    " or URL of packed shards or WebDataset tar files, a folder of Parquet or TFRecord files, a cifar-10-batches-py"
+    " folder or its tar.gz, a folder of downsampled-ImageNet 32x32 batches, or synthetic"
 )
 _MAX_SCENES = 1_000_000
 

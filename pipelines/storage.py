@@ -1,20 +1,15 @@
-"""Where shards lie: a folder of this machine, or one behind a URL that fsspec understands."""
+"""Where shards lie: what is asked of a folder wherever it is, and a folder of this machine."""
 
 from __future__ import annotations
 
-import errno
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Any, BinaryIO, TypeAlias, cast
-
-from fastselfie.errors import UserError
+from typing import BinaryIO, TypeAlias
 
 _MOST_OPEN = 256  # descriptors a process and folder; a process may have 1024 in all where nobody raised it
-_REMOTE_READERS = 32  # what hides a latency of some 30 ms
 
 FileState: TypeAlias = tuple[int, str]
 """A file's size in bytes, and a token that is another one when the file was written anew."""
@@ -33,9 +28,14 @@ class Storage(ABC):
     readers: int | None = None
 
     @property
+    @abstractmethod
+    def key(self) -> str:
+        """The same for the same folder, from wherever it is named."""
+
+    @property
     def name(self) -> str:
-        """The last part of ``place``."""
-        return PurePosixPath(self.place).name
+        """The last part of the folder's path."""
+        return PurePosixPath(self.key).name
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -54,8 +54,8 @@ class Storage(ABC):
         """All bytes of a small file."""
 
     @abstractmethod
-    def open(self, name: str) -> BinaryIO:
-        """The file, for reading and seeking."""
+    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """The file, for reading and seeking while the context lasts."""
 
 
 class LocalFolder(Storage):
@@ -64,6 +64,11 @@ class LocalFolder(Storage):
     def __init__(self, folder: Path) -> None:
         self.place, self._folder = str(folder), folder
         self._begin()
+
+    @property
+    def key(self) -> str:
+        """See `Storage.key`."""
+        return str(self._folder.resolve())
 
     def path(self, name: str) -> Path:
         """Where a file lies."""
@@ -92,7 +97,7 @@ class LocalFolder(Storage):
         """See `Storage.whole`."""
         return self.path(name).read_bytes()
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
         """See `Storage.open`."""
         return self.path(name).open("rb")
 
@@ -107,9 +112,10 @@ class LocalFolder(Storage):
         if found is None:
             found = _Descriptor(self.path(name))
             with self._lock:
-                while len(self._opened) >= _MOST_OPEN:
-                    del self._opened[next(iter(self._opened))]
-                self._opened[name] = found
+                if name not in self._opened:  # another thread may have been quicker
+                    while len(self._opened) >= _MOST_OPEN:
+                        del self._opened[next(iter(self._opened))]
+                    self._opened[name] = found
         return found
 
     def __getstate__(self) -> Path:
@@ -137,84 +143,3 @@ class _Descriptor:
     def __del__(self) -> None:
         if hasattr(self, "_number"):
             os.close(self._number)
-
-
-class RemoteFolder(Storage):
-    """A folder behind a URL; each read is a request."""
-
-    readers = _REMOTE_READERS
-
-    def __init__(self, url: str) -> None:
-        """Raises `UserError` where fsspec knows no such URL or lacks a package for it."""
-        self.place = url.rstrip("/")
-        self._begin()
-
-    def names(self) -> list[str]:
-        """See `Storage.names`."""
-        with _as_os_error(self.place):
-            found = self._system.ls(self._root, detail=True)
-        return sorted(PurePosixPath(entry["name"]).name for entry in found if entry["type"] == "file")
-
-    def state(self, name: str) -> FileState:
-        """See `Storage.state`."""
-        with _as_os_error(name):
-            about = self._system.info(self._path(name))
-            token = about.get("ETag") or about.get("etag") or self._system.ukey(self._path(name))
-        if about.get("size") is None:
-            raise OSError(errno.EIO, f"the server does not tell the size of {name}")
-        return int(about["size"]), str(token)
-
-    def read(self, name: str, start: int, size: int) -> bytes:
-        """See `Storage.read`."""
-        with _as_os_error(name):
-            data = self._here().cat_file(self._path(name), start, start + size)
-        if len(data) > size:
-            raise OSError(errno.EIO, "the server sends whole files where parts are asked for")
-        return bytes(data)
-
-    def whole(self, name: str) -> bytes:
-        """See `Storage.whole`."""
-        with _as_os_error(name):
-            return bytes(self._here().cat_file(self._path(name)))
-
-    def open(self, name: str) -> BinaryIO:
-        """See `Storage.open`."""
-        with _as_os_error(name):
-            return cast(BinaryIO, self._here().open(self._path(name), "rb"))
-
-    def _begin(self) -> None:
-        from fsspec import url_to_fs  # no local run needs it
-
-        try:
-            self._system, self._root = url_to_fs(self.place)
-        except (ImportError, ValueError) as error:
-            raise UserError(f"{self.place}: {error}") from None
-        self._process = os.getpid()
-
-    def _here(self) -> Any:
-        """The file system of this process: connections do not survive a fork."""
-        if self._process != os.getpid():
-            self._begin()
-        return self._system
-
-    def _path(self, name: str) -> str:
-        return f"{self._root.rstrip('/')}/{name}"
-
-    def __getstate__(self) -> str:
-        return self.place
-
-    def __setstate__(self, place: str) -> None:
-        self.__init__(place)  # type: ignore[misc]
-
-
-@contextmanager
-def _as_os_error(what: str) -> Iterator[None]:
-    """Whatever a client of some storage raises is an OSError with a text: each has exceptions of its own."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise FileNotFoundError(errno.ENOENT, "No such file", what) from None
-    except OSError as error:
-        raise OSError(error.errno or errno.EIO, error.strerror or str(error) or type(error).__name__) from error
-    except Exception as error:
-        raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error

@@ -97,8 +97,8 @@ def _add(found: Samples, sample: dict[str, tarfile.TarInfo], file: BinaryIO, whe
     image = images[0]
     if len(images) > 1:
         raise UserError(f"{where}: {image.name} and {images[1].name} are one sample: leave one image in it")
-    if not image.isreg() or image.size > _LARGEST_IMAGE:
-        raise UserError(f"{where}: {image.name} is a link or too large: write the shard with plain files")
+    if not image.isreg() or image.issparse() or image.size > _LARGEST_IMAGE:
+        raise UserError(f"{where}: {image.name} is a link, sparse or too large: write the shard with plain files")
     found.names.append(image.name)
     found.offsets.append(image.offset_data)
     found.sizes.append(image.size)

@@ -58,15 +58,24 @@ def read_webdataset(storage: Storage, index: Path | None) -> Source:
         raise UserError(f"{storage.place} holds tar files and images such as {stray}: put one kind elsewhere")
     shards = _splits(storage, [name for name in names if _is_tar(name)])
     states = {part: _states(storage, own) for part, own in shards.items()}
-    header = {"format": _FORMAT, "place": storage.place, "shards": json.loads(json.dumps(states))}
-    path = None if index is None else index_path(index, "webdataset", storage.place)
-    found = None if path is None else read_index(path)
-    if found is None or any(found.header.get(name) != value for name, value in header.items()):
+    header = {"format": _FORMAT, "place": storage.key, "shards": json.loads(json.dumps(states))}
+    path = None if index is None else index_path(index, "webdataset", storage.key)
+    outdated = path is not None and path.exists()
+    found = _fitting(path, header)
+    if found is None:
         found = _walked(storage, states, header)
         if path is not None:
-            write_index(path, found)
-            found = read_index(path) or found  # mapped, which processes share
+            write_index(path, found, instead=outdated)
+            found = _fitting(path, header) or found  # mapped, which processes share
     return _source(storage, states, found)
+
+
+def _fitting(path: Path | None, header: dict[str, Any]) -> Index | None:
+    """The index that is kept, if it is of these shards in these states."""
+    found = None if path is None else read_index(path)
+    if found is None or any(found.header.get(name) != value for name, value in header.items()):
+        return None
+    return found
 
 
 def _is_tar(name: str) -> bool:

@@ -9,11 +9,14 @@ import pickle
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines import storage
@@ -154,7 +157,7 @@ def _read_in_child(split: Shards, results: multiprocessing.SimpleQueue[bool]) ->
 
 
 @pytest.mark.parametrize("where", ["here", "there"])
-def test_threads_copies_and_children(packed: Path, remote: Callable[[Path], str], where: str) -> None:
+def test_threads_and_copies(packed: Path, remote: Callable[[Path], str], where: str) -> None:
     train = shards(open_source(remote(packed) if where == "there" else str(packed), 224).train)
     order = np.random.default_rng(0).integers(0, len(TRAIN), 400).tolist()
     with ThreadPoolExecutor(8) as pool:
@@ -162,11 +165,19 @@ def test_threads_copies_and_children(packed: Path, remote: Callable[[Path], str]
     copy = pickle.loads(pickle.dumps(train))
     assert all_of(copy) == TRAIN
     assert (copy.name(5), copy.labels_S.tolist()) == (train.name(5), LABELS)
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_after_a_fork(packed: Path, remote: Callable[[Path], str], where: str) -> None:
+    train = shards(open_source(remote(packed) if where == "there" else str(packed), 224).train)
+    assert train.read(0) == TRAIN[0]
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     child = context.Process(target=_read_in_child, args=(train, results))
-    child.start()
+    with train.storage._lock if isinstance(train.storage, storage.LocalFolder) else nullcontext():
+        child.start()  # as if another thread were opening a shard just now
     child.join(20)
+    child.kill()
     assert child.exitcode == 0
     assert results.get()
 
@@ -248,6 +259,50 @@ def test_urls_of_nothing(remote: Callable[[Path], str], tmp_path: Path) -> None:
     assert "Protocol not known: carrier" in refusal("carrier://pigeon")
     (tmp_path / "notes.txt").touch()
     assert "neither packed shards nor tar files" in refusal(remote(tmp_path))
+
+
+def test_a_manifest_of_something_else(tmp_path: Path) -> None:
+    for name in ("train/cat/1.jpg", "train/dog/2.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(TRAIN[0])
+    (tmp_path / "dataset.json").write_text('{"title": "cats and dogs"}')
+    assert open_source(str(tmp_path), 224).classes == ("cat", "dog")
+
+
+def test_the_folder_that_one_is_in(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(packed)
+    assert open_source(".", 224).name == "packed"
+
+
+class Unreliable(MemoryFileSystem):  # type: ignore[misc]
+    """A storage whose client has exceptions of its own, and a server that knows no parts of files."""
+
+    protocol = "unreliable"
+    fails = False
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.replace("unreliable://", "memory://")))
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        if self.fails:
+            raise RuntimeError("the token has\nexpired")
+        return bytes(super().cat_file(path))
+
+
+def test_storage_that_fails(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("unreliable", Unreliable, clobber=True)
+    monkeypatch.setattr(Unreliable, "store", {})
+    monkeypatch.setattr(Unreliable, "pseudo_dirs", [""])
+    for path in packed.iterdir():
+        fsspec.filesystem("unreliable").pipe_file(f"/p/{path.name}", path.read_bytes())
+    train = shards(open_source("unreliable://p", 224).train)
+    with pytest.raises(OSError, match="sends whole files where parts are asked for"):
+        train.read(0)
+    monkeypatch.setattr(Unreliable, "fails", True)
+    with pytest.raises(OSError, match="RuntimeError: the token has"):
+        train.read(0)
+    assert "cannot be read (RuntimeError: the token has expired)" in refusal("unreliable://p")
 
 
 def test_the_index_folder_must_be_writable(packed: Path, remote: Callable[[Path], str], tmp_path: Path) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +13,13 @@ import fsspec
 import numpy as np
 import pytest
 
-from fastselfie.errors import UserError
 from fastselfie.pipelines.shards import Shards
 from fastselfie.pipelines.source import AnySplit, Source
 from fastselfie.pipelines.sources import open_source
 from fastselfie.pipelines.storage import Storage
 from fastselfie.pipelines.tar_samples import Samples, read_samples
 from tests.packed_shards import add
-
-webdataset = pytest.importorskip("webdataset")
-
-
-def content(seed: int) -> bytes:
-    """Bytes between a JPEG's ends; nothing is decoded here."""
-    return b"\xff\xd8\xff" + np.random.default_rng(seed).bytes(200 + 97 * seed) + b"\xff\xd9"
-
-
-def write(path: Path, samples: Sequence[Mapping[str, Any]]) -> Path:
-    """A shard by the `webdataset` library."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with webdataset.TarWriter(str(path), encoder=False) as sink:
-        for sample in samples:
-            sink.write(sample)
-    return path
-
-
-def labelled(first: int, labels: Sequence[int]) -> list[dict[str, Any]]:
-    return [
-        {"__key__": f"n{first + at:05d}", "jpg": content(first + at), "cls": str(label).encode()}
-        for at, label in enumerate(labels)
-    ]
+from tests.tar_shards import content, labelled, webdataset, with_json, write
 
 
 def split_of(split: AnySplit | None) -> Shards:
@@ -59,15 +35,6 @@ def contents(split: AnySplit | None) -> list[tuple[bytes, int]]:
 def as_the_library_reads(shards: Sequence[Path]) -> list[tuple[bytes, int]]:
     found = webdataset.WebDataset([str(path) for path in shards], shardshuffle=False, empty_check=False)
     return [(sample["jpg"], int(sample["cls"])) for sample in found]
-
-
-def refusal(spec: object, index: Path | None = None) -> str:
-    with pytest.raises(UserError) as caught:
-        open_source(str(spec), 224, index)
-    message = str(caught.value)
-    assert message.startswith("--data: ")
-    assert "\n" not in message
-    return message
 
 
 @pytest.fixture
@@ -217,13 +184,6 @@ def test_formats_of_tar(format: int, tmp_path: Path) -> None:
     assert source.remark == ""
 
 
-def with_json(values: Sequence[object]) -> list[dict[str, Any]]:
-    return [
-        {"__key__": f"{number}", "jpeg": content(number), "json": json.dumps(value).encode()}
-        for number, value in enumerate(values)
-    ]
-
-
 @pytest.mark.parametrize(
     ("values", "classes", "labels"),
     [
@@ -282,104 +242,6 @@ def test_images_of_other_formats_are_told_of(tmp_path: Path) -> None:
         source = open_source(str(tmp_path), 224, tmp_path / "kept")
         assert len(split_of(source.train)) == 2
         assert source.remark == "2 files of other formats (.gif, .webp) passed over; fastselfie prepare converts them"
-
-
-def cut(path: Path, keep: int) -> None:
-    os.truncate(path, keep)
-
-
-def overwrite(path: Path, at: int, data: bytes) -> None:
-    with path.open("r+b") as file:
-        file.seek(at)
-        file.write(data)
-
-
-def link(folder: Path) -> None:
-    with tarfile.open(folder / "a.tar", "w") as tar:
-        member = tarfile.TarInfo("a.jpg")
-        member.type, member.linkname = tarfile.SYMTYPE, "b.jpg"
-        tar.addfile(member)
-
-
-def twice(folder: Path, *names: str) -> None:
-    with tarfile.open(folder / "a.tar", "w") as tar:
-        for name in names:
-            add(tar, name, content(1))
-
-
-def big(folder: Path) -> Path:
-    """A shard of 2 MB."""
-    return write(
-        folder / "a.tar", [{"__key__": str(number), "jpg": bytes(100_000), "cls": b"0"} for number in range(20)]
-    )
-
-
-def third_header(folder: Path) -> int:
-    """Where the third member begins, that of the second sample."""
-    with tarfile.open(folder / "a.tar") as tar:
-        return tar.getmembers()[2].offset
-
-
-REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "cut in an image": (lambda folder: cut(big(folder), third_header(folder) - 2000), "a.tar is cut off or damaged"),
-    "cut in a header": (lambda folder: cut(big(folder), third_header(folder) + 100), "a.tar is cut off or damaged"),
-    "a header is damaged": (
-        lambda folder: overwrite(big(folder), third_header(folder), b"x"),
-        "a.tar is cut off or damaged",
-    ),
-    "a header is zeros": (
-        lambda folder: overwrite(big(folder), third_header(folder), bytes(1024)), "a.tar is cut off or damaged",
-    ),
-    "an empty file": (lambda folder: (folder / "a.tar").touch(), "a.tar is cut off or damaged"),
-    "no tar at all": (lambda folder: (folder / "a.tar").write_bytes(b"x" * 9000), "a.tar is cut off or damaged"),
-    "no images": (lambda folder: write(folder / "a.tar", [{"__key__": "a", "txt": b"b"}]), "holds no JPEG or PNG"),
-    "a label missing": (
-        lambda folder: write(folder / "a.tar", [*labelled(0, [1]), {"__key__": "b", "jpg": b"c"}]),
-        "a.tar: b.jpg has no label",
-    ),
-    "a label too many": (
-        lambda folder: write(folder / "a.tar", [{"__key__": "b", "jpg": b"c"}, *labelled(0, [1])]),
-        "a.tar: n00000.jpg has a label",
-    ),
-    "no number": (lambda folder: write(folder / "a.tar", [{"__key__": "b", "jpg": b"c", "cls": b"x"}]), "b.cls holds"),
-    "negative": (lambda folder: write(folder / "a.tar", labelled(0, [-1])), "n00000.cls holds no label"),
-    "huge": (lambda folder: write(folder / "a.tar", labelled(0, [10**6])), "n00000.cls holds no label"),
-    "no JSON": (lambda folder: write(folder / "a.tar", [{"__key__": "b", "jpg": b"c", "json": b"{"}]), "b.json holds"),
-    "true": (lambda folder: write(folder / "a.tar", with_json([{"label": True}])), "0.json holds no label"),
-    "names and numbers": (
-        lambda folder: write(folder / "a.tar", with_json([{"label": 1}, {"label": "fox"}])),
-        "some labels are numbers and some are names",
-    ),
-    "an unknown class": (
-        lambda folder: (write(folder / "train.tar", labelled(0, [1])), write(folder / "val.tar", labelled(0, [2]))),
-        "2 is a class of val that train has not",
-    ),
-    "some names say it": (
-        lambda folder: (write(folder / "train.tar", labelled(0, [1])), write(folder / "extra.tar", labelled(0, [1]))),
-        "extra.tar: is it trained on?",
-    ),
-    "nothing to train on": (lambda folder: write(folder / "val.tar", labelled(0, [1])), "val.tar: is it trained on?"),
-    "two splits": (lambda folder: write(folder / "train-val.tar", labelled(0, [1])), "is named after two splits"),
-    "images beside": (
-        lambda folder: write(folder / "a.tar", labelled(0, [1])).with_name("p.png").write_bytes(b""),
-        "holds tar files and images such as p.png",
-    ),
-    "a link": (link, "a.jpg is a link"),
-    "a name twice": (lambda folder: twice(folder, "a.jpg", "a.jpg"), "a.jpg is there twice"),
-    "two images": (lambda folder: twice(folder, "a.jpg", "a.png"), "a.jpg and a.png are one sample"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", REFUSALS)
-def test_refusals(case: str, tmp_path: Path) -> None:
-    make, said = REFUSALS[case]
-    place = tmp_path / "tars"
-    place.mkdir()
-    make(place)
-    message = refusal(place, tmp_path / "kept")
-    assert said in message
-    assert str(place) in message
-    assert not (tmp_path / "kept").exists()
 
 
 def test_tars_beside_what_was_unpacked_from_them(tmp_path: Path) -> None:
