@@ -1,6 +1,6 @@
 """A hundred damaged images among two thousand: no crash, no hang, and every other image is seen as it would be.
 
-Pixels, draws and keys of good images are compared bit by bit with a run over undamaged files, in one and in two.
+Pixels, draws and keys of good images are compared bit by bit with one over undamaged files, in one process and in two.
 """
 
 from __future__ import annotations
@@ -10,26 +10,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from bench.damage import DAMAGES, flipped, zeroed
+from fastselfie.pipelines.decoders import DecoderName
 from fastselfie.pipelines.source import EncodedImages, Files
+from fastselfie.pipelines.sources import open_source
 from fastselfie.pipelines.view import View
-from tests.damage import DAMAGES
+from tests.packed_shards import write_packed
 from tests.photographs import jpeg, noise, picture, pipeline, write
-
-pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 
 IMAGES, DAMAGED, BATCH = 2000, 100, 50
 VIEW = View(size=16, grid=2, crop="resized", flip=True)
+CONTENTS = [jpeg(noise(18, 20 + i % 7, i) if i % 5 else picture(24, 20, i), quality=80) for i in range(250)]
 Seen = dict[int, tuple[bytes, int]]  # by sample: its pixels, and the label of what is seen
 
 
-def seen(images: EncodedImages, ranks: int) -> tuple[Seen, dict[str, str]]:
+@pytest.fixture(scope="module", params=["turbo", "dali"])
+def decoder(request: pytest.FixtureRequest) -> DecoderName:
+    pytest.importorskip({"turbo": "simplejpeg", "dali": "nvidia.dali"}[request.param])
+    name: DecoderName = request.param
+    return name
+
+
+def seen(images: EncodedImages, ranks: int, decoder: DecoderName) -> tuple[Seen, dict[str, str]]:
     """One epoch in so many processes' shares: what is seen of each sample, and why images were refused."""
     found: Seen = {}
     reasons: dict[str, str] = {}
     for rank in range(ranks):
-        source = pipeline(images, VIEW, batch=BATCH, threads=2, prefetch=2)
+        source = pipeline(images, VIEW, batch=BATCH, threads=2, prefetch=2, decoder=decoder)
         share = BATCH // ranks
         requests = [(start + rank * share, start + (rank + 1) * share) for start in range(0, IMAGES, BATCH)]
         source.announce(requests)
@@ -43,47 +51,76 @@ def seen(images: EncodedImages, ranks: int) -> tuple[Seen, dict[str, str]]:
     return found, reasons
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+def check_the_rest(found: Seen, undamaged: Seen, refused: set[int], damaged: set[int]) -> None:
     """Each image is its own class, so that a label tells which image is seen."""
-    contents = [jpeg(noise(18, 20 + i % 7, i) if i % 5 else picture(24, 20, i), quality=80) for i in range(250)]
-    images = [(f"{i:04}.jpg", contents[i % 250]) for i in range(IMAGES)]
-    return write(tmp_path_factory.mktemp("files"), images, labels=range(IMAGES))
+    assert refused <= damaged
+    for sample, (pixels, label) in found.items():
+        if sample in refused:
+            assert label not in refused
+        else:
+            assert label == sample
+            assert pixels == undamaged[sample][0] or sample in damaged
 
 
 @pytest.fixture(scope="module")
-def undamaged(files: Files) -> Seen:
-    found, reasons = seen(files, 1)
+def undamaged(tmp_path_factory: pytest.TempPathFactory, decoder: DecoderName) -> Seen:
+    images = [(f"{index}.jpg", CONTENTS[index % 250]) for index in range(IMAGES)]
+    found, reasons = seen(write(tmp_path_factory.mktemp("good"), images, labels=range(IMAGES)), 1, decoder)
     assert not reasons
     assert all(label == sample for sample, (_, label) in found.items())
     return found
 
 
-def damaged(files: Files) -> NDArray[np.int64]:
-    """Damage a hundred files; which."""
-    generator = np.random.default_rng(7)
-    chosen = generator.permutation(IMAGES)[:DAMAGED]
-    for number, index in enumerate(chosen.tolist()):
-        path = files.path(index)
-        path.write_bytes(list(DAMAGES.values())[number % 4](path.read_bytes(), generator))
-    return chosen
+def damaged_folder(root: Path) -> tuple[Files, dict[int, str]]:
+    """A folder with a hundred damaged files, and by index what was done to them."""
+    images = [(f"{index}.jpg", CONTENTS[index % 250]) for index in range(IMAGES)]
+    files, generator = write(root, images, labels=range(IMAGES)), np.random.default_rng(7)
+    done = {}
+    for number, index in enumerate(generator.permutation(IMAGES)[:DAMAGED].tolist()):
+        kind = list(DAMAGES)[number % len(DAMAGES)]
+        files.path(index).write_bytes(DAMAGES[kind](CONTENTS[index % 250], generator))
+        done[index] = kind
+    return files, done
 
 
-def test_a_folder(files: Files, undamaged: Seen) -> None:
-    """What the decoder refuses is named and replaced. A flipped bit may decode all the same, to other pixels."""
-    chosen = set(damaged(files).tolist())
-    once, reasons = seen(files, 1)
-    twice, reasons_of_two = seen(files, 2)
-    assert once == twice
-    assert reasons == reasons_of_two
+def test_a_folder(undamaged: Seen, decoder: DecoderName, tmp_path: Path) -> None:
+    """What the decoder refuses is named and replaced; a flipped bit mostly decodes, to other pixels."""
+    files, done = damaged_folder(tmp_path)
+    found, reasons = seen(files, 1, decoder)
+    assert (found, reasons) == seen(files, 2, decoder)
     refused = {int(Path(name).stem) for name in reasons}
-    assert refused <= chosen
-    for sample, (pixels, label) in once.items():
-        if sample in refused:
-            assert label not in refused
-        else:
-            assert label == sample
-            assert pixels == undamaged[sample][0] or sample in chosen
-    kinds = Counter(reasons.values())
-    assert kinds["is empty"] == DAMAGED // 4
-    assert kinds["is cut off"] + kinds["is no JPEG or PNG image"] >= DAMAGED // 4
+    check_the_rest(found, undamaged, refused, set(done))
+    named = Counter(done[index] for index in refused)
+    assert (named["emptied"], named["truncated"]) == (25, 25)
+    assert named["flipped"] < 25
+    assert Counter(reasons.values())["is empty"] == 25
+
+
+def test_packed_shards(undamaged: Seen, decoder: DecoderName, tmp_path: Path) -> None:
+    """Checksums tell every damage: flipped bits, zeros, two images that changed places, and a shard cut off."""
+    write_packed(
+        tmp_path, [CONTENTS[index % 250] for index in range(IMAGES)], labels=range(IMAGES),
+        classes=[str(index) for index in range(IMAGES)], a_shard=300,
+    )  # fmt: skip
+    images = open_source(str(tmp_path), 16).train
+    assert isinstance(images, EncodedImages)
+    rows, generator = np.load(tmp_path / "train.npy"), np.random.default_rng(8)
+    last = np.flatnonzero(rows["shard"] == 2)[-10:]
+    chosen = [index for index in generator.permutation(IMAGES).tolist() if index not in last][: DAMAGED - len(last)]
+    flips, zeros, swaps = chosen[:40], chosen[40:70], chosen[70:]
+    for index in flips + zeros + swaps:
+        row, data = rows[index], CONTENTS[index % 250]
+        new = flipped(data, generator) if index in flips else zeroed(data, generator)
+        if index in swaps:  # with another one's bytes, as far as they go
+            new = CONTENTS[(index + 1) % 250].ljust(len(data), b"\0")[: len(data)]
+        with (tmp_path / f"train-{row['shard']:06d}.tar").open("r+b") as tar:
+            tar.seek(row["offset"])
+            tar.write(new)
+    with (tmp_path / "train-000002.tar").open("r+b") as tar:
+        tar.truncate(int(rows[last[0]]["offset"]) + 10)
+    found, reasons = seen(images, 1, decoder)
+    assert (found, reasons) == seen(images, 2, decoder)
+    refused = {int(Path(name).stem) for name in reasons}
+    assert refused == {*chosen, *last.tolist()}
+    assert Counter(reasons.values()) == {"does not match its checksum": DAMAGED - len(last), "is cut off": len(last)}
+    check_the_rest(found, undamaged, refused, refused)

@@ -149,6 +149,7 @@ def test_an_evaluation_broken_off_leaves_nothing_behind(files: Files) -> None:
     source = pipeline(files, PLAIN, batch=10, prefetch=2)
     first = contents(next(source.in_order([(0, 10), (10, 20), (20, 30)])))
     assert contents(next(source.in_order([(0, 10)]))) == first
+    assert isinstance(source._decoder, Decoder)
     assert len(source._decoder._under_way) == 0
 
 

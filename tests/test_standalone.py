@@ -180,4 +180,4 @@ def test_without_a_test_split(tmp_path: Path) -> None:
 def test_public_names() -> None:
     assert fastselfie.pipelines.loader is loader
     with pytest.raises(AttributeError, match="has no attribute 'loaders'"):
-        _ = fastselfie.pipelines.loaders  # type: ignore[attr-defined]
+        _ = fastselfie.pipelines.loaders
