@@ -10,6 +10,7 @@ import fcntl
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import time
@@ -90,17 +91,22 @@ def open_encoded(spec: str) -> Source:
     Raises:
         UserError: it names none, or images so small that they are kept whole in memory.
     """
-    path = Path(spec).expanduser()
-    small = spec.partition(":")[0] == "synthetic" or (path.exists() and (is_cifar10(path) or is_imagenet32(path)))
-    if not small:
-        try:
+    try:
+        if not _is_small(spec):
             source = open_source(spec, SMALL_SIZE)
-        except UserError as error:
-            raise UserError(f"SRC: {str(error).removeprefix('--data: ')}") from None
-        small = not isinstance(source.train, EncodedImages)
-    if small:
-        raise UserError(f"SRC: {spec} has small images that training holds in memory whole: it needs no packing")
-    return source
+            if isinstance(source.train, EncodedImages):
+                return source
+    except UserError as error:
+        raise UserError(f"SRC: {str(error).removeprefix('--data: ')}") from None
+    except OSError as error:
+        raise UserError(f"SRC: {spec} cannot be read ({error.strerror or error}): check its permissions") from None
+    raise UserError(f"SRC: {spec} has small images that training holds in memory whole: it needs no packing")
+
+
+def _is_small(spec: str) -> bool:
+    """Told without reading the images."""
+    path = Path(os.path.expanduser(spec))
+    return spec.partition(":")[0] == "synthetic" or (path.exists() and (is_cifar10(path) or is_imagenet32(path)))
 
 
 def prepare(

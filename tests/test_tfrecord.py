@@ -175,7 +175,7 @@ def test_a_damaged_record_is_one_bad_image(imagenet: Path) -> None:
     path.write_bytes(data)
     train = read_tfrecord(imagenet, None).train
     assert isinstance(train, EncodedImages)
-    with pytest.raises(BadImage, match="^does not match its checksum$"):
+    with pytest.raises(BadImage, match=r"^does not match its checksum$"):
         train.read(1)
     assert [train.read(index) for index in (0, 2, 3, 4, 5, 6)] == [*TRAIN[:1], *TRAIN[2:]]
     assert train.labels_S.tolist() == [2, 0, 1, 2, 0, 0, 1]
@@ -186,7 +186,7 @@ def test_a_shard_cut_off_after_it_was_opened(imagenet: Path) -> None:
     assert isinstance(train, EncodedImages)
     path = imagenet / "train-00002-of-00003"
     os.truncate(path, path.stat().st_size - 1)
-    with pytest.raises(BadImage, match="^is cut off$"):
+    with pytest.raises(BadImage, match=r"^is cut off$"):
         train.read(6)
     path.unlink()
     with pytest.raises(FileNotFoundError):
