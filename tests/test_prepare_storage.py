@@ -79,8 +79,17 @@ def test_storage_that_is_gone_ends_the_pass(tmp_path: Path, monkeypatch: pytest.
     assert (prepared.images, prepared.rejected) == ({"train": 60}, ())
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | None]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    pack(Storage({}), folder, test=Storage({}, count=3))
+    return contents(folder)
+
+
 @pytest.mark.parametrize("number", range(1, 12))
-def test_ended_before_any_file_appears(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ended_before_any_file_appears(
+    number: int, undisturbed: dict[str, bytes | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of eleven: the plan, shard, rows and record of two shards, two indices, the list of rejected, the manifest."""
     with monkeypatch.context() as patch:
         replaced, replace = list[Path](), os.replace
@@ -96,8 +105,7 @@ def test_ended_before_any_file_appears(number: int, tmp_path: Path, monkeypatch:
             pack(Storage({}), tmp_path / "out", test=Storage({}, count=3))
     assert not (tmp_path / "out" / "dataset.json").exists()
     pack(Storage({}), tmp_path / "out", test=Storage({}, count=3))
-    pack(Storage({}), tmp_path / "undisturbed", test=Storage({}, count=3))
-    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+    assert contents(tmp_path / "out") == undisturbed
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
