@@ -8,13 +8,11 @@ group, of a hundred images or of thousands. Shapes: S images, G row groups.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +20,11 @@ from numpy.typing import NDArray
 from fastselfie.errors import UserError
 from fastselfie.pipelines.image_bytes import BadImage
 from fastselfie.pipelines.numbered_files import has_training_parts, parts
+from fastselfie.pipelines.row_groups import IMAGE, RowGroups
 from fastselfie.pipelines.source import EncodedImages, Source
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-_IMAGE, _LABEL = "image", "label"
+_LABEL = "label"
 _SUFFIX = r"(?:-[0-9a-f]+)?\.parquet"  # older data sets have a checksum there
-_KEPT_BYTES, _KEPT_AT_LEAST = 1 << 28, 2  # two: readers ahead are in the next row group already
 _OPENERS = 8
 
 
@@ -60,7 +55,7 @@ class Rows(EncodedImages):
         self._starts_G = np.cumsum(rows_G) - rows_G
         file_rows = np.array([sum(file.group_rows) for file in files], dtype=np.int64)
         self._file_starts = np.cumsum(file_rows) - file_rows
-        self._kept = _Kept()
+        self._kept = RowGroups()
 
     def name(self, index: int) -> str:
         """File and row."""
@@ -82,43 +77,6 @@ class Rows(EncodedImages):
         yield "\0".join(path.name for path in self._paths).encode()
         yield self._starts_G.tobytes()
         yield self.labels_S.tobytes()
-
-
-class _Kept:
-    """Images of the row groups that were last read; a copy in another process begins empty."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._groups: OrderedDict[tuple[Path, int], Future[pa.ChunkedArray]] = OrderedDict()
-
-    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
-        return _Kept, ()
-
-    def images(self, path: Path, group: int) -> pa.ChunkedArray:
-        """Read by the first thread that wants them, the others wait."""
-        with self._lock:
-            future = self._groups.get((path, group))
-            mine = future is None
-            if future is None:
-                future = self._groups[path, group] = Future()
-            self._groups.move_to_end((path, group))
-        if mine:
-            try:
-                future.set_result(_read_group(path, group))
-            except BaseException as error:
-                with self._lock:
-                    self._groups.pop((path, group), None)  # read anew by who comes next
-                future.set_exception(error)
-            else:
-                self._drop_oldest()
-        return future.result()
-
-    def _drop_oldest(self) -> None:
-        with self._lock:
-            sizes = {key: future.result().nbytes for key, future in self._groups.items() if future.done()}
-            for key in list(sizes)[:-_KEPT_AT_LEAST]:
-                if sum(sizes.values()) > _KEPT_BYTES:
-                    del self._groups[key], sizes[key]
 
 
 def is_parquet(path: Path) -> bool:
@@ -168,11 +126,11 @@ def _open(path: Path) -> _File:
             group_rows = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
     except pa.ArrowInvalid as error:
         raise UserError(f"{path}: is no whole Parquet file ({error}): copy it again") from None
-    kind = schema.field(_IMAGE).type if _IMAGE in schema.names else None
+    kind = schema.field(IMAGE).type if IMAGE in schema.names else None
     if kind is not None and pa.types.is_struct(kind):
         kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else None
     if kind is None or not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise UserError(f"{path}: has no column {_IMAGE} with encoded images in it, only {', '.join(schema.names)}")
+        raise UserError(f"{path}: has no column {IMAGE} with encoded images in it, only {', '.join(schema.names)}")
     if labels is None:
         return _File(path=path, group_rows=group_rows, labels=None, classes=())
     if not pa.types.is_integer(labels.type):
@@ -216,25 +174,3 @@ def _labels(files: dict[str, list[_File]]) -> tuple[dict[str, NDArray[np.int64]]
 
 def _rows(file: _File) -> int:
     return sum(file.group_rows)
-
-
-def _read_group(path: Path, group: int) -> pa.ChunkedArray:
-    """The encoded images of a row group.
-
-    Raises:
-        OSError: the storage fails. BadImage: a page cannot be decoded, or does not match its checksum.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            wanted = f"{_IMAGE}.bytes" if pa.types.is_struct(file.schema_arrow.field(_IMAGE).type) else _IMAGE
-            column = file.read_row_group(group, [wanted], use_threads=False).column(_IMAGE)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise BadImage(f"lies in row group {group}, which cannot be decoded ({error})") from None
-    if pa.types.is_struct(column.type):
-        return pa.chunked_array([chunk.field("bytes") for chunk in column.chunks], column.type.field("bytes").type)
-    return column

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from fastselfie.pipelines.image_bytes import MOST_PIXELS, BadImage, fault
 from fastselfie.pipelines.jpeg_header import jpeg_header
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
 """What is opened, by Pillow's names. Others of its formats start programs (EPS) or hold no photographs."""
 _FILTER = Image.Resampling.LANCZOS
 _REDUCING_GAP = 3.0  # cheap reduction down to three times the size, LANCZOS from there: Pillow calls it near to fair

@@ -24,13 +24,14 @@ SHARED = (
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ((), ("pretrain", "finetune", "report", "render", "doctor", "demo", "cifar10", "tiny")),
-        (("--help",), ("pretrain", "finetune", "report", "render", "doctor", "demo", "cifar10", "tiny")),
+        ((), ("pretrain", "finetune", "report", "render", "prepare", "doctor", "demo", "cifar10", "tiny")),
+        (("--help",), ("pretrain", "finetune", "report", "render", "prepare", "doctor", "demo", "cifar10", "tiny")),
         (("pretrain", "--help"), ("--keep", "--task", *(f"--{name}" for name in SHARED))),
         (("pretrain", "imagenet224", "--help"), ("--keep", "224")),
         (("finetune", "-h"), ("--from", "--scratch", "--encoder", "--labels", *(f"--{name}" for name in SHARED))),
         (("finetune", "tiny", "--help"), ("--from", "resnet36-attention")),
         (("report", "--help"), ("RUN...", "--out")),
+        (("prepare", "--help"), ("SRC", "DST", "--size", "--side", "--quality", "--workers", "--shard-mb")),
         (("doctor", "--help"), ()),
         (("demo", "--help"), ("--out",)),
         (("--version",), (fastselfie.__version__,)),

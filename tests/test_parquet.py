@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fastselfie.errors import UserError
-from fastselfie.pipelines import parquet
+from fastselfie.pipelines import row_groups
 from fastselfie.pipelines.image_bytes import BadImage
 from fastselfie.pipelines.parquet import is_parquet, read_parquet
 from fastselfie.pipelines.source import EncodedImages
@@ -73,13 +73,13 @@ def imagenet(tmp_path: Path) -> Path:
 @pytest.fixture
 def groups_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """The row groups that were decoded, in that order."""
-    counted, read_group = list[tuple[str, int]](), parquet._read_group
+    counted, read_group = list[tuple[str, int]](), row_groups._read_group
 
     def counting(path: Path, group: int) -> Any:
         counted.append((path.name, group))
         return read_group(path, group)
 
-    monkeypatch.setattr(parquet, "_read_group", counting)
+    monkeypatch.setattr(row_groups, "_read_group", counting)
     return counted
 
 
@@ -126,7 +126,7 @@ def test_reading_in_order_decodes_a_row_group_once(imagenet: Path, groups_read: 
 
 
 def test_memory_is_bounded(imagenet: Path, groups_read: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "_KEPT_BYTES", 1)  # less than any row group
+    monkeypatch.setattr(row_groups, "_KEPT_BYTES", 1)  # less than any row group
     train = encoded(read_parquet(imagenet).train)
     for index in (0, 4, 0, 4, 8, 4, 0):  # the two last are kept: rows 4 to 7 and 8 to 9, when the first is wanted again
         train.read(index)

@@ -1,0 +1,165 @@
+"""`fastselfie prepare` is killed at any moment and goes on; the result is that of an undisturbed pass, to the byte."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastselfie.cli import status
+from tests.command import TIMEOUT_S, assert_refused, contents, end, fastselfie, start
+from tests.packing import members, refused
+from tests.photographs import jpeg, noise, write
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs that give several shards of a megabyte, and damaged ones among them."""
+    folder = tmp_path_factory.mktemp("many") / "source"
+    image = noise(300, 450)
+    for number in range(34):
+        data = jpeg(np.roll(image, number * 31, axis=1), quality=90)
+        write(folder / "train" / "ab"[number // 20], [(f"{number:02}.jpg", data if number % 9 else data[:-500])])
+    write(folder / "val", [("a/0.jpg", jpeg(noise(300, 300)))])
+    return folder
+
+
+OPTIONS = ("--size", "224", "--shard-mb", "1")
+
+
+def pack(many: Path, folder: Path, *options: str) -> None:
+    """The whole of it, in this process."""
+    assert status(["prepare", str(many), str(folder), *OPTIONS, *options]) == 0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(many: Path) -> Path:
+    folder = many.parent / "undisturbed"
+    pack(many, folder, "--workers", "1")
+    assert len(list(folder.glob("train-*.tar"))) >= 4
+    assert all(path.stat().st_size <= 1 << 20 for path in folder.glob("train-*.tar"))
+    return folder
+
+
+def test_keys_go_on_over_shards(undisturbed: Path) -> None:
+    keys, index = [], np.load(undisturbed / "train.npy")
+    for number, path in enumerate(sorted(undisturbed.glob("train-*.tar"))):
+        names = [name for name in members(path) if name.endswith(".jpg")]
+        assert (index["shard"] == number).sum() == len(names)
+        keys += names
+    assert keys == [f"{key:09d}.jpg" for key in range(30)]
+    assert (index["label"] == 1).sum() == sum(1 for number in range(20, 34) if number % 9)
+
+
+def test_the_number_of_processes_changes_nothing(many: Path, undisturbed: Path) -> None:
+    folder = many.parent / "three"
+    pack(many, folder, "--workers", "3")
+    assert contents(folder) == contents(undisturbed)
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")  # a thread starts the pool
+    return [int(number) for task in tasks for number in task.read_text().split()]
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    """The processes of the pool, known by how multiprocessing starts them."""
+    return [number for number in children(process) if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes()]
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def assert_gone(numbers: Iterable[int]) -> None:
+    wait_for(lambda: not any(Path(f"/proc/{number}").exists() for number in numbers))
+
+
+def in_mid_shard(folder: Path, finished: int) -> Callable[[], bool]:
+    """Whether so many shards are finished, and another is being written."""
+
+    def there() -> bool:
+        state = folder / "unfinished"
+        open_shard = state / "shard.tar"
+        return (
+            (state / f"train-{finished - 1:06d}.json").exists()
+            and open_shard.exists()
+            and open_shard.stat().st_size > 0
+        )
+
+    return there
+
+
+def begin(many: Path, folder: Path, finished: int) -> subprocess.Popen[str]:
+    process = start("prepare", many, folder, *OPTIONS, "--workers", "2", cwd=many.parent, before=os.setsid)
+    wait_for(lambda: in_mid_shard(folder, finished)() or process.poll() is not None)
+    return process
+
+
+def test_killed_in_mid_shard_it_goes_on(many: Path, undisturbed: Path, capsys: Any) -> None:
+    folder = many.parent / "killed"
+    for finished in (1, 2):
+        process = begin(many, folder, finished)
+        started = workers(process)
+        assert len(started) == 2
+        process.kill()
+        end(process)
+        assert_gone(started)  # orphans by now: they end by themselves
+        assert (folder / "unfinished" / "shard.tar").stat().st_size > 0
+        assert not (folder / "dataset.json").exists()
+    untouched = (folder / "train-000000.tar").stat()
+    assert "was packed with --quality 95, not --quality 80" in refused(
+        capsys, many, folder, *OPTIONS, "--quality", "80"
+    )
+    pack(many, folder, "--workers", "1")
+    assert "30 images in train and 1 images in val" in capsys.readouterr().out
+    assert contents(folder) == contents(undisturbed)
+    assert (folder / "train-000000.tar").stat().st_ino == untouched.st_ino
+
+
+def test_ctrl_c_leaves_no_process(many: Path, undisturbed: Path, capsys: Any) -> None:
+    folder = many.parent / "interrupted"
+    process = begin(many, folder, 1)
+    started = children(process)
+    assert "another process is packing into it" in refused(capsys, many, folder, *OPTIONS)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    ended = end(process)
+    assert ended.returncode == 130
+    assert "Traceback" not in ended.stderr
+    assert_gone(started)
+    assert not (folder / "unfinished" / "shard.tar").exists()
+    pack(many, folder)
+    assert contents(folder) == contents(undisturbed)
+
+
+def no_large_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+
+
+def test_what_else_may_happen_to_a_pass(many: Path, undisturbed: Path) -> None:
+    """A process of the pool is killed, a finished shard is lost, the disk is full: each costs some time alone."""
+    folder = many.parent / "troubled"
+    process = begin(many, folder, 2)
+    os.kill(workers(process)[0], signal.SIGKILL)
+    line = assert_refused(end(process))
+    assert "a process was killed, perhaps for want of memory" in line
+    assert str(many / "train") in line
+    (folder / "train-000001.tar").unlink()
+    kept = (folder / "train-000000.tar").stat()
+    line = assert_refused(fastselfie("prepare", many, folder, *OPTIONS, cwd=many.parent, before=no_large_files))
+    assert f"DST {folder}: cannot be written (File too large); make room" in line
+    assert not (folder / "unfinished" / "shard.tar").exists()
+    pack(many, folder)
+    assert contents(folder) == contents(undisturbed)
+    assert (folder / "train-000000.tar").stat().st_ino == kept.st_ino
