@@ -279,6 +279,21 @@ def test_the_orientation_in_a_header(order: str) -> None:
             assert header.orientation in (1, expected)
 
 
+def test_unusual_files_are_told_by_their_header() -> None:
+    """Arithmetic coding, 12 bits, a sampling without a name and four channels go to Pillow."""
+    at = GOOD.index(b"\xff\xc0")
+    assert GOOD[at + 9 : at + 13] == b"\x03\x01\x11\x00"
+    for place, value in ((1, 0xC9), (4, 12), (11, 0x31), (14, 0x21)):
+        changed = bytearray(GOOD)
+        changed[at + place] = value
+        header = jpeg_header(memoryview(changed))
+        assert header is not None
+        assert not header.usual
+    header = jpeg_header(memoryview(FORMATS["cmyk jpeg"]()))
+    assert header is not None
+    assert not header.usual
+
+
 def test_only_its_own_threads_work() -> None:
     """However many PyTorch may use: counted by the system, in a process of its own."""
     if len(os.sched_getaffinity(0)) < 2:
