@@ -21,8 +21,9 @@ class JpegHeader:
     """What the file says of itself.
 
     Attributes:
-        usual: Huffman-coded samples of 8 bits, grey or of three channels with a sampling that is in use. progressive: in several passes over the image.
-        orientation: EXIF's, 1 to 8; 1 is upright. rows_at: where in the file the number of rows stands, two bytes.
+        usual: Huffman-coded samples of 8 bits, grey or of three channels with a sampling that is in use.
+        progressive: in several passes over the image. orientation: EXIF's, 1 to 8; 1 is upright.
+        rows_at: where in the file the number of rows stands, two bytes.
     """
 
     rows: int
