@@ -80,7 +80,7 @@ def _measured(arguments: argparse.Namespace, device: torch.device) -> dict[str, 
         images = read_into_memory(files, arguments.shrink)
     result = measure(images, arguments, device, ALL if device.type == "cpu" else REPORTED)
     result["settings"]["shrunk"] = SHRINKS[arguments.shrink]
-    result["ratios_of_medians"] = ratios(result["images_per_second"])
+    result["ratio_of_medians"] = ratios(result["images_per_second"])
     return result
 
 
@@ -109,7 +109,7 @@ def main() -> None:
     for name, rate in result["images_per_second"].items():
         spread = f"n = {rate['n']}, {rate['lowest']:.0f} to {rate['highest']:.0f}"
         print(f"{name:17} {rate['median']:.0f} images/s ({spread})")
-    for name, ratio in result["ratios_of_medians"].items():
+    for name, ratio in result["ratio_of_medians"].items():
         print(f"{ratio:.2f} times {name}")
 
 
