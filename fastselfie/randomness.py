@@ -19,6 +19,7 @@ _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
+_CHUNK = 1 << 18
 
 
 class Purpose(IntEnum):
@@ -115,6 +116,9 @@ def permutations(seed: int, purpose: Purpose, epoch_B: Tensor, sample_B: Tensor,
 
 def epoch_order(seed: int, epoch: int, size: int, device: torch.device | str = "cpu") -> Tensor:
     """The order in which epoch ``epoch`` visits a data set of ``size`` samples: int64 (size,), a permutation."""
-    sample_S = torch.arange(size, device=device, dtype=torch.int64)
-    epoch_S = torch.full_like(sample_S, epoch)
-    return random_bits(seed, Purpose.ORDER, epoch_S, sample_S, 1)[:, 0].argsort(stable=True)
+    key_S = torch.empty(size, device=device, dtype=torch.int64)
+    for start in range(0, size, _CHUNK):  # a million at once would take a dozen times their memory on the way
+        sample_B = torch.arange(start, min(start + _CHUNK, size), device=device, dtype=torch.int64)
+        epoch_B = torch.full_like(sample_B, epoch)
+        key_S[start : start + _CHUNK] = random_bits(seed, Purpose.ORDER, epoch_B, sample_B, 1)[:, 0]
+    return key_S.argsort(stable=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fastselfie.pipelines.decoder import Decoder, require_dali
 from fastselfie.pipelines.graph_runner import Encoded
-from fastselfie.pipelines.turbo_decoder import TurboDecoder, require_turbo
+from fastselfie.pipelines.image_decoding import require_turbo
+from fastselfie.pipelines.turbo_decoder import TurboDecoder
 from fastselfie.pipelines.view import View
 
 DecoderName: TypeAlias = Literal["dali", "turbo"]

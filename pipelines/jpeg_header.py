@@ -12,6 +12,7 @@ _START, _APP1, _SCAN, _END = b"\xff\xd8\xff", 0xE1, 0xDA, 0xD9
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = 0xC2
 _HUFFMAN = (0xC0, 0xC1, _PROGRESSIVE)  # the first two: baseline, extended
+_SAMPLINGS = frozenset((0x11, 0x21, 0x12, 0x22, 0x41, 0x14))  # luma's samples across and down for one of each colour
 _EXIF, _ORIENTATION, _SHORT = b"Exif\0\0", 0x0112, 3
 
 
@@ -20,9 +21,10 @@ class JpegHeader:
     """What the file says of itself.
 
     Attributes:
-        marker: the kind of coding, 0xC0 for baseline. usual: Huffman-coded samples of 8 bits, grey or three channels.
-        progressive: in several passes over the image.
-        orientation: EXIF's, 1 to 8; 1 is upright. rows_at: where in the file the number of rows stands, two bytes.
+        marker: the kind of coding, 0xC0 for baseline.
+        usual: Huffman-coded samples of 8 bits, grey or of three channels with a sampling that is in use.
+        progressive: in several passes over the image. orientation: EXIF's, 1 to 8; 1 is upright.
+        rows_at: where in the file the number of rows stands, two bytes.
     """
 
     rows: int
@@ -51,8 +53,8 @@ def jpeg_header(data: memoryview) -> JpegHeader | None:
             continue
         (length,) = struct.unpack_from(">H", data, at + 2)
         if marker in _FRAMES:
-            bits, rows, columns, channels = struct.unpack_from(">BHHB", data, at + 4)
-            usual = marker in _HUFFMAN and bits == 8 and channels in (1, 3)
+            bits, rows, columns = struct.unpack_from(">BHH", data, at + 4)
+            usual = marker in _HUFFMAN and bits == 8 and _usual_channels(data[at + 9 : at + 2 + length])
             return JpegHeader(
                 rows=rows, columns=columns, marker=marker, usual=usual, progressive=marker == _PROGRESSIVE,
                 orientation=orientation, rows_at=at + 5,
@@ -63,6 +65,13 @@ def jpeg_header(data: memoryview) -> JpegHeader | None:
             orientation = _orientation(data[at + 10 : at + 2 + length])
         at += 2 + length
     return None
+
+
+def _usual_channels(frame: memoryview) -> bool:
+    """Is it grey, or luma and two of colour? Of the number of channels, and of each its name, sampling and table."""
+    if len(frame) == 10 and frame[0] == 3:
+        return frame[2] in _SAMPLINGS and frame[5] == frame[8] == 0x11
+    return len(frame) == 4 and frame[0] == 1
 
 
 def _orientation(tiff: memoryview) -> int:

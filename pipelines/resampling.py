@@ -36,9 +36,14 @@ def resize_window(image: NDArray[np.uint8], out_13HH: Tensor, *, flip: bool) -> 
     """
     _resize(_planes(image), out_13HH.shape[2:], False, None, None, out=out_13HH)
     if flip:
-        image_HH3 = out_13HH[0].permute(1, 2, 0)
-        for rows in image_HH3.split(max(1, _SERIAL // image_HH3[0].numel())):
-            rows.copy_(torch.flip(rows, [1]))
+        mirror(out_13HH)
+
+
+def mirror(image_13HH: Tensor) -> None:
+    """Exchange left and right in place, of uint8 (1, 3, H, H), channels last."""
+    image_HH3 = image_13HH[0].permute(1, 2, 0)
+    for rows in image_HH3.split(max(1, _SERIAL // image_HH3[0].numel())):
+        rows.copy_(torch.flip(rows, [1]))
 
 
 def resize_centre(image: NDArray[np.uint8], out_13HH: Tensor, *, shorter_side: int) -> None:

@@ -1,63 +1,35 @@
-"""The decoder of libjpeg-turbo, Pillow and PyTorch: against DALI's, against Pillow, and on files that are damaged."""
+"""The decoder of libjpeg-turbo, Pillow and PyTorch: against DALI's and against Pillow."""
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from bench.plain_photos import DRAWS, central_window, decode, plain_view, random_window, training_view
 from fastselfie.pipelines.decoder import Decoder
-from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.jpeg_header import jpeg_header
 from fastselfie.pipelines.turbo_decoder import TurboDecoder
-from fastselfie.pipelines.undecodable import Undecodable
 from fastselfie.pipelines.view import View
 from fastselfie.pipelines.window_numpy import random_windows
 from tests.photographs import CPU, images_of, jpeg, noise, picture, png
 from tests.test_photo_pixels import FORMATS, ORIENTATIONS, PICTURE, compare
+from tests.turbo_runs import GOOD, MIN_AREA, encoded, resized, turbo, views
 
 simplejpeg = pytest.importorskip("simplejpeg", reason="simplejpeg is not installed")
 
-MIN_AREA = 0.08
 ALL = [make() for make in FORMATS.values()] + [
     jpeg(PICTURE, orientation=value, subsampling=subsampling)
     for value in ORIENTATIONS.values()
     for subsampling in (0, 2)
 ]
-
-
-def resized(size: int) -> View:
-    return View(size=size, crop="resized", min_area=MIN_AREA, flip=True)
-
-
-def encoded(files: Sequence[bytes], view: View, seed: int = 0) -> Encoded:
-    generator = np.random.default_rng(seed)
-    data = [np.frombuffer(file, dtype=np.uint8) for file in files]
-    if view.crop == "pad":
-        return Encoded(data=data)
-    draws = generator.random((len(files), DRAWS))
-    return Encoded(data=data, draws=draws, flip=generator.integers(0, 2, len(files), dtype=np.int32))
-
-
-def turbo(view: View, *, batch: int = 100, threads: int = 2, depth: int = 1) -> TurboDecoder:
-    return TurboDecoder(view, batch=batch, threads=threads, device=CPU, depth=depth)
-
-
-def views(decoder: TurboDecoder | Decoder, run: Encoded) -> tuple[NDArray[np.uint8], NDArray[np.int32] | None]:
-    decoder.schedule(run)
-    pixels, windows = decoder.take()
-    return images_of(pixels), None if windows is None else windows.numpy()
 
 
 def apart(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.int16]:
@@ -190,78 +162,6 @@ def test_runs_come_in_order_and_stay_what_they_were() -> None:
     assert all(torch.equal(pixels, copy) for pixels, copy in zip(taken, kept, strict=True))
 
 
-GOOD = jpeg(picture(60, 50))
-BAD = GOOD[:3] + b"nothing that decodes" + GOOD[-2:]
-
-
-def test_all_that_cannot_be_decoded_is_told_at_once() -> None:
-    view, decoder = resized(32), turbo(resized(32), depth=3)
-    bad_png = bytearray(png(noise(40, 40)))
-    bad_png[60:200] = bytes(140)
-    decoder.schedule(encoded([GOOD] * 4, view))
-    decoder.schedule(encoded([GOOD, BAD, GOOD, bytes(bad_png)], view))
-    decoder.schedule(encoded([GOOD, GOOD, b"\x89PNG"], view))
-    expected, _ = decoder.take()
-    with pytest.raises(Undecodable) as caught:
-        decoder.take()
-    assert caught.value.bad == {(0, 1): "is damaged", (0, 3): "is damaged", (1, 2): "is damaged"}
-    pixels, _ = views(decoder, encoded([GOOD] * 4, view))
-    np.testing.assert_array_equal(pixels, images_of(expected))
-
-
-def test_what_is_dropped_is_never_seen() -> None:
-    view, decoder = resized(32), turbo(resized(32), depth=2)
-    for _ in range(3):
-        decoder.schedule(encoded([BAD] * 50, view))
-        decoder.schedule(encoded([GOOD] * 50, view))
-        decoder.drop()
-    assert views(decoder, encoded([GOOD], view))[0].shape == (1, 32, 32, 3)
-
-
-def test_a_file_that_is_cut_off_behind_its_preview() -> None:
-    """The preview in the EXIF segment ends as the file should have; libjpeg-turbo would fill up the rest with grey."""
-    exif = Image.Exif()
-    exif[0x9286] = jpeg(picture(16, 16)).decode("latin1")
-    file = io.BytesIO()
-    Image.fromarray(picture(60, 50)).save(file, "JPEG", exif=exif)
-    whole = file.getvalue()
-    for view in (resized(32), View(size=32)):
-        for data in (whole[:-40], whole[: len(whole) * 2 // 3]):
-            decoder = turbo(view)
-            decoder.schedule(encoded([whole, data], view))
-            with pytest.raises(Undecodable) as caught:
-                decoder.take()
-            assert caught.value.bad == {(0, 1): "is cut off"}
-        assert views(turbo(view), encoded([whole + b"other bytes"], view))[0].std() > 5
-
-
-def damaged(data: bytes, generator: np.random.Generator) -> bytes:
-    """Flipped bits, a range of zeros or of noise, a piece less, or an end too early."""
-    kind, at = generator.integers(5), int(generator.integers(2, len(data)))
-    spoilt, size = bytearray(data), int(generator.integers(1, 400))
-    if kind == 0:
-        for place in generator.integers(0, len(data), 20):
-            spoilt[place] ^= 1 << generator.integers(8)
-    elif kind == 4:
-        return data[:at]
-    else:
-        spoilt[at : at + size] = (bytes(size), generator.bytes(size), b"")[kind - 1]
-    return bytes(spoilt)
-
-
-def test_no_damage_ends_the_process() -> None:
-    """What decodes has the shape that was asked for, whatever is in it; the rest is told."""
-    generator, decoder, told = np.random.default_rng(0), turbo(resized(32), batch=1500), 0
-    files = [damaged(ALL[index % len(ALL)], generator) for index in range(1500)]
-    decoder.schedule(encoded(files, resized(32)))
-    with pytest.raises(Undecodable) as caught:
-        decoder.take()
-    told = len(caught.value.bad)
-    assert 300 < told < 1200
-    left = [file for at, file in enumerate(files) if (0, at) not in caught.value.bad]
-    assert views(turbo(View(size=32), batch=1500), encoded(left[:50], View(size=32)))[0].shape == (50, 32, 32, 3)
-
-
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_the_orientation_in_a_header(order: str) -> None:
     for kind, value, expected in ((3, 6, 6), (3, 9, 1), (3, 0, 1), (2, 6, 1)):
@@ -277,6 +177,21 @@ def test_the_orientation_in_a_header(order: str) -> None:
             header = jpeg_header(memoryview(cut))
             assert header is not None
             assert header.orientation in (1, expected)
+
+
+def test_unusual_files_are_told_by_their_header() -> None:
+    """Arithmetic coding, 12 bits, a sampling without a name and four channels go to Pillow."""
+    at = GOOD.index(b"\xff\xc0")
+    assert GOOD[at + 9 : at + 13] == b"\x03\x01\x11\x00"
+    for place, value in ((1, 0xC9), (4, 12), (11, 0x31), (14, 0x21)):
+        changed = bytearray(GOOD)
+        changed[at + place] = value
+        header = jpeg_header(memoryview(changed))
+        assert header is not None
+        assert not header.usual
+    header = jpeg_header(memoryview(FORMATS["cmyk jpeg"]()))
+    assert header is not None
+    assert not header.usual
 
 
 def test_only_its_own_threads_work() -> None:

@@ -1,0 +1,127 @@
+"""From one encoded image to the pixels that a viewer shows: JPEG by libjpeg-turbo, PNG and the rest by Pillow."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import re
+import threading
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from fastselfie.errors import UserError
+from fastselfie.pipelines.image_bytes import MOST_PIXELS, BadImage
+from fastselfie.pipelines.jpeg_header import JpegHeader, jpeg_header
+
+_KEPT_BYTES = 48 << 20  # a thread keeps memory for images of 16 million pixels; larger ones get their own each time
+_BEYOND = 8  # rows below the last one asked for that it depends on, through the interpolation of colour
+_JPEG_END = b"\xff\xd9"
+_Pixels: TypeAlias = NDArray[np.uint8]
+
+
+def require_turbo() -> None:
+    """Raises `UserError` where simplejpeg is not installed."""
+    if importlib.util.find_spec("simplejpeg") is None:
+        raise UserError("decoding with libjpeg-turbo needs simplejpeg: pip install 'fastselfie[turbo]'")
+
+
+class ThreadMemory(threading.local):
+    """What a thread keeps from image to image, so that the system need not give it fresh pages each time."""
+
+    def __init__(self) -> None:
+        self._image, self._part = np.empty(0, np.uint8), np.empty(0, np.uint8)
+
+    def image(self, size: int) -> _Pixels:
+        """At least ``size`` bytes for a decoded image; the next call's may be the same."""
+        if size > _KEPT_BYTES:
+            return np.empty(size, np.uint8)
+        if size > self._image.size:
+            self._image = np.empty(size, np.uint8)
+        return self._image
+
+    def contiguous(self, image: _Pixels) -> _Pixels:
+        """A copy of ``image``; the next call's may be in the same memory."""
+        if image.size > _KEPT_BYTES:
+            return np.ascontiguousarray(image)
+        if image.size > self._part.size:
+            self._part = np.empty(image.size, np.uint8)
+        copy = self._part[: image.size].reshape(image.shape)
+        np.copyto(copy, image)
+        return copy
+
+
+def usual_header(data: _Pixels) -> JpegHeader | None:
+    """The header of a JPEG file of the usual kinds, which libjpeg-turbo decodes here; None of anything else."""
+    header = jpeg_header(data.data)
+    return header if header and header.usual else None
+
+
+def decode_image(data: _Pixels, header: JpegHeader | None, memory: ThreadMemory, rows: int = MOST_PIXELS) -> _Pixels:
+    """The image as a viewer shows it: uint8 (rows, columns, 3), its first ``rows`` at least. Valid until this thread's
+    next.
+
+    Args:
+        data: the file, uint8 (size,). header: see `usual_header`.
+
+    Raises:
+        BadImage: it cannot be decoded. MemoryError.
+    """
+    if header is None:
+        return decode_by_pillow(data)
+    if bytes(data[-2:]) != _JPEG_END and data[header.rows_at :].tobytes().rfind(_JPEG_END) < 0:
+        raise BadImage("is cut off")  # and filled up with grey, if libjpeg-turbo had its way
+    stop = min(header.rows, rows + _BEYOND)
+    if stop < header.rows and header.orientation == 1 and not header.progressive:
+        # The library has no way to stop early, but it stops at the last row that the header speaks of.
+        data = data.copy()
+        data[header.rows_at : header.rows_at + 2] = divmod(stop, 256)
+    else:
+        stop = header.rows
+    stored = _decode_jpeg(data, memory.image(stop * header.columns * 3))
+    if stored.shape[:2] != (stop, header.columns):  # it has a second header
+        raise BadImage("is damaged")
+    return turned(stored, header.orientation)
+
+
+def _decode_jpeg(data: _Pixels, memory: _Pixels) -> _Pixels:
+    """What libjpeg-turbo makes of it. It goes on after damage to the pixels, as Pillow and DALI do."""
+    import simplejpeg  # an extra: only here
+
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", buffer=memory, strict=False)
+    except ValueError as error:
+        if re.search("memory", str(error), re.IGNORECASE):
+            raise MemoryError from None
+        raise BadImage("is damaged") from None
+
+
+def decode_by_pillow(data: _Pixels) -> _Pixels:
+    """Any JPEG or PNG image as a viewer shows it: uint8 (rows, columns, 3), transparency dropped.
+
+    Raises:
+        BadImage: it cannot be decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(data.data), formats=("JPEG", "PNG")) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):  # grey of 16 bits, which Pillow's own conversion cuts off at 255
+                image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+            return np.array(image.convert("RGB"))  # a copy, as PyTorch wants memory that may be written to
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises errors of a dozen kinds for damaged files
+        raise BadImage("is damaged") from None
+
+
+def turned(image: _Pixels, orientation: int) -> _Pixels:
+    """A view of (rows, columns, 3) as EXIF's orientation says that it is to be seen."""
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return image

@@ -1,0 +1,89 @@
+"""The loader's benches: what they shrink, that their peers load what they should, and that they run."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.baselines.dali_example import dali_example
+from bench.baselines.torch_loader import Photographs, torch_loader
+from bench.images_in_memory import read_into_memory
+from bench.loader import ALL, ratios
+from bench.loader_parts import PARTS
+from bench.plain_photos import DRAWS, decode
+from tests.photographs import jpeg, picture, png, write
+
+pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
+pytest.importorskip("simplejpeg", reason="simplejpeg is not installed")
+
+DATA = [jpeg(picture(60, 50 + index, index)) for index in range(20)]
+
+
+def test_images_are_shrunk_where_they_are_larger(tmp_path: Path) -> None:
+    images = {"wide": jpeg(picture(300, 1000)), "high": png(picture(800, 400)), "small": jpeg(picture(200, 240))}
+    files = write(tmp_path, images.items(), labels=[3, 4, 5])
+    sizes = {0: [(1000, 300), (400, 800), (240, 200)], 500: [(500, 150), (250, 500), (240, 200)],
+             256: [(853, 256), (256, 512), (240, 200)]}  # fmt: skip
+    for shrink, expected in sizes.items():
+        held = read_into_memory(files, shrink)
+        assert [Image.open(io.BytesIO(data)).size for data in held.data] == expected
+        assert held.read(2) == images["small"]
+        assert held.labels_S.tolist() == [3, 4, 5]
+        assert held.mean_kilobytes == pytest.approx(sum(len(data) for data in held.data) / 3000)
+    halved = decode(read_into_memory(files, 500).data[1]).astype(int)
+    assert np.abs(halved[5:-5, 5:-5] - picture(500, 250)[5:-5, 5:-5]).mean() < 4
+
+
+def test_the_peers_load_whole_rounds_again_and_again() -> None:
+    peer: dict[str, Any] = {"size": 32, "min_area": 0.08, "batch": 8, "batches": 3}
+    for load in (torch_loader(DATA, processes=1, **peer), dali_example(DATA, threads=1, prefetch=2, **peer)):
+        for _ in range(3):
+            load()
+
+
+def test_the_dataset_draws_anew_each_time() -> None:
+    data = Photographs(data=DATA, size=16, min_area=0.08)
+    views = [data[0].numpy().tobytes() for _ in range(40)]
+    assert len(set(views)) > 30
+    assert DRAWS == 22
+
+
+def test_ratios_are_of_medians() -> None:
+    rates = {"fastselfie": {"median": 300.0}, "pillow": {"median": 100.0}, "decode": {"median": 400.0}}
+    assert ratios(rates) == {"pillow": 3.0, "decode": 0.75}
+
+
+@pytest.mark.parametrize("bench", ["loader", "loader_parts"])
+def test_a_bench_runs(bench: str, tmp_path: Path) -> None:
+    write(tmp_path / "photos", [(f"{index:02}.jpg", data) for index, data in enumerate(DATA)])
+    out = tmp_path / "told.json"
+    options: list[str | Path] = ["--data", tmp_path / "photos", "--rounds", "2", "--out", out]
+    if bench == "loader":
+        options += ["--device", "cpu", "--batch-size", "8", "--batches", "2", "--threads", "1", "--shrink", "500"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(
+        [sys.executable, "-m", f"bench.{bench}", *options], capture_output=True, text=True, env=environment, check=True
+    )
+    told = json.loads(out.read_text())
+    assert told["made_by"]["git_commit"]
+    if bench == "loader":
+        assert tuple(told["images_per_second"]) == ALL
+        assert all(rate["n"] == 2 and rate["lowest"] > 0 for rate in told["images_per_second"].values())
+        assert all(side in ended.stdout for side in ALL)
+        assert set(told["ratio_of_medians"]) == set(ALL) - {"fastselfie"}
+        return
+    for result in told["sizes"].values():
+        parts = result["microseconds"]
+        assert list(parts) == [*PARTS, "rest", "whole"]
+        for values in zip(*result["all"].values(), strict=True):
+            assert sum(values[:-1]) == pytest.approx(values[-1])
+    assert all(part in ended.stdout for part in PARTS)
