@@ -102,9 +102,16 @@ def in_mid_shard(folder: Path, finished: int) -> Callable[[], bool]:
 
 
 def begin(many: Path, folder: Path, finished: int) -> subprocess.Popen[str]:
+    """A pass that is held (SIGSTOP) while it writes a shard; SIGCONT lets it go on."""
     process = start("prepare", many, folder, *OPTIONS, "--workers", "2", cwd=many.parent, before=os.setsid)
-    wait_for(lambda: in_mid_shard(folder, finished)() or process.poll() is not None)
-    return process
+    there = in_mid_shard(folder, finished)
+    while True:
+        wait_for(lambda: there() or process.poll() is not None)
+        assert process.poll() is None, "the pass was over too soon"
+        process.send_signal(signal.SIGSTOP)
+        if there():
+            return process
+        process.send_signal(signal.SIGCONT)
 
 
 def test_killed_in_mid_shard_it_goes_on(many: Path, undisturbed: Path, capsys: Any) -> None:
@@ -134,6 +141,7 @@ def test_ctrl_c_leaves_no_process(many: Path, undisturbed: Path, capsys: Any) ->
     started = children(process)
     assert "another process is packing into it" in refused(capsys, many, folder, *OPTIONS)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    process.send_signal(signal.SIGCONT)
     ended = end(process)
     assert ended.returncode == 130
     assert "Traceback" not in ended.stderr
@@ -152,6 +160,7 @@ def test_what_else_may_happen_to_a_pass(many: Path, undisturbed: Path) -> None:
     folder = many.parent / "troubled"
     process = begin(many, folder, 2)
     os.kill(workers(process)[0], signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
     line = assert_refused(end(process))
     assert "a process was killed, perhaps for want of memory" in line
     assert str(many / "train") in line
