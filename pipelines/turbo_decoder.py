@@ -28,7 +28,7 @@ from fastselfie.pipelines.undecodable import Undecodable
 from fastselfie.pipelines.view import View
 from fastselfie.pipelines.window_numpy import random_windows
 
-_CHUNK = 16  # images a task at most: what NumPy and the pool cost a call is shared by so many
+_CHUNK = 8  # images a task at most: enough to share what the pool costs a call, few enough to end together
 
 
 @dataclass(frozen=True, kw_only=True)
