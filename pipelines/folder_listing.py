@@ -63,10 +63,11 @@ class _Known:
 class FolderListing:
     """The folders below a root, each listed when it is first asked for."""
 
-    def __init__(self, root: Path, index: Path | None) -> None:
-        """Args: index: the folder where contents are kept; None to keep none."""
+    def __init__(self, root: Path, index: Path | None, every: bool = False) -> None:
+        """Args: index: where contents are kept; None to keep none. every: see `is_image`; nothing is kept then."""
         self._root = root
-        self._path = None if index is None else index_path(index, "folders", str(root.resolve()))
+        self._every = every
+        self._path = None if index is None or every else index_path(index, "folders", str(root.resolve()))
         self._before = _load(self._path) if self._path is not None else {}
         self._seen: dict[str, _Known] = {}
 
@@ -76,7 +77,7 @@ class FolderListing:
             path = self._root / folder
             known = self._before.get(folder)
             if known is None or not known.holds(path.stat()):
-                known = _listed(path)
+                known = _listed(path, self._every)
             self._seen[folder] = known
         return self._seen[folder].contents
 
@@ -94,7 +95,7 @@ class FolderListing:
             _save(self._path, self._seen)
 
 
-def _listed(path: Path) -> _Known:
+def _listed(path: Path, every: bool) -> _Known:
     listed, status = time.time_ns(), path.stat()  # both from before: what changes meanwhile is listed again
     images, folders, others = [], [], Counter[str]()
     with os.scandir(path) as entries:
@@ -103,7 +104,7 @@ def _listed(path: Path) -> _Known:
                 continue
             if entry.is_dir():
                 folders.append(entry.name)
-            elif is_image(entry.name):
+            elif is_image(entry.name, every):
                 images.append(entry.name)
             elif suffix := other_suffix(entry.name):
                 others[suffix] += 1

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import PurePath
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-OTHER_SUFFIXES = (".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
+OTHER_SUFFIXES = (".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 
-def is_image(name: str) -> bool:
-    """Whether a file of that name is read. Hidden files are not."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+def is_image(name: str, every: bool = False) -> bool:
+    """Whether a file of that name is read, or of ``every`` format read by ``prepare``. Hidden files are not."""
+    suffixes = SUFFIXES + OTHER_SUFFIXES if every else SUFFIXES
+    return name.lower().endswith(suffixes) and not name.startswith(".")
 
 
 def other_suffix(name: str) -> str | None:

@@ -20,17 +20,22 @@ from fastselfie.pipelines.source import Files, Source
 _TRAIN, _TESTS = "train", ("val", "test")
 
 
-def is_image_folder(path: Path) -> bool:
-    """Whether ``path`` is a folder with ``train/``, or with images in it or in folders directly below it."""
+def is_image_folder(path: Path, every: bool = False) -> bool:
+    """Whether ``path`` is a folder with ``train/``, or with images in it or in folders directly below it.
+
+    Args: every: see `read_image_folder`.
+    """
     if not path.is_dir():
         return False
-    if (path / _TRAIN).is_dir() or _has_image(path):
+    if (path / _TRAIN).is_dir() or _has_image(path, every):
         return True
     with os.scandir(path) as entries:
-        return any(_has_image(Path(entry)) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return any(
+            _has_image(Path(entry), every) for entry in entries if entry.is_dir() and not entry.name.startswith(".")
+        )
 
 
-def read_image_folder(path: Path, index: Path | None = None) -> Source:
+def read_image_folder(path: Path, index: Path | None = None, every: bool = False) -> Source:
     """List the files below ``path``. Nothing is decoded here.
 
     ``val/`` is taken where both ``val/`` and ``test/`` exist: ImageNet's ``test/`` has no labels. Where one of the two
@@ -38,12 +43,13 @@ def read_image_folder(path: Path, index: Path | None = None) -> Source:
 
     Args:
         index: the folder where the listing is kept for the next time; None to keep none.
+        every: list images of the other formats too, that ``prepare`` reads.
 
     Raises:
         UserError: there is no ``train/``, no image, a class folder without images, an image beside class folders, or a
             class to test on that is not trained on. OSError: a folder cannot be read.
     """
-    listing = FolderListing(path, index)
+    listing = FolderListing(path, index, every)
     train, test, classes = _parts(path, listing)
     listing.keep()
     remark = passed_over(listing.others())
@@ -134,6 +140,6 @@ def _unlabelled(files: Files) -> Files:
     return dataclasses.replace(files, labels_S=np.zeros_like(files.labels_S))
 
 
-def _has_image(folder: Path) -> bool:
+def _has_image(folder: Path, every: bool) -> bool:
     with os.scandir(folder) as entries:
-        return any(is_image(entry.name) and not entry.is_dir() for entry in entries)
+        return any(is_image(entry.name, every) and not entry.is_dir() for entry in entries)

@@ -42,7 +42,7 @@ def open_encoded(spec: str) -> Source:
     """
     try:
         if not _is_small(spec):
-            source = open_source(spec, SMALL_SIZE)
+            source = open_source(spec, SMALL_SIZE, every_format=True)
             if isinstance(source.train, EncodedImages):
                 return source
     except UserError as error:

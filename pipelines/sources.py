@@ -39,7 +39,6 @@ _READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, _Index], Source]],
     (is_list, lambda path, index: read_list(path)),
     (is_parquet, lambda path, index: read_parquet(path)),
     (is_tfrecord, read_tfrecord),
-    (is_image_folder, read_image_folder),
 )
 _UNDERSTOOD = (
     "give a folder of JPEG or PNG files (train/ and val/ with class folders, or flat), a list of files (.txt), a folder"
@@ -62,7 +61,7 @@ def fetch(spec: str | None, size: int) -> None:
             raise UserError(f"--data: {error}") from None
 
 
-def open_source(spec: str | None, size: int, index: Path | None = None) -> Source:
+def open_source(spec: str | None, size: int, index: Path | None = None, every_format: bool = False) -> Source:
     """The data set that ``--data`` names: small images whole in memory, or encoded ones read one by one.
 
     Args:
@@ -70,6 +69,7 @@ def open_source(spec: str | None, size: int, index: Path | None = None) -> Sourc
         size: the pixels a side that the recipe wants; asked of images in memory alone.
         index: a folder for what takes long to find out, to be quick the next time: the listing of class folders, the
             index of WebDataset tar files, and copies of remote indices. None to keep nothing.
+        every_format: of folders of images list those too that only ``fastselfie prepare`` reads.
 
     Raises:
         UserError: one line that begins with ``--data``.
@@ -82,7 +82,7 @@ def open_source(spec: str | None, size: int, index: Path | None = None) -> Sourc
             return _open_synthetic(spec, size)
         if "://" in spec and not spec.startswith("file://"):
             return _open_url(spec, index)
-        return _open_path(spec.removeprefix("file://"), size, index)
+        return _open_path(spec.removeprefix("file://"), size, index, every_format)
     except UserError as error:
         raise UserError(f"--data: {error}") from None
     except OSError as error:
@@ -110,7 +110,7 @@ def _open_url(spec: str, index: Path | None) -> Source:
     raise UserError(f"{spec} holds neither packed shards nor tar files: {_UNDERSTOOD}")
 
 
-def _open_path(spec: str, size: int, index: Path | None) -> Source:
+def _open_path(spec: str, size: int, index: Path | None, every_format: bool) -> Source:
     try:
         path = Path(spec).expanduser()
     except RuntimeError:
@@ -130,6 +130,8 @@ def _open_path(spec: str, size: int, index: Path | None) -> Source:
     for is_files, read_files in _READERS:
         if is_files(path):
             return read_files(path, index)
+    if is_image_folder(path, every_format):
+        return read_image_folder(path, index, every_format)
     raise UserError(f"{path} is no data set known here: {_UNDERSTOOD}")
 
 

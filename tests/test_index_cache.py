@@ -40,6 +40,11 @@ def settle(root: Path) -> None:
         os.utime(place, (LONG_AGO, LONG_AGO))
 
 
+@pytest.fixture(autouse=True)
+def small_trees_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_listing, "_WORTHWHILE", 1)
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     root = make(tmp_path / "photos", *TREE)
@@ -53,9 +58,9 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     scan = folder_listing._listed
 
-    def listed(path: Path) -> folder_listing._Known:
+    def listed(path: Path, every: bool) -> folder_listing._Known:
         seen.append(str(path))
-        return scan(path)
+        return scan(path, every)
 
     monkeypatch.setattr(folder_listing, "_listed", listed)
     return seen
@@ -181,7 +186,9 @@ def test_a_damaged_index_is_made_anew(damage: str, tree: Path, tmp_path: Path, s
 _OPEN = """
 import sys
 from pathlib import Path
+from fastselfie.pipelines import folder_listing
 from fastselfie.pipelines.sources import open_source
+folder_listing._WORTHWHILE = 1
 for _ in range(15):
     print(open_source(sys.argv[1], 224, Path(sys.argv[2])).fingerprint())
     Path(sys.argv[1], "train/dog").touch()
@@ -216,8 +223,8 @@ def test_the_index_folder_must_be_writable(tree: Path, tmp_path: Path) -> None:
     [
         ((), ""),
         (("train/a/x.webp",), "1 file of another format (.webp) passed over; fastselfie prepare converts it"),
-        (("train/a/x.TIF", "train/a/b/y.heic", "val/z.tif", "train/.hidden.gif", "train/a/n.txt", "x.bmp"),
-         "3 files of other formats (.heic, .tif) passed over; fastselfie prepare converts them"),
+        (("train/a/x.TIF", "train/a/b/y.gif", "val/z.tif", "train/.hidden.gif", "train/a/n.txt", "x.bmp"),
+         "3 files of other formats (.gif, .tif) passed over; fastselfie prepare converts them"),
     ],
 )  # fmt: skip
 def test_images_of_other_formats_are_told_of(names: tuple[str, ...], said: str, tmp_path: Path) -> None:
@@ -273,3 +280,9 @@ def test_indices_are_mapped_whole_or_not_at_all(tmp_path: Path) -> None:
         assert found is None or found.header == {"ü": [1, None]}
         assert found is None or all(np.array_equal(found.arrays[name], array) for name, array in arrays.items())
     assert read_index(tmp_path / "nothing") is None
+
+
+def test_small_trees_are_not_worth_it(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    open_source(str(tree), 224, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastselfie.pipelines.source import EncodedImages
+from fastselfie.pipelines.sources import open_source
 from tests.command import contents, succeed
 from tests.packing import members, refused
 from tests.photographs import jpeg, noise, picture, png, write
@@ -213,3 +215,22 @@ def test_cifar10_needs_no_packing(tmp_path: Path, capsys: Any) -> None:
     write(folder, [(name, b"") for name in names])
     assert "small images" in refused(capsys, folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_other_formats_in_folders(tmp_path: Path) -> None:
+    """What training passes over, prepare packs: every format that Pillow writes here, beside a PNG."""
+    image = Image.fromarray(picture(40, 50))
+    formats = ("webp", "gif", "bmp", "tiff", "avif", "png")
+    for number, name in enumerate(formats):
+        folder = tmp_path / "photographs" / "train" / str(number)
+        folder.mkdir(parents=True)
+        image.save(folder / f"image.{name}")
+    (tmp_path / "photographs" / "train" / "0" / "notes.txt").write_text("not an image")
+    ended = succeed("prepare", "photographs", "packed", "--size", "32", "--workers", "1", cwd=tmp_path)
+    packed = open_source(str(tmp_path / "packed"), 32).train
+    assert isinstance(packed, EncodedImages)
+    assert packed.labels_S.tolist() == list(range(len(formats))), ended.stdout
+    for index in range(len(formats)):
+        with Image.open(io.BytesIO(packed.read(index))) as opened:
+            assert (opened.format, opened.size) == ("JPEG", (40, 32))
+            assert abs(np.asarray(opened).astype(int) - np.asarray(image.resize((40, 32)))).mean() < 12
