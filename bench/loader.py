@@ -6,7 +6,8 @@ as there are --threads; ``DALI example``, DALI's own pipeline for ResNet-50; ``p
 threads. ``decode`` only decodes the whole images. Sides have as many threads or processes to decode; FastSelfie also as
 many threads to read. Each works ahead within a round only.
 
-Images are read into memory before the first round; with --shrink copies that are made smaller first. Without --data,
+Images are read into memory before the first round; with --shrink copies that are made smaller first. Of packed shards
+FastSelfie reads the shards themselves, checksums and all, and the others copies in memory. Without --data,
 rendered scenes of 500 pixels a side are loaded. On a CPU the C library keeps freed memory, as in training, for all.
 
     python -m bench.loader --data FOLDER --shrink 500 --out bench/results/loader_cpu.json
@@ -25,15 +26,16 @@ from typing import Any
 import torch
 
 from bench.images_in_memory import SHRINKS, ImagesInMemory, read_into_memory
-from bench.loader_sides import Round, all_sides
+from bench.loader_sides import SIZE, Round, all_sides
 from bench.measure import interleaved, summary, write
 from fastselfie.errors import UserError
 from fastselfie.pipelines.allotment import cores
 from fastselfie.pipelines.decoder import require_dali
 from fastselfie.pipelines.image_decoding import require_turbo
-from fastselfie.pipelines.image_folder import read_image_folder
 from fastselfie.pipelines.scene_files import write_scenes
+from fastselfie.pipelines.shards import Shards
 from fastselfie.pipelines.source import EncodedImages
+from fastselfie.pipelines.sources import open_source
 from fastselfie.training.hardware import choose_device
 from fastselfie.training.memory import keep_freed_memory
 
@@ -49,18 +51,19 @@ def measure(
 ) -> dict[str, Any]:
     """Images a second of each of ``sides``."""
     held = images if isinstance(images, ImagesInMemory) else read_into_memory(images)
+    ours = images if isinstance(images, Shards) else held
     round = Round(
         batch=arguments.batch_size, batches=arguments.batches, threads=arguments.threads, prefetch=arguments.prefetch
     )
     with ThreadPoolExecutor(arguments.threads) as pool:
-        makers = all_sides(held, round, device, pool)
+        makers = all_sides(held, ours, round, device, pool)
         loads = {side: make() for side, make in makers.items() if side in sides}
         seconds = interleaved(loads, arguments.rounds, 1, device)
     rates = {name: summary(values, round.batch * round.batches) for name, values in seconds.items()}
     return {
         "settings": {"images": len(held), "mean_kilobytes": held.mean_kilobytes, "threads": round.threads,
                      "prefetch": round.prefetch, "batch_size": round.batch, "batches": round.batches,
-                     "device": device.type},
+                     "device": device.type, "from": "packed shards" if ours is not held else "memory"},
         "images_per_second": rates,
     }  # fmt: skip
 
@@ -75,9 +78,11 @@ def _measured(arguments: argparse.Namespace, device: torch.device) -> dict[str, 
         folder = arguments.data or Path(temporary) / "scenes"
         if arguments.data is None:
             write_scenes(folder, size=_SCENE_SIZE, train=_SCENES, test=10, seed=0, progress=lambda done: None)
-        files = read_image_folder(folder).train
-        assert isinstance(files, EncodedImages)
-        images = read_into_memory(files, arguments.shrink)
+        images = open_source(str(folder), SIZE).train
+        if not isinstance(images, EncodedImages):
+            raise UserError(f"--data: {folder} has images that are in memory whole; name photographs or packed shards")
+        if arguments.shrink:
+            images = read_into_memory(images, arguments.shrink)
     result = measure(images, arguments, device, ALL if device.type == "cpu" else REPORTED)
     result["settings"]["shrunk"] = SHRINKS[arguments.shrink]
     result["ratio_of_medians"] = ratios(result["images_per_second"])

@@ -25,6 +25,7 @@ from fastselfie.pipelines.decoders import DecoderName
 from fastselfie.pipelines.draws import window_draws
 from fastselfie.pipelines.file_pipeline import FilePipeline, Loading
 from fastselfie.pipelines.sampler import Sampler
+from fastselfie.pipelines.source import EncodedImages
 from fastselfie.pipelines.view import View
 
 Load = Callable[[], object]
@@ -47,7 +48,7 @@ class Round:
             yield [(self.batch * index, self.batch * (index + 1)) for index in range(first, first + self.batches)]
 
 
-def fastselfie(images: ImagesInMemory, round: Round, device: torch.device, decoder: DecoderName) -> Load:
+def fastselfie(images: EncodedImages, round: Round, device: torch.device, decoder: DecoderName) -> Load:
     """The program's own pipeline. It announces no more than a round, so nothing is decoded in others' turns."""
     loading = Loading(threads=round.threads, prefetch=round.prefetch, batch=round.batch, decoder=decoder)
     pipeline = FilePipeline(images, view=VIEW, seed=0, device=device, loading=loading)
@@ -93,17 +94,17 @@ def decode_only(images: ImagesInMemory, round: Round, pool: ThreadPoolExecutor) 
 
 
 def all_sides(
-    images: ImagesInMemory, round: Round, device: torch.device, pool: ThreadPoolExecutor
+    images: ImagesInMemory, ours: EncodedImages, round: Round, device: torch.device, pool: ThreadPoolExecutor
 ) -> dict[str, Callable[[], Load]]:
-    """What makes each side, by its name, in the order in which they take turns.
+    """What makes each side, by its name, in the order in which they take turns; FastSelfie's sides read ``ours``.
 
     The loader's processes are forked from this one, and so come before the threads of the others.
     """
     peer: dict[str, Any] = {"size": SIZE, "min_area": MIN_AREA, "batch": round.batch, "batches": round.batches}
     return {
         "torch DataLoader": partial(torch_loader, images.data, processes=round.threads, **peer),
-        "fastselfie": partial(fastselfie, images, round, device, "turbo" if device.type == "cpu" else "dali"),
-        "fastselfie DALI": partial(fastselfie, images, round, device, "dali"),
+        "fastselfie": partial(fastselfie, ours, round, device, "turbo" if device.type == "cpu" else "dali"),
+        "fastselfie DALI": partial(fastselfie, ours, round, device, "dali"),
         "DALI example": partial(dali_example, images.data, threads=round.threads, prefetch=round.prefetch, **peer),
         "pillow": partial(pillow, images, round, pool),
         "decode": partial(decode_only, images, round, pool),

@@ -92,7 +92,7 @@ class PrepareArguments:
     side: Literal["shorter", "longer"] = "shorter"
     """The side that is measured."""
     quality: int = 95
-    """JPEG quality of what is encoded anew; from 95 on with whole chroma."""
+    """JPEG quality of what is encoded anew; above 95 with whole chroma."""
     workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Processes that decode; as many as there are CPU cores for us."""
     shard_mb: int = 512

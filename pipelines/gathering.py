@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastselfie.errors import LocalError
 from fastselfie.pipelines.image_bytes import BadImage
-from fastselfie.pipelines.reading import Reader
+from fastselfie.pipelines.reading import Reader, Result
 from fastselfie.pipelines.refusal import Refused, substitutes
 from fastselfie.pipelines.source import EncodedImages
 
@@ -30,7 +30,8 @@ class Request:
     Attributes:
         asked: what was asked for. epoch_B, sample_B: int64 (B,), the keys of its images.
         substituted: whether another image takes the place of a bad one; else it is left out.
-        reading: bytes to come, B. used: the image in each place. data: its bytes once they are there; None: left out.
+        reading: bytes to come, of a few images each. used: the image in each place. data: its bytes once they are
+            there; None: left out.
         refused: images that could not be used, by name. left: substitutes that each place may still take.
     """
 
@@ -38,7 +39,7 @@ class Request:
     epoch_B: Tensor
     sample_B: Tensor
     substituted: bool
-    reading: list[Future[NDArray[np.uint8]]]
+    reading: list[Future[list[Result]]]
     used: list[int]
     data: list[NDArray[np.uint8] | None] = field(default_factory=list)
     refused: dict[str, Refused] = field(default_factory=dict)
@@ -74,7 +75,7 @@ class Gatherer:
         used = sample_B.tolist()
         return Request(
             asked=asked, epoch_B=epoch_B, sample_B=sample_B, substituted=substituted, used=used,
-            reading=[self._reader.submit(index) for index in used],
+            reading=self._reader.submit(used),
         )  # fmt: skip
 
     def finish(self, request: Request) -> None:
@@ -83,12 +84,11 @@ class Gatherer:
         Raises:
             LocalError: so many images cannot be used that something else must be wrong.
         """
-        request.data = [None] * len(request.used)
-        for place, reading in enumerate(request.reading):
-            try:
-                request.data[place] = reading.result()
-            except BadImage as error:
-                self.refuse(request, place, str(error))
+        results = [result for reading in request.reading for result in reading.result()]
+        request.data = [None if isinstance(result, BadImage) else result for result in results]
+        for place, result in enumerate(results):
+            if isinstance(result, BadImage):
+                self.refuse(request, place, str(result))
         if not request.there():
             raise LocalError(self._too_many(request))
 

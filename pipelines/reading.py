@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +15,33 @@ from fastselfie.pipelines.source import EncodedImages
 
 _PAUSES_S = (0.1, 0.5)  # before the second and the third try: a network file system that is busy gets over it
 _GIVEN_UP = 1000  # images known not to be readable that are remembered
+_FEW = 16  # images a task: handing over a task takes as long as reading an image from memory
+
+Result: TypeAlias = NDArray[np.uint8] | BadImage
+"""An image's bytes, uint8 (size,), or what is wrong with it."""
 
 
 class Reader:
     """Reads images ahead of their use. An image that could not be read after all tries gets one try from then on."""
 
     def __init__(self, images: EncodedImages, threads: int) -> None:
-        self._images = images
-        self._pool = ThreadPoolExecutor(images.readers or threads, thread_name_prefix="read")
+        self._images, self._threads = images, images.readers or threads
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="read")
         self._given_up: set[int] = set()
 
-    def submit(self, index: int) -> Future[NDArray[np.uint8]]:
-        """Begin to read; see `read`."""
-        return self._pool.submit(self.read, index)
+    def submit(self, indices: Sequence[int]) -> list[Future[list[Result]]]:
+        """Begin to read: tasks of a few images each, which together give all of ``indices`` in their order."""
+        few = min(_FEW, -(-len(indices) // (2 * self._threads))) if self._images.readers is None else 1
+        return [self._pool.submit(self._read_some, indices[at : at + few]) for at in range(0, len(indices), few)]
+
+    def _read_some(self, indices: Sequence[int]) -> list[Result]:
+        results: list[Result] = []
+        for index in indices:
+            try:
+                results.append(self.read(index))
+            except BadImage as error:
+                results.append(error)
+        return results
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """The bytes of image ``index``: uint8 (size,).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,17 @@ from fastselfie.pipelines.source import Files
 from fastselfie.pipelines.undecodable import Undecodable
 from fastselfie.pipelines.view import View
 from fastselfie.randomness import epoch_order
-from tests.command import assert_equal_runs, assert_refused, checkpoints, contents, fastselfie, metrics, succeed
+from tests.command import (
+    assert_equal_runs,
+    assert_refused,
+    checkpoints,
+    contents,
+    fastselfie,
+    metrics,
+    stop_at,
+    succeed,
+    torchrun,
+)
 from tests.photographs import CPU, flat_folder, images_of, jpeg, picture, pipeline, png, undecodable, write
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
@@ -88,8 +99,29 @@ def test_a_run_goes_on(tmp_path: Path) -> None:
     assert lines[-1]["quarantined"] == 5
     assert json.loads((run / "result.json").read_text())["quarantined"] == 5
     spoken = [line for line in ended.stderr.splitlines() if line.strip() and not DECODERS.match(line)]
-    assert all(line.startswith(("using ", "data ", "run: step ", f"{run}: ")) for line in spoken), spoken
+    assert all(line.startswith(("using ", "data ", "loading by ", "run: step ", f"{run}: ")) for line in spoken), spoken
     assert any("images cannot be used (" in line and "others take its place" in line for line in spoken)
+
+
+def test_two_processes_and_a_killed_run_are_as_one(tmp_path: Path) -> None:
+    """Bad files met by either process, before and after a checkpoint: the same steps, figures and quarantine."""
+    data = flat_folder(tmp_path / "data", 24)
+    for index, spoil in ((2, as_broken), (9, as_truncated), (20, as_dangling)):
+        spoil(data / f"{index:02}.jpg")
+    command = (
+        *PRETRAIN, "--data", "data", "--held-out", "4", "--steps", "8", "--evaluate-every", "2", "--checkpoint-every",
+        "2", "--max-bad-share", "0.3",
+    )  # fmt: skip
+    succeed(*command, "--micro-batch-size", "4", "--out", "reference", cwd=tmp_path)
+    succeed(*command, "--out", "run", cwd=tmp_path, program=torchrun(2))
+    assert_equal_runs(tmp_path / "run", tmp_path / "reference")
+    killed = tmp_path / "killed"
+    stop_at(5, signal.SIGKILL, *command, "--micro-batch-size", "4", "--out", killed, run=killed)
+    assert 4 <= checkpoints(killed)[-1] < 8
+    succeed(*command, "--micro-batch-size", "4", "--out", "killed", cwd=tmp_path)
+    assert_equal_runs(tmp_path / "killed", tmp_path / "reference")
+    for run in ("run", "killed"):
+        assert (tmp_path / run / "quarantine.csv").read_text() == (tmp_path / "reference/quarantine.csv").read_text()
 
 
 def test_too_many_end_it_and_nothing_is_lost(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_webdataset_reads_it(packed: tuple[Path, str]) -> None:
     assert [sample["cls"] for sample in samples] == [0, 0, 0, 1, 1, 1, 2, 2]
     assert [sample["jpg"].shape[1::-1] for sample in samples] == SIDES
     shown = samples[4]["jpg"].astype(float)  # stored on its side: a quarter turn clockwise
-    assert np.abs(shown - np.rot90(picture(48, 60, 5), -1)).mean() < 3
+    assert np.abs(shown - np.rot90(picture(48, 60, 5), -1)).mean() < 5
 
 
 def test_asked_again_it_says_so(packed: tuple[Path, str], photographs: Path) -> None:
