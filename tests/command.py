@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import signal
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 TIMEOUT_S = 180
 MEASURED = frozenset({"images_per_second", "data_wait", "peak_gib"})
@@ -63,6 +66,17 @@ def fastselfie(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, whatever that is."""
     return end(start(*words, cwd=cwd, program=program, before=before))
+
+
+def in_process(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command that is refused inside this process: torch is there already, which takes seconds elsewhere."""
+    from fastselfie.cli import status
+
+    out, err = io.StringIO(), io.StringIO()
+    here = contextlib.chdir(cwd), mock.patch.dict(os.environ, environment(), clear=True)
+    with here[0], here[1], contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = status([str(word) for word in words])
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def succeed(*words: str | Path, cwd: Path, program: Sequence[str] = PROGRAM) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.command import SMALL, assert_refused, contents, fastselfie, succeed
+from tests.command import SMALL, assert_refused, contents, fastselfie, in_process, succeed
 
 QUICK = ("--steps", "4", "--log-every", "2", "--evaluate-every", "100", "--checkpoint-every", "2", "--held-out", "10")
 PRETRAIN = ("pretrain", *SMALL, *QUICK)
@@ -103,7 +103,7 @@ def test_words(words: str, said: str, here: Path) -> None:
     ],
 )
 def test_what_needs_the_data(words: tuple[str, ...], said: str, here: Path) -> None:
-    assert said in assert_refused(fastselfie(*words, "--out", "run", cwd=here))
+    assert said in assert_refused(in_process(*words, "--out", "run", cwd=here))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
@@ -149,7 +149,7 @@ def test_data(kind: str, here: Path, tmp_path: Path) -> None:
         else:
             size = ("64", "16")
     words = (*PRETRAIN, "--data", data, "--image-size", size[0], "--patch", size[1], "--out", "run")
-    line = assert_refused(fastselfie(*words, cwd=here))
+    line = assert_refused(in_process(*words, cwd=here))
     assert line.startswith("fastselfie: --data: ")
     assert str(data) in line
     assert not marker.exists()
@@ -169,14 +169,14 @@ def test_data(kind: str, here: Path, tmp_path: Path) -> None:
     ],
 )
 def test_out(name: str, change: tuple[str, ...], said: str, runs: Path, here: Path) -> None:
-    line = assert_refused(fastselfie(*PRETRAIN, *change, "--out", runs / name, cwd=here))
+    line = assert_refused(in_process(*PRETRAIN, *change, "--out", runs / name, cwd=here))
     assert said in line
     assert name in line
 
 
 def test_finetuning_by_a_recipe_of_another_size(runs: Path, here: Path) -> None:
     words = ("finetune", "imagenet224", "--from", runs / "pretrained", "--data", "synthetic:200")
-    line = assert_refused(fastselfie(*words, "--out", "run", cwd=here))
+    line = assert_refused(in_process(*words, "--out", "run", cwd=here))
     assert "was pretrained by recipe tiny on 32x32 images, and imagenet224 has 224x224" in line
     assert not (here / "run").exists()
 
@@ -185,7 +185,7 @@ def test_out_of_another_recipe(runs: Path, here: Path) -> None:
     words = ["cifar10" if word == "tiny" else word for word in PRETRAIN]
     same = json.loads((runs / "pretrained" / "config.json").read_text())["settings"]
     shape = [word for name in ("mean", "std") for word in (f"--{name}", *map(str, same[name]))]
-    line = assert_refused(fastselfie(*words, *shape, "--out", runs / "pretrained", cwd=here))
+    line = assert_refused(in_process(*words, *shape, "--out", runs / "pretrained", cwd=here))
     assert "holds a run with recipe tiny, not cifar10" in line
 
 
@@ -203,6 +203,6 @@ def test_out_of_another_recipe(runs: Path, here: Path) -> None:
     ],
 )
 def test_from(name: str, words: tuple[str, ...], said: str, runs: Path, here: Path) -> None:
-    line = assert_refused(fastselfie(*FINETUNE, *words, "--from", runs / name, "--out", "run", cwd=here))
+    line = assert_refused(in_process(*FINETUNE, *words, "--from", runs / name, "--out", "run", cwd=here))
     assert said in line
     assert name in line or "--scratch" in words

@@ -188,7 +188,7 @@ def test_a_disk_that_is_gone_ends_it(tmp_path: Path) -> None:
     listed = write(tmp_path, [(f"{i}.jpg", jpeg(picture(40, 48, i))) for i in range(40)])
     for path in tmp_path.iterdir():
         path.unlink()
-    source = pipeline(listed, View(size=32), batch=20, threads=4)
+    source = pipeline(listed, View(size=32), batch=20, threads=16)
     with pytest.raises(
         LocalError, match=r"cannot be read \(No such file or directory\), and so it is with 10 more for a"
     ):
