@@ -126,7 +126,8 @@ class RunConfig(ModelConfig):
     """Batches of files that are decoded ahead."""
     decoder: Literal["auto", "dali", "turbo"] = "auto"
     """Who decodes JPEG and PNG images: NVIDIA DALI, on a GPU where there is one, or libjpeg-turbo on the CPU. `auto`:
-    DALI for CUDA, turbo for the CPU where simplejpeg is installed. Their pixels differ by a few levels of 255."""
+    DALI for CUDA, turbo for the CPU where simplejpeg is installed. Their pixels are within one level of 255, but for
+    the outermost ones of a view."""
     hardware_share: float | None = None
     """Share of the JPEG images that a GPU's hardware decoder takes. None: 0.65, or 0 with --deterministic."""
     index: Path | None = None

@@ -1,4 +1,4 @@
-"""Which decoder a pipeline gets. Their pixels differ by a few levels at most, so a run keeps the one it began with."""
+"""Which decoder a pipeline gets. Their pixels are not quite the same, so a run keeps the one it began with."""
 
 from __future__ import annotations
 
