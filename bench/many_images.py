@@ -32,7 +32,7 @@ import torch
 from bench.measure import write
 from bench.tiny_shards import SIDE, write_tiny_shards
 from fastselfie.errors import UserError
-from fastselfie.pipelines.decoder import require_dali
+from fastselfie.pipelines.decoders import choose_decoder
 from fastselfie.pipelines.file_pipeline import Loading
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.pipeline import Pipeline
@@ -102,7 +102,10 @@ def _apart(folder: Path, loading: Loading, seconds: float) -> Measured:
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """A row a size: medians, and all values."""
-    loading = Loading(threads=arguments.threads, prefetch=arguments.prefetch, batch=arguments.batch_size)
+    decoder, _ = choose_decoder("auto", _CPU)
+    loading = Loading(
+        threads=arguments.threads, prefetch=arguments.prefetch, batch=arguments.batch_size, decoder=decoder
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folders = {images: Path(temporary) / str(images) for images in arguments.images}
         for images, folder in folders.items():
@@ -131,7 +134,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     arguments = parser.parse_args()
     try:
-        require_dali()
         rows = measure(arguments)
     except (UserError, OSError) as error:
         sys.exit(f"many_images: {error}")

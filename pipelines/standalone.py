@@ -152,7 +152,8 @@ def loader(
         threads: that read and as many that decode; None: this process's cores, by its control group.
         prefetch: batches decoded ahead. min_area: smallest share of the area that a random resized crop takes.
         max_bad_share: of the images that may turn out unusable before an error says so.
-        decoder: DALI, or libjpeg-turbo on the CPU; their pixels are within a level of 255 but for outermost ones. ``auto``: DALI for CUDA.
+        decoder: DALI, or libjpeg-turbo on the CPU; their pixels are within a level of 255 but for a view's outermost
+            ones. ``auto``: DALI for CUDA, libjpeg-turbo for a CPU where simplejpeg is installed.
         index: a folder in which the listing of the data is kept, so that the next start is quick.
 
     Raises:

@@ -89,6 +89,7 @@ def test_a_run_goes_on(tmp_path: Path) -> None:
         path = data / f"{3 * index:02}.jpg"
         spoil(path)
         expected.append((str(path), said))
+    (data / "moving.gif").write_bytes(b"GIF89a")
     ended = succeed(
         *PRETRAIN, "--steps", "6", "--evaluate-every", "3", "--max-bad-share", "0.3", "--data", data, "--out", run,
         cwd=tmp_path,
@@ -99,7 +100,10 @@ def test_a_run_goes_on(tmp_path: Path) -> None:
     assert lines[-1]["quarantined"] == 5
     assert json.loads((run / "result.json").read_text())["quarantined"] == 5
     spoken = [line for line in ended.stderr.splitlines() if line.strip() and not DECODERS.match(line)]
-    assert all(line.startswith(("using ", "data ", "loading by ", "run: step ", f"{run}: ")) for line in spoken), spoken
+    assert all(
+        line.startswith(("using ", "data ", "data: ", "loading by ", "run: step ", f"{run}: ")) for line in spoken
+    ), spoken
+    assert "data: 1 file of another format (.gif) passed over; fastselfie prepare converts it" in spoken
     assert any("images cannot be used (" in line and "others take its place" in line for line in spoken)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -25,9 +24,11 @@ from bench.report.whole_step import EAGER
 from bench.training_step import make_trainer, steps_of
 from fastselfie.config import require
 from fastselfie.errors import UserError
+from fastselfie.pipelines.allotment import cores
 from fastselfie.pipelines.decoder import require_dali
+from fastselfie.pipelines.decoders import choose_decoder
 from fastselfie.pipelines.scene_files import write_scenes
-from fastselfie.pipelines.source import Files, Source
+from fastselfie.pipelines.source import EncodedImages, Source
 from fastselfie.pipelines.sources import open_source
 from fastselfie.training.session import fits
 from fastselfie.training.world import World
@@ -60,7 +61,9 @@ def opened(bench: Bench, folder: Path | None) -> Iterator[Source]:
             count, scenes = max(count, bench.config.batch_size), Path(temporary) / "scenes"
             write_scenes(scenes, size=size, train=count, test=10, seed=0, progress=lambda done: None)
         source = open_source(str(folder or scenes), bench.config.image_size)
-        require(isinstance(source.train, Files), f"--data: {folder} holds no JPEG or PNG files; name a folder of them")
+        require(
+            isinstance(source.train, EncodedImages), f"--data: {folder} holds no photographs; name a folder of them"
+        )
         if folder is not None:
             fits(bench.config, len(source.train))
         yield source
@@ -68,9 +71,9 @@ def opened(bench: Bench, folder: Path | None) -> Iterator[Source]:
 
 def loader_alone(bench: Bench, machine: Machine, source: Source) -> list[Row]:
     """Random resized crops of 224 pixels, against Pillow making the same and against decoding the files whole."""
-    assert isinstance(source.train, Files)
+    assert isinstance(source.train, EncodedImages)
     arguments = argparse.Namespace(
-        batch_size=_SMOKE_LOADED if bench.smoke else _LOADED, threads=len(os.sched_getaffinity(0)), prefetch=2,
+        batch_size=_SMOKE_LOADED if bench.smoke else _LOADED, threads=cores(), prefetch=2,
         rounds=bench.rounds, batches=1 if bench.smoke else 2,
     )  # fmt: skip
     rates = loader.measure(source.train, arguments, bench.device)["images_per_second"]
@@ -91,7 +94,8 @@ def end_to_end(bench: Bench, machine: Machine, source: Source, flops: int | None
     Args:
         flops: a step's, counted in the whole step: its network and batch are the same.
     """
-    config = replace(bench.config, crop="resized", pad=0)
+    decoder, _ = choose_decoder(bench.config.decoder, bench.device)
+    config = replace(bench.config, crop="resized", pad=0, decoder=decoder)
     trainer = make_trainer(config, World(rank=0, size=1, device=bench.device), source)
     trainer.job.pipeline.announce(trainer.requests(0))
     started = time.perf_counter()
