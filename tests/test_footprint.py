@@ -1,4 +1,4 @@
-"""The loader's memory: told beforehand, and not growing over ten thousand batches."""
+"""The loader's memory: told beforehand, and not growing over thousands of batches."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def resident(folder: Path, decoder: str, batch: int, batches: int, size: int) ->
     return [int(line) for line in ended.stdout.split()]
 
 
-def test_ten_thousand_batches(decoder: DecoderName, tmp_path: Path) -> None:
-    """Images of many sizes, so that places for them would grow if they could."""
+def test_thousands_of_batches(decoder: DecoderName, tmp_path: Path) -> None:
+    """Images of many sizes, so that places for them would grow if they could. DALI's 10,000 take half a minute."""
     write(tmp_path, [(f"{i:03}.jpg", jpeg(noise(16 + i % 40, 60 - i % 31, i))) for i in range(100)])
-    before, early, late = resident(tmp_path, decoder, 1, 10_000, 8)
+    before, early, late = resident(tmp_path, decoder, 1, 10_000 if decoder == "turbo" else 4_000, 8)
     assert before < early
     assert late < 1.1 * early
-    assert late - early < 8 << 20  # a kilobyte a batch would be more
+    assert late - early < 3 << 20  # a kilobyte a batch would be more
 
 
 def test_what_is_told_is_kept(decoder: DecoderName, tmp_path: Path) -> None:

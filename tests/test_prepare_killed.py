@@ -32,7 +32,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-OPTIONS = ("--size", "224", "--shard-mb", "1")
+OPTIONS = ("--size", "224", "--shard-mb", "1", "--quality", "96")
 
 
 def pack(many: Path, folder: Path, *options: str) -> None:
@@ -126,7 +126,7 @@ def test_killed_in_mid_shard_it_goes_on(many: Path, undisturbed: Path, capsys: A
         assert (folder / "unfinished" / "shard.tar").stat().st_size > 0
         assert not (folder / "dataset.json").exists()
     untouched = (folder / "train-000000.tar").stat()
-    assert "was packed with --quality 95, not --quality 80" in refused(
+    assert "was packed with --quality 96, not --quality 80" in refused(
         capsys, many, folder, *OPTIONS, "--quality", "80"
     )
     pack(many, folder, "--workers", "1")
