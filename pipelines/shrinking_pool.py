@@ -63,6 +63,13 @@ class ShrinkingPool:
         )
 
     def __enter__(self) -> ShrinkingPool:
+        # Started with SIGINT blocked, which they inherit: one that Ctrl-C met while it imports would print a traceback.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for _ in range(self._workers):
+                self._processes.submit(_begun)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self
 
     def __exit__(
@@ -159,6 +166,10 @@ def _shrink_all(read: list[bytes | str], shrinking: Shrinking) -> list[tuple[byt
         else:
             results.append((None if jpeg is data else jpeg, ""))
     return results
+
+
+def _begun() -> None:
+    """A first task for each process: the executor starts one at a task that finds none idle."""
 
 
 def _begin_process() -> None:

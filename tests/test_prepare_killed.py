@@ -163,7 +163,7 @@ def test_what_else_may_happen_to_a_pass(many: Path, undisturbed: Path) -> None:
     process.send_signal(signal.SIGCONT)
     line = assert_refused(end(process))
     assert "a process was killed, perhaps for want of memory" in line
-    assert str(many / "train") in line
+    assert str(many) in line
     (folder / "train-000001.tar").unlink()
     kept = (folder / "train-000000.tar").stat()
     line = assert_refused(fastselfie("prepare", many, folder, *OPTIONS, cwd=many.parent, before=no_large_files))
