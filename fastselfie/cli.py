@@ -126,7 +126,7 @@ def _prepare(words: Sequence[str]) -> int:
     from fastselfie.pipelines.shrinking import Shrinking
 
     source = open_encoded(asked.source)
-    shrinking = Shrinking(size=asked.size, side=asked.side, quality=asked.quality)
+    shrinking = Shrinking(size=asked.size, side=asked.side, quality=asked.quality, recode=asked.recode)
     columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(

@@ -117,7 +117,8 @@ def _plan(source: Source, shrinking: Shrinking, shard_bytes: int) -> dict[str, A
     """All that decides the result."""
     return {
         "format": FORMAT, "source": source.name, "fingerprint": source.fingerprint(), "size": shrinking.size,
-        "side": shrinking.side, "quality": shrinking.quality, "shard_bytes": shard_bytes, "pillow": PIL.__version__,
+        "side": shrinking.side, "quality": shrinking.quality, "recode": shrinking.recode, "shard_bytes": shard_bytes,
+        "pillow": PIL.__version__,
     }  # fmt: skip
 
 
@@ -134,7 +135,7 @@ def _said(name: str, value: Any) -> str:
     """A part of a plan as the user knows it."""
     if name == "shard_bytes" and isinstance(value, int):
         return f"--shard-mb {value / (1 << 20):g}"
-    return f"--{name} {value}" if name in ("size", "side", "quality") else f"{name} {value}"
+    return f"--{name} {value}" if name in ("size", "side", "quality", "recode") else f"{name} {value}"
 
 
 @contextmanager

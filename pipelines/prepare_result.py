@@ -75,7 +75,7 @@ def complete(folder: Path, source: Source, plan: dict[str, Any], known: dict[str
     made_by |= {"fastselfie": fastselfie.__version__, "bytes_read": sum(record.bytes_read for record in every)}
     manifest = {
         "format": plan["format"], "classes": list(source.classes), "splits": splits,
-        "settings": {name: plan[name] for name in ("size", "quality", "side")},
+        "settings": {name: plan[name] for name in ("size", "quality", "side", "recode")},
         "made_by": made_by | {"copied": sum(record.copied for record in every)}, "rejected": len(rejected),
     }  # fmt: skip
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode())

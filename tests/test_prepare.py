@@ -100,7 +100,7 @@ def test_the_manifest(packed: tuple[Path, str], photographs: Path) -> None:
     folder = packed[0]
     manifest = json.loads((folder / "dataset.json").read_bytes())
     assert (manifest["format"], manifest["classes"], manifest["rejected"]) == (1, ["apple", "bee", "cat"], 4)
-    assert manifest["settings"] == {"size": 48, "quality": 95, "side": "shorter"}
+    assert manifest["settings"] == {"size": 48, "quality": 95, "side": "shorter", "recode": "needed"}
     for split, images in (("train", 8), ("val", 2)):
         size = (folder / f"{split}-000000.tar").stat().st_size
         crc = zlib.crc32((folder / f"{split}.npy").read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 import struct
@@ -244,3 +245,14 @@ def test_any_damage_is_a_reason_or_an_image(encode: Any) -> None:
             data[at] = generator.integers(0, 256)
         with suppress(BadImage):
             assert fault(shrink(bytes(data), SETTINGS)) is None
+
+
+def test_all_may_be_encoded_anew() -> None:
+    """Same size, fewer bytes, and close to what it was."""
+    data = jpeg(picture(48, 60), quality=100)
+    assert shrink(data, SETTINGS) is data
+    anew = shrink(data, dataclasses.replace(SETTINGS, quality=90, recode="all"))
+    assert len(anew) < len(data) / 2
+    before, after = (np.asarray(Image.open(io.BytesIO(one))).astype(int) for one in (data, anew))
+    assert before.shape == after.shape
+    assert 0 < np.abs(before - after).mean() < 5
