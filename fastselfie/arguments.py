@@ -94,7 +94,7 @@ class PrepareArguments:
     quality: int = 95
     """JPEG quality of what is encoded anew; above 95 with whole chroma."""
     recode: Literal["needed", "all"] = "needed"
-    """`needed`: a JPEG that fits keeps its bytes. `all`: every image is encoded anew at --quality, which decodes faster."""
+    """`needed`: a JPEG that fits keeps its bytes. `all`: every image is encoded anew, to decode in less time."""
     workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Processes that decode; as many as there are CPU cores for us."""
     shard_mb: int = 512
