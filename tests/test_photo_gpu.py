@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastselfie.pipelines.decoder import Decoder
-from fastselfie.pipelines.file_pipeline import FilePipeline
+from fastselfie.pipelines.file_pipeline import FilePipeline, Loading
 from fastselfie.pipelines.source import Files
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.randomness import epoch_order
@@ -106,6 +106,27 @@ def test_batches_are_the_cpus(name: str, files: Files) -> None:
             apart = np.abs(mine.astype(np.int16) - expected)
             assert apart.mean() <= MEAN, files.names[sample]
             assert np.percentile(apart, 99) <= PERCENTILE_99, files.names[sample]
+
+
+def test_decoding_on_the_cpu_gives_the_same_there(files: Files) -> None:
+    """libjpeg-turbo's pixels, copied: the repeatable way to feed a GPU."""
+    pytest.importorskip("simplejpeg")
+    here = pipeline(files, VIEWS["resized"], batch=BATCH, decoder="turbo")
+    there = pipeline(files, VIEWS["resized"], batch=BATCH, threads=4, prefetch=2, device=DEVICE, decoder="turbo")
+    for request in REQUESTS:
+        expected, batch = here.batch(*request), there.batch(*request)
+        assert (batch.pixels.device, batch.sample_B.device) == (DEVICE, DEVICE)
+        assert torch.equal(batch.pixels.cpu(), expected.pixels)
+
+
+def test_without_the_hardware_decoder_a_batch_is_the_same_again(files: Files) -> None:
+    """In other company too: no image's pixels depend on the batch that it comes in."""
+    loading = Loading(threads=2, prefetch=2, batch=BATCH, hardware_share=0)
+    one, other = (FilePipeline(files, view=VIEWS["resized"], seed=3, device=DEVICE, loading=loading) for _ in range(2))
+    for start, stop in REQUESTS:
+        whole, middle = one.batch(start, stop).pixels, (start + stop) // 2
+        parts = [other.batch(start, middle).pixels.clone(), other.batch(middle, stop).pixels.clone()]
+        assert torch.equal(torch.cat(parts), whole)
 
 
 def test_flips_are_the_cpus(files: Files) -> None:

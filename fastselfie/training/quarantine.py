@@ -44,9 +44,9 @@ class Quarantine:
         self._known |= {name: (news[name], done) for name in sorted(news)}
         world.in_main(lambda: self._write(folder))
         if world.is_main:
-            first, total = min(news.items()), len(self._known)
-            what = f"{len(news)} images cannot be used" if len(news) > 1 else "an image cannot be used"
-            say(f"{folder}: {what} ({total} in {NAME} by now), {first[0]} {first[1]}; others take its place")
+            (name, reason), total = min(news.items()), len(self._known)
+            first = f"{name} {reason}" + (f", and {len(news) - 1} more" if len(news) > 1 else "")
+            say(f"{folder}: going on without {first} (in {NAME}: {total})")
 
     def check(self) -> None:
         """Raises `UserError` where more images are bad than may be."""
