@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
+
+from rich.console import Console
+from rich.progress import Progress
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines.cifar import SIZE as BATCH_SIZE
@@ -24,6 +28,16 @@ from fastselfie.pipelines.tfrecord import is_tfrecord, read_tfrecord
 from fastselfie.pipelines.webdataset import is_webdataset, read_webdataset
 
 _Index: TypeAlias = Path | None
+
+
+def _read_tfrecord(path: Path, index: Path | None) -> Source:
+    """Without an index all of the shards are read once, for their labels: minutes of which a bar tells."""
+    shown = os.environ.get("LOCAL_RANK", "0") == "0"
+    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
+        task = bar.add_task("reading labels", total=None)
+        return read_tfrecord(path, index, lambda done, total: bar.update(task, completed=done, total=total))
+
+
 # Images of one size, whole in memory.
 _RESIDENT: tuple[tuple[Callable[[Path], bool], Callable[[Path], Source]], ...] = (
     (is_cifar10, read_cifar10),
@@ -38,7 +52,7 @@ _SHARDS: tuple[tuple[Callable[[Storage], bool], Callable[[Storage, _Index], Sour
 _READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, _Index], Source]], ...] = (
     (is_list, lambda path, index: read_list(path)),
     (is_parquet, lambda path, index: read_parquet(path)),
-    (is_tfrecord, read_tfrecord),
+    (is_tfrecord, _read_tfrecord),
 )
 _UNDERSTOOD = (
     "give a folder of JPEG or PNG files (train/ and val/ with class folders, or flat), a list of files (.txt), a folder"

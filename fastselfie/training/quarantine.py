@@ -58,13 +58,22 @@ class Quarantine:
             )
 
     def restore(self, world: World, folder: Path, done: int) -> None:
-        """Take over what was written down in the first ``done`` steps; the rest will be met again."""
+        """Take over what was written down in the first ``done`` steps; the rest will be met again.
+
+        Raises:
+            UserError: somebody changed the file to what cannot be understood.
+        """
 
         def kept() -> dict[str, tuple[str, int]]:
             if (folder / NAME).exists():
-                rows = csv.DictReader(io.StringIO((folder / NAME).read_text()))
-                self._known = {row["image"]: (row["reason"], int(row["step"])) for row in rows}
-                self._known = {name: why for name, why in self._known.items() if why[1] <= done}
+                text = (folder / NAME).read_bytes().decode(errors="surrogateescape")
+                try:
+                    rows = [
+                        (row["image"], row["reason"], int(row["step"])) for row in csv.DictReader(io.StringIO(text))
+                    ]
+                except (KeyError, TypeError, ValueError, csv.Error):
+                    raise UserError(f"{folder / NAME}: is damaged; delete it, what is bad will be met again") from None
+                self._known = {name: (reason, step) for name, reason, step in rows if step <= done}
                 self._write(folder)
             return self._known
 
