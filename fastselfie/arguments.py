@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from tyro import _errors as tyro_errors  # its documented hook for parse errors,
 
 from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, require
 from fastselfie.errors import UserError
+from fastselfie.pipelines.allotment import cores
 from fastselfie.recipes import RECIPES, recipe
 
 C = TypeVar("C", bound=RunConfig)
@@ -95,7 +95,7 @@ class PrepareArguments:
     """JPEG quality of what is encoded anew; above 95 with whole chroma."""
     recode: Literal["needed", "all"] = "needed"
     """`needed`: a JPEG that fits keeps its bytes. `all`: every image is encoded anew, to decode in less time."""
-    workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: int = dataclasses.field(default_factory=cores)
     """Processes that decode; as many as there are CPU cores for us."""
     shard_mb: int = 512
     """Megabytes (2**20 bytes) of a shard at most."""

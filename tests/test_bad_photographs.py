@@ -105,8 +105,8 @@ def test_a_run_goes_on(tmp_path: Path) -> None:
     ), spoken
     assert "data: 1 file of another format (.gif) passed over; fastselfie prepare converts it" in spoken
     told = [line for line in spoken if line.startswith(f"{run}: going on without {data}/")]
-    assert sum(1 + int((re.findall(r", and (\d+) more", line) or [0])[0]) for line in told) == 5
-    assert told[-1].endswith(" (in quarantine.csv: 5)")
+    assert sum(1 + int((re.findall(r" and (\d+) more", line) or [0])[0]) for line in told) == 5
+    assert told[-1].endswith("; 5 in quarantine.csv")
 
 
 def test_two_processes_and_a_killed_run_are_as_one(tmp_path: Path) -> None:

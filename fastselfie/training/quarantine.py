@@ -45,8 +45,8 @@ class Quarantine:
         world.in_main(lambda: self._write(folder))
         if world.is_main:
             (name, reason), total = min(news.items()), len(self._known)
-            first = f"{name} {reason}" + (f", and {len(news) - 1} more" if len(news) > 1 else "")
-            say(f"{folder}: going on without {first} (in {NAME}: {total})")
+            more = f" and {len(news) - 1} more" if len(news) > 1 else ""
+            say(f"{folder}: going on without {name} ({reason}){more}; {total} in {NAME}")
 
     def check(self) -> None:
         """Raises `UserError` where more images are bad than may be."""
