@@ -101,9 +101,15 @@ def in_mid_shard(folder: Path, finished: int) -> Callable[[], bool]:
     return there
 
 
+def _as_in_a_terminal() -> None:
+    """In a group of its own, and with SIGINT as it is there: what a script starts in the background ignores it."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def begin(many: Path, folder: Path, finished: int) -> subprocess.Popen[str]:
     """A pass that is held (SIGSTOP) while it writes a shard; SIGCONT lets it go on."""
-    process = start("prepare", many, folder, *OPTIONS, "--workers", "2", cwd=many.parent, before=os.setsid)
+    process = start("prepare", many, folder, *OPTIONS, "--workers", "2", cwd=many.parent, before=_as_in_a_terminal)
     there = in_mid_shard(folder, finished)
     while True:
         wait_for(lambda: there() or process.poll() is not None)
