@@ -181,3 +181,21 @@ def test_public_names() -> None:
     assert fastselfie.pipelines.loader is loader
     with pytest.raises(AttributeError, match="has no attribute 'loaders'"):
         _ = fastselfie.pipelines.loaders
+
+
+def test_odd_images(tmp_path: Path, decoder: str) -> None:
+    """One pixel, 60 million pixels, a line, an animation: each is of one colour, which it still has in both views."""
+    colours = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (250, 250, 10)]
+    pixel, huge, line, frame = (Image.new("RGB", (1, 1), colour) for colour in colours)
+    pixel.save(tmp_path / "0.jpg", quality=100, subsampling=0)
+    huge.resize((10_000, 6_000)).save(tmp_path / "1.jpg")
+    line.resize((3_000, 1)).save(tmp_path / "2.jpg", quality=100, subsampling=0)
+    frame = frame.resize((40, 40))
+    frame.save(tmp_path / "3.png", save_all=True, append_images=[frame.rotate(90), Image.new("RGB", (40, 40))])
+    for view in ("train", "plain"):
+        batches = opened(tmp_path, decoder, batch_size=4, view=view)
+        ((images, _),) = batches.steps(0, 1)
+        seen = images.float().mean(dim=(2, 3)).tolist()
+        for colour in colours:
+            assert min(max(abs(a - b) for a, b in zip(colour, mean, strict=True)) for mean in seen) < 6, (view, colour)
+        assert not batches.refused
