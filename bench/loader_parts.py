@@ -70,8 +70,8 @@ class Packed:
 def packed(images: ImagesInMemory) -> Iterator[Packed]:
     """``images`` in a file."""
     generator, count = np.random.default_rng(0), len(images)
-    offsets = itertools.accumulate(map(len, images.data), initial=0)
-    places = [(offset, len(data), zlib.crc32(data)) for offset, data in zip(offsets, images.data, strict=False)]
+    ends = itertools.accumulate(map(len, images.data))
+    places = [(end - len(data), len(data), zlib.crc32(data)) for end, data in zip(ends, images.data, strict=True)]
     with tempfile.TemporaryFile() as file:
         file.writelines(images.data)
         file.flush()
@@ -103,7 +103,7 @@ def part_seconds(images: Packed) -> list[float]:
         if images.flips[index]:
             mirror(out_13HH)
         times.append(times[-1] + clock() - before)
-        spent = [total + end - start for total, start, end in zip(spent, times, times[1:], strict=False)]
+        spent = [total + end - start for total, (start, end) in zip(spent, itertools.pairwise(times), strict=True)]
     return spent
 
 

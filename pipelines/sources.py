@@ -8,9 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from rich.console import Console
-from rich.progress import Progress
-
 from fastselfie.errors import UserError
 from fastselfie.pipelines.cifar import SIZE as BATCH_SIZE
 from fastselfie.pipelines.cifar import is_cifar10, read_cifar10
@@ -32,6 +29,9 @@ _Index: TypeAlias = Path | None
 
 def _read_tfrecord(path: Path, index: Path | None) -> Source:
     """Without an index all of the shards are read once, for their labels: minutes of which a bar tells."""
+    from rich.console import Console  # here alone
+    from rich.progress import Progress
+
     shown = os.environ.get("LOCAL_RANK", "0") == "0"
     with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
         task = bar.add_task("reading labels", total=None)

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastselfie.errors import UserError
 from fastselfie.pipelines.image_folder import is_image_folder, read_image_folder
 from fastselfie.pipelines.source import AnySplit, Files, Source
-from fastselfie.pipelines.sources import open_source
+from tests.data_sources import refusal
 
 CLASSES = {
     "train/cat/2.jpg": "cat", "train/cat/1.JPEG": "cat", "train/dog/b.png": "dog", "train/dog/a.Jpg": "dog",
@@ -41,15 +40,6 @@ def listed(split: AnySplit | None, root: Path, source: Source) -> dict[str, str]
     names = [str(split.path(index).relative_to(root)) for index in range(len(split))]
     assert len(set(names)) == len(names)
     return {name: source.classes[label] for name, label in zip(names, split.labels_S.tolist(), strict=True)}
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        open_source(str(path), 224)
-    message = str(caught.value)
-    assert message.startswith("--data: ")
-    assert "\n" not in message
-    return message
 
 
 def test_class_folders(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fastselfie.errors import UserError
 from fastselfie.pipelines.source import AnySplit, Files
 from fastselfie.pipelines.sources import open_source
+from tests.data_sources import refusal
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -24,15 +24,6 @@ def read(split: AnySplit | None) -> list[tuple[str, int]]:
     """What each file of the split holds, and its label."""
     assert isinstance(split, Files)
     return [(split.read(index).decode(), int(split.labels_S[index])) for index in range(len(split))]
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        open_source(str(path), 224)
-    message = str(caught.value)
-    assert message.startswith("--data: ")
-    assert "\n" not in message
-    return message
 
 
 def test_paths_without_labels(tmp_path: Path) -> None:

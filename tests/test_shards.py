@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from fastselfie.errors import UserError
 from fastselfie.pipelines import storage
 from fastselfie.pipelines.image_bytes import BadImage
 from fastselfie.pipelines.shards import Shards
 from fastselfie.pipelines.source import AnySplit
 from fastselfie.pipelines.sources import open_source
+from tests.data_sources import folders_in_memory, refusal
 from tests.packed_shards import change_manifest, write_packed
 
 CLASSES = ("ant", "bee", "cat")
@@ -45,17 +45,8 @@ def packed(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def remote() -> Iterator[Callable[[Path], str]]:
-    """Copies a folder into fsspec's memory and gives its URL."""
-    system = fsspec.filesystem("memory")
-
-    def copied(folder: Path) -> str:
-        for path in folder.iterdir():
-            system.pipe_file(f"/shards/{folder.name}/{path.name}", path.read_bytes())
-        return f"memory://shards/{folder.name}"
-
-    yield copied
-    if system.exists("/shards"):
-        system.rm("/shards", recursive=True)
+    with folders_in_memory("shards") as copied:
+        yield copied
 
 
 def shards(split: AnySplit | None) -> Shards:
@@ -65,15 +56,6 @@ def shards(split: AnySplit | None) -> Shards:
 
 def all_of(split: Shards) -> list[bytes]:
     return [split.read(index) for index in range(len(split))]
-
-
-def refusal(spec: object, index: Path | None = None) -> str:
-    with pytest.raises(UserError) as caught:
-        open_source(str(spec), 224, index)
-    message = str(caught.value)
-    assert message.startswith("--data: ")
-    assert "\n" not in message
-    return message
 
 
 def test_images_labels_and_names(packed: Path) -> None:

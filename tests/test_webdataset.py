@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 
@@ -18,6 +17,7 @@ from fastselfie.pipelines.source import AnySplit, Source
 from fastselfie.pipelines.sources import open_source
 from fastselfie.pipelines.storage import Storage
 from fastselfie.pipelines.tar_samples import Samples, read_samples
+from tests.data_sources import folders_in_memory
 from tests.packed_shards import add
 from tests.tar_shards import content, labelled, webdataset, with_json, write
 
@@ -135,17 +135,8 @@ def test_a_damaged_index_is_made_anew(damage: str, folder: Path, tmp_path: Path,
 
 @pytest.fixture
 def remote() -> Iterator[Callable[[Path], str]]:
-    """Copies a folder into fsspec's memory and gives its URL."""
-    system = fsspec.filesystem("memory")
-
-    def copied(folder: Path) -> str:
-        for path in folder.iterdir():
-            system.pipe_file(f"/tars/{folder.name}/{path.name}", path.read_bytes())
-        return f"memory://tars/{folder.name}"
-
-    yield copied
-    if system.exists("/tars"):
-        system.rm("/tars", recursive=True)
+    with folders_in_memory("tars") as copied:
+        yield copied
 
 
 def test_from_a_url(folder: Path, remote: Callable[[Path], str], tmp_path: Path, walks: list[str]) -> None:

@@ -9,19 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fastselfie.errors import UserError
-from fastselfie.pipelines.sources import open_source
+from tests.data_sources import refusal
 from tests.packed_shards import add
 from tests.tar_shards import content, labelled, with_json, write
-
-
-def refusal(spec: object, index: Path | None = None) -> str:
-    with pytest.raises(UserError) as caught:
-        open_source(str(spec), 224, index)
-    message = str(caught.value)
-    assert message.startswith("--data: ")
-    assert "\n" not in message
-    return message
 
 
 def cut(path: Path, keep: int) -> None:

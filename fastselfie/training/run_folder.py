@@ -144,8 +144,8 @@ class RunFolder:
 
 def _differ(theirs: Any, ours: Any) -> bool:
     """Whether a setting or a fact differs. Of `Source.probes` up to half may: images get damaged, and runs go on."""
-    if isinstance(ours, Probes):
-        return not isinstance(theirs, list) or 2 * sum(a != b for a, b in zip(theirs, ours, strict=False)) > len(ours)
+    if isinstance(ours, Probes) and isinstance(theirs, list) and len(theirs) == len(ours):
+        return 2 * sum(old != new for old, new in zip(theirs, ours, strict=True)) > len(ours)
     return bool(theirs != ours)
 
 
