@@ -23,8 +23,8 @@ from fastselfie.pipelines.source import EncodedImages
 from fastselfie.pipelines.sources import open_source
 from fastselfie.pipelines.view import View
 from fastselfie.recipes import recipe
+from fastselfie.training.data import loading
 from fastselfie.training.hardware import choose_compile, choose_device, choose_kernels, choose_precision, choose_trunk
-from fastselfie.training.session import loading
 from fastselfie.training.world import World
 
 Row = tuple[str, str, str]

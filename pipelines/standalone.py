@@ -17,10 +17,11 @@ from torch import Tensor
 from fastselfie.config import require
 from fastselfie.errors import UserError
 from fastselfie.pipelines.allotment import cores
-from fastselfie.pipelines.decoders import DecoderName, choose_decoder
+from fastselfie.pipelines.decoders import choose_decoder
 from fastselfie.pipelines.file_pipeline import Loading
 from fastselfie.pipelines.opening import open_pipeline
-from fastselfie.pipelines.source import Split
+from fastselfie.pipelines.pipeline import Pipeline
+from fastselfie.pipelines.source import AnySplit, Split
 from fastselfie.pipelines.sources import open_source
 from fastselfie.pipelines.view import Batch, View
 
@@ -39,37 +40,17 @@ class Loader:
     """
 
     def __init__(
-        self, data: str, *, train: bool, plain: bool, batch_size: int, size: int, seed: int, rank: int,
-        world_size: int, device: torch.device, dtype: torch.dtype, mean: Sequence[float], std: Sequence[float],
-        threads: int, prefetch: int, min_area: float, max_bad_share: float, index: Path | None,
-        decoder: Literal["auto", "dali", "turbo"],
+        self, pipeline: Pipeline, *, images: int, classes: tuple[str, ...], plain: bool, batch_size: int, size: int,
+        rank: int, world_size: int, device: torch.device, dtype: torch.dtype, mean: Sequence[float],
+        std: Sequence[float], max_bad_share: float,
     ) -> None:  # fmt: skip
-        source = open_source(data, size, index)
-        split = source.train if train else source.test
-        if split is None:
-            raise UserError(f"split: {source.name} has no val/ or test/; take split='train'")
-        resident = isinstance(split, Split)
-        view = View(
-            size=size, crop="pad" if resident else "resized", min_area=min_area,
-            pad=size // _PAD_SHARE if resident else 0,
-            flip=True,
-        )  # fmt: skip
-        chosen: DecoderName = "dali" if resident else choose_decoder(decoder, device)[0]
-        share = -(-batch_size // world_size)
-        self._pipeline = open_pipeline(
-            split, view=view.plain() if plain else view, seed=seed, device=device,
-            loading=Loading(threads=threads, prefetch=prefetch, batch=share, decoder=chosen),
-        )  # fmt: skip
-        self.images, self.classes, self.refused = len(split), source.classes, dict[str, str]()
-        self._batch_size, self._rank, self._world_size, self._plain = batch_size, rank, world_size, plain
-        self._dtype, self._max_bad_share, self._size, self._iteration = dtype, max_bad_share, size, 0
+        self.images, self.classes, self.refused = images, classes, dict[str, str]()
+        self._pipeline, self._plain, self._batch_size, self._size = pipeline, plain, batch_size, size
+        self._rank, self._world_size, self._dtype, self._max_bad_share = rank, world_size, dtype, max_bad_share
+        self._iteration = 0
         raw = dtype == torch.uint8
         self._mean = torch.tensor([0.0] * 3 if raw else list(mean), device=device)
         self._std = torch.tensor([1 / 255] * 3 if raw else list(std), device=device)
-        require(
-            plain or batch_size <= self.images,
-            f"batch_size {batch_size}: there are only {self.images} images; take at most that many",
-        )
 
     def __len__(self) -> int:
         """Batches of one iteration, the same in every process."""
@@ -172,9 +153,31 @@ def loader(
     require(decoder in ("auto", "dali", "turbo"), f"decoder {decoder!r}: must be 'auto', 'dali' or 'turbo'")
     require(prefetch >= 1, f"prefetch {prefetch}: must be at least 1")
     require(threads is None or threads >= 1, f"threads {threads}: must be at least 1")
-    return Loader(
-        str(data), train=split == "train", plain=view == "plain", batch_size=batch_size, size=size, seed=seed,
-        rank=rank, world_size=world_size, device=torch.device(device), dtype=dtype, mean=mean, std=std,
-        threads=threads or cores(), prefetch=prefetch, min_area=min_area, max_bad_share=max_bad_share,
-        index=Path(index) if index is not None else None, decoder=decoder,
+    source, place = open_source(str(data), size, Path(index) if index is not None else None), torch.device(device)
+    images = source.train if split == "train" else source.test
+    if images is None:
+        raise UserError(f"split: {source.name} has no val/ or test/; take split='train'")
+    plain, count = view == "plain", len(images)
+    require(
+        plain or batch_size <= count,
+        f"batch_size {batch_size}: there are only {count} images; take at most that many",
+    )
+    pipeline = open_pipeline(
+        images, view=_view(images, size, min_area, plain), seed=seed, device=place,
+        loading=Loading(
+            threads=threads or cores(), prefetch=prefetch, batch=-(-batch_size // world_size),
+            decoder="dali" if isinstance(images, Split) else choose_decoder(decoder, place)[0],
+        ),
     )  # fmt: skip
+    return Loader(
+        pipeline, images=count, classes=source.classes, plain=plain, batch_size=batch_size, size=size, rank=rank,
+        world_size=world_size, device=place, dtype=dtype, mean=mean, std=std, max_bad_share=max_bad_share,
+    )  # fmt: skip
+
+
+def _view(images: AnySplit, size: int, min_area: float, plain: bool) -> View:
+    if isinstance(images, Split):
+        view = View(size=size, pad=size // _PAD_SHARE, flip=True)
+    else:
+        view = View(size=size, crop="resized", min_area=min_area, flip=True)
+    return view.plain() if plain else view

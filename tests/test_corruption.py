@@ -77,27 +77,30 @@ def damaged_folder(root: Path) -> tuple[Files, dict[int, str]]:
     files, generator = write(root, images, labels=range(IMAGES)), np.random.default_rng(7)
     done = {}
     for number, index in enumerate(generator.permutation(IMAGES)[:DAMAGED].tolist()):
-        kind = list(DAMAGES)[number % len(DAMAGES)]
-        files.path(index).write_bytes(DAMAGES[kind](CONTENTS[index % 250], generator))
+        kind = [*DAMAGES, "swapped"][number % 5]
+        data = CONTENTS[(index + 1) % 250] if kind == "swapped" else DAMAGES[kind](CONTENTS[index % 250], generator)
+        files.path(index).write_bytes(data)
         done[index] = kind
     return files, done
 
 
 def test_a_folder(undamaged: Seen, decoder: DecoderName, tmp_path: Path) -> None:
-    """What the decoder refuses is named and replaced; a flipped bit mostly decodes, to other pixels."""
+    """What the decoder refuses is named and replaced. A flipped bit mostly decodes, to other pixels, and another file's
+    contents always do.
+    """
     files, done = damaged_folder(tmp_path)
     found, reasons = seen(files, 1, decoder)
     assert (found, reasons) == seen(files, 2, decoder)
     refused = {int(Path(name).stem) for name in reasons}
     check_the_rest(found, undamaged, refused, set(done))
     named = Counter(done[index] for index in refused)
-    assert (named["emptied"], named["truncated"]) == (25, 25)
-    assert named["flipped"] < 25
-    assert Counter(reasons.values())["is empty"] == 25
+    assert (named["emptied"], named["truncated"], named["swapped"]) == (20, 20, 0)
+    assert named["flipped"] < 20
+    assert Counter(reasons.values())["is empty"] == 20
 
 
 def test_packed_shards(undamaged: Seen, decoder: DecoderName, tmp_path: Path) -> None:
-    """Checksums tell every damage: flipped bits, zeros, two images that changed places, and a shard cut off."""
+    """Checksums tell every damage: flipped bits, zeros in a part or all, other images' bytes, a shard cut off."""
     write_packed(
         tmp_path, [CONTENTS[index % 250] for index in range(IMAGES)], labels=range(IMAGES),
         classes=[str(index) for index in range(IMAGES)], a_shard=300,
@@ -107,10 +110,12 @@ def test_packed_shards(undamaged: Seen, decoder: DecoderName, tmp_path: Path) ->
     rows, generator = np.load(tmp_path / "train.npy"), np.random.default_rng(8)
     last = np.flatnonzero(rows["shard"] == 2)[-10:]
     chosen = [index for index in generator.permutation(IMAGES).tolist() if index not in last][: DAMAGED - len(last)]
-    flips, zeros, swaps = chosen[:40], chosen[40:70], chosen[70:]
-    for index in flips + zeros + swaps:
+    zeros, swaps, empties = chosen[30:55], chosen[55:75], chosen[75:]  # the first thirty: a bit each
+    for index in chosen:
         row, data = rows[index], CONTENTS[index % 250]
-        new = flipped(data, generator) if index in flips else zeroed(data, generator)
+        new = zeroed(data, generator) if index in zeros else flipped(data, generator)
+        if index in empties:
+            new = bytes(len(data))
         if index in swaps:  # with another one's bytes, as far as they go
             new = CONTENTS[(index + 1) % 250].ljust(len(data), b"\0")[: len(data)]
         with (tmp_path / f"train-{row['shard']:06d}.tar").open("r+b") as tar:

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastselfie.config import FinetuneConfig, PretrainConfig
 from fastselfie.evaluation.finetune import finetuning_job, labelled_test
 from fastselfie.pipelines.synthetic import synthetic_source
-from fastselfie.training.loop import Job, Trainer
+from fastselfie.training.job import Job
+from fastselfie.training.loop import Trainer
 from fastselfie.training.pretrain import divide, pretraining_job
 from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.world import World

@@ -30,7 +30,7 @@ from fastselfie.pipelines.decoders import choose_decoder
 from fastselfie.pipelines.scene_files import write_scenes
 from fastselfie.pipelines.source import EncodedImages, Source
 from fastselfie.pipelines.sources import open_source
-from fastselfie.training.session import fits
+from fastselfie.training.data import fits
 from fastselfie.training.world import World
 
 LOADER, END_TO_END = "loader alone", "end to end"

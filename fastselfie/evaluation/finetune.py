@@ -19,9 +19,10 @@ from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.source import AnySplit, Source
 from fastselfie.pipelines.view import View
 from fastselfie.pretext.task import PixelFormat
-from fastselfie.training.loop import Job, micro_batch_size
+from fastselfie.training.data import fits, loading, open_data, with_decoder
+from fastselfie.training.job import Job, micro_batch_size
 from fastselfie.training.quarantine import Quarantine
-from fastselfie.training.session import count_over, fits, loading, make_network, open_data, run, session, with_decoder
+from fastselfie.training.session import count_over, make_network, run, session
 from fastselfie.training.world import World
 
 _EVALUATION_CHUNK = 500

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from fastselfie.config import RunConfig
 from fastselfie.errors import LocalError, UserError
 from fastselfie.models.weights import load_weights
-from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.view import Batch
-from fastselfie.pretext.task import Task
 from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import checkpoint
 from fastselfie.training.checkpoint import Checkpoint
 from fastselfie.training.garbage import frozen_garbage
+from fastselfie.training.job import Job, micro_batch_size
 from fastselfie.training.metrics import Throughput, Window
 from fastselfie.training.optimizer import learning_rate, load_momentum, make_optimizer, momentum_of
-from fastselfie.training.placements import Placements
-from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.reporter import Reporter, reporter, say
 from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.signals import Stopped, stop_signal
@@ -32,25 +27,6 @@ from fastselfie.training.world import World
 from fastselfie.training.wrapping import autocast, wrap
 
 _MOMENTUM = "momentum/"  # before a parameter's name: its momentum buffer in a checkpoint
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What is trained, on what, and how it is judged on the way.
-
-    Attributes:
-        config: with device, precision and compile resolved. evaluate: named figures of the network as it stands, in
-            evaluation mode with its running statistics in place; called in all processes at once.
-        quarantine: where images are noted that cannot be used.
-        watch: what looks at single images now and then, likewise but in the main process alone.
-    """
-
-    config: RunConfig
-    task: Task
-    pipeline: Pipeline
-    evaluate: Callable[[], dict[str, float]]
-    quarantine: Quarantine
-    watch: Placements | None = None
 
 
 def train(job: Job, world: World, folder: RunFolder, opening: str) -> None:
@@ -276,8 +252,3 @@ class Trainer:
         if self.world.is_main and done < self.job.config.steps:
             say(f"{self.folder.path}: going on from step {done} of {self.job.config.steps}")
         return done
-
-
-def micro_batch_size(config: RunConfig, world: World) -> int:
-    """Images that one process holds at once."""
-    return config.micro_batch_size or config.batch_size // world.size

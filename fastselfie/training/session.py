@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,19 +18,14 @@ from fastselfie.kernels import using
 from fastselfie.kernels.dispatch import Trunk
 from fastselfie.models.convolution import channels_last
 from fastselfie.models.resnet import synchronised
-from fastselfie.pipelines.allotment import cores
-from fastselfie.pipelines.decoders import HARDWARE_SHARE, DecoderName, choose_decoder
-from fastselfie.pipelines.file_pipeline import Loading
-from fastselfie.pipelines.footprint import footprint
 from fastselfie.pipelines.pipeline import Pipeline
-from fastselfie.pipelines.source import EncodedImages, Source
-from fastselfie.pipelines.sources import fetch, open_source
-from fastselfie.pipelines.view import Batch, View
+from fastselfie.pipelines.view import Batch
 from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import hardware
 from fastselfie.training.determinism import determinism
 from fastselfie.training.files import replace_bytes, replace_json
-from fastselfie.training.loop import Job, micro_batch_size, train
+from fastselfie.training.job import Job
+from fastselfie.training.loop import train
 from fastselfie.training.memory import keep_freed_memory
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.reporter import say
@@ -92,65 +86,6 @@ def session(config: C) -> Iterator[Session[C]]:
                 f"--batch-size {config.batch_size}: a process's share does not fit into the device's memory;"
                 " accumulate gradients over a smaller --micro-batch-size, or take another --out and a smaller batch"
             ) from None
-
-
-def open_data(config: RunConfig, world: World) -> Source:
-    """The images that ``--data`` names; a download happens once on each machine, not in every process.
-
-    Raises:
-        UserError: see `open_source`.
-    """
-    if world.local_rank == 0:
-        fetch(config.data, config.image_size)
-    world.barrier()
-    return open_source(config.data, config.image_size, index_folder(config))
-
-
-def index_folder(config: RunConfig) -> Path:
-    """Where listings of the data are kept: as asked, or beside the run."""
-    assert config.out is not None
-    return config.index or config.out.parent / ".index"
-
-
-def with_decoder(config: C, source: Source, view: View, world: World) -> tuple[C, str]:
-    """``config`` with the decoder that the images of ``source`` need; of images in memory as it was.
-
-    Returns:
-        Also lines for the user: on the decoder, on the memory that loading takes, and what is to be known of the data.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    if not isinstance(source.train, EncodedImages):
-        return config, ""
-    name, why = choose_decoder(config.decoder, world.device)
-    config = dataclasses.replace(config, decoder=name)
-    how = loading(config, world, micro_batch_size(config, world))
-    takes = footprint(source.train, view, how, world.device, kept=world.device.type == "cpu")
-    remark = f"\n{source.name}: {source.remark}" if source.remark else ""
-    return config, f"{remark}\nloading by {how.threads} threads, decoder {name} ({why}), takes up to {takes.told()}"
-
-
-def fits(config: RunConfig, images: int) -> None:
-    """Refuse a batch that is larger than the ``images`` there are.
-
-    Raises:
-        UserError: it is.
-    """
-    require(
-        config.batch_size <= images,
-        f"--batch-size {config.batch_size}: there are only {images} images to train on; take at most that many",
-    )
-
-
-def loading(config: RunConfig, world: World, batch: int) -> Loading:
-    """How this process loads files, ``batch`` images at a time at most."""
-    threads = config.loader_threads or max(1, cores() // world.local_size)
-    decoder: DecoderName = "turbo" if config.decoder == "turbo" else "dali"
-    share = config.hardware_share
-    if share is None:
-        share = 0.0 if config.deterministic else HARDWARE_SHARE
-    return Loading(threads=threads, prefetch=config.prefetch, batch=batch, decoder=decoder, hardware_share=share)
 
 
 def make_network(make: Callable[[], nn.Module], config: RunConfig, world: World) -> Any:

@@ -1,0 +1,82 @@
+"""A run's images: opened, counted, and how they are loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TypeVar
+
+from fastselfie.config import RunConfig, require
+from fastselfie.pipelines.allotment import cores
+from fastselfie.pipelines.decoders import HARDWARE_SHARE, DecoderName, choose_decoder
+from fastselfie.pipelines.file_pipeline import Loading
+from fastselfie.pipelines.footprint import footprint
+from fastselfie.pipelines.source import EncodedImages, Source
+from fastselfie.pipelines.sources import fetch, open_source
+from fastselfie.pipelines.view import View
+from fastselfie.training.job import micro_batch_size
+from fastselfie.training.world import World
+
+C = TypeVar("C", bound=RunConfig)
+
+
+def open_data(config: RunConfig, world: World) -> Source:
+    """The images that ``--data`` names; a download happens once on each machine, not in every process.
+
+    Raises:
+        UserError: see `open_source`.
+    """
+    if world.local_rank == 0:
+        fetch(config.data, config.image_size)
+    world.barrier()
+    return open_source(config.data, config.image_size, index_folder(config))
+
+
+def index_folder(config: RunConfig) -> Path:
+    """Where listings of the data are kept: as asked, or beside the run."""
+    assert config.out is not None
+    return config.index or config.out.parent / ".index"
+
+
+def with_decoder(config: C, source: Source, view: View, world: World) -> tuple[C, str]:
+    """``config`` with the decoder that the images of ``source`` need; of images in memory as it was.
+
+    Returns:
+        Also lines for the user, in the main process: on the decoder, on the memory that loading takes, and what is to
+        be known of the data.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if not isinstance(source.train, EncodedImages):
+        return config, ""
+    name, why = choose_decoder(config.decoder, world.device)
+    config = dataclasses.replace(config, decoder=name)
+    if not world.is_main:
+        return config, ""
+    how = loading(config, world, micro_batch_size(config, world))
+    takes = footprint(source.train, view, how, world.device, kept=world.device.type == "cpu")
+    remark = f"\n{source.name}: {source.remark}" if source.remark else ""
+    return config, f"{remark}\nloading by {how.threads} threads, decoder {name} ({why}), takes up to {takes.told()}"
+
+
+def fits(config: RunConfig, images: int) -> None:
+    """Refuse a batch that is larger than the ``images`` there are.
+
+    Raises:
+        UserError: it is.
+    """
+    require(
+        config.batch_size <= images,
+        f"--batch-size {config.batch_size}: there are only {images} images to train on; take at most that many",
+    )
+
+
+def loading(config: RunConfig, world: World, batch: int) -> Loading:
+    """How this process loads files, ``batch`` images at a time at most."""
+    threads = config.loader_threads or max(1, cores() // world.local_size)
+    decoder: DecoderName = "turbo" if config.decoder == "turbo" else "dali"
+    share = config.hardware_share
+    if share is None:
+        share = 0.0 if config.deterministic else HARDWARE_SHARE
+    return Loading(threads=threads, prefetch=config.prefetch, batch=batch, decoder=decoder, hardware_share=share)
