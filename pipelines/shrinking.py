@@ -1,13 +1,13 @@
 """One image made ready to be packed: decoded whole as a check, shrunk where it is large, a JPEG in RGB or grey then.
 
 A photograph that need not change keeps its bytes, if nothing else is asked for: a second JPEG compression loses a
-little, but at quality 90 those of up to 500 pixels then take 55 kB instead of 101 (`bench/results/loader_500*.json`). The choices below were
-measured on every sixth of 600 ImageNet photographs, shrunk to 256, by the PSNR of a 160-pixel view of the packed image
-against one of the original:
+little, but at quality 90 those of up to 500 pixels then take 55 kB instead of 101 (`bench/results/loader_500*.json`).
+The other choices were measured on every sixth of 600 ImageNet photographs, shrunk to 256, by the PSNR of a 160-pixel
+view of the packed image against one of the original:
 
 - LANCZOS keeps more than BICUBIC, 46.4 dB against 45.8, for a millisecond of the eight that an image takes.
-- At quality 95 whole chroma gives 46.4 dB and Pillow's halved chroma 42.1 dB, for 57 kB against 44 kB, and it takes some
-  40% longer to decode. So chroma is halved, as cameras do, up to 95: who asks for more asks for fidelity.
+- At quality 95 whole chroma gives 46.4 dB and Pillow's halved chroma 42.1 dB, for 57 kB against 44 kB, and it takes
+  some 40% longer to decode. So chroma is halved, as cameras do, up to 95: who asks for more asks for fidelity.
 """
 
 from __future__ import annotations
