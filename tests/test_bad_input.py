@@ -98,6 +98,7 @@ def test_words(words: str, said: str, here: Path) -> None:
         ((*FINETUNE, "--scratch", "--labels", "5%"), "--batch-size 16: there are only 10 images"),
         (("pretrain", *SMALL, "--data", "synthetic:9"), "--data: synthetic:9"),
         (("pretrain", *SMALL, "--sync-bn"), "--sync-bn"),
+        (("pretrain", *SMALL, "--hardware-share", "0.9"), "--hardware-share 0.9: DALI's decoder on a GPU has one"),
         (("pretrain", *SMALL, "--kernels", "on"), "--kernels on: needs a CUDA device, or TRITON_INTERPRET=1"),
         (("pretrain", *SMALL, "--trunk", "fused"), "--trunk fused: needs a CUDA device, or TRITON_INTERPRET=1"),
     ],

@@ -46,11 +46,13 @@ def with_decoder(config: C, source: Source, view: View, world: World) -> tuple[C
         be known of the data.
 
     Raises:
-        UserError: it is not installed.
+        UserError: it is not installed, or a share of a hardware decoder is asked for where none is used.
     """
     if not isinstance(source.train, EncodedImages):
+        _check_hardware_share(config, used=False)
         return config, ""
     name, why = choose_decoder(config.decoder, world.device)
+    _check_hardware_share(config, used=name == "dali" and world.device.type == "cuda")
     config = dataclasses.replace(config, decoder=name)
     if not world.is_main:
         return config, ""
@@ -58,6 +60,14 @@ def with_decoder(config: C, source: Source, view: View, world: World) -> tuple[C
     takes = footprint(source.train, view, how, world.device, kept=world.device.type == "cpu")
     remark = f"\n{source.name}: {source.remark}" if source.remark else ""
     return config, f"{remark}\nloading by {how.threads} threads, decoder {name} ({why}), takes up to {takes.told()}"
+
+
+def _check_hardware_share(config: RunConfig, used: bool) -> None:
+    require(
+        used or config.hardware_share is None,
+        f"--hardware-share {config.hardware_share}: DALI's decoder on a GPU has one, and it is not used here;"
+        " leave it out",
+    )
 
 
 def fits(config: RunConfig, images: int) -> None:
