@@ -20,6 +20,7 @@ FLOORS = [
     {"pretext"},
     {"training"},
     {"evaluation", "report"},
+    {"protocol"},
     {"cli", "recipes", "arguments", "demo", "doctor", "__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

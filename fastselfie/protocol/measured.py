@@ -1,0 +1,104 @@
+"""What a protocol has measured so far, as its tables and figures take it. Accuracies are shares in [0, 1]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+BASE, CONTROL = "base", "control"
+"""The recipe as asked for, and the same with ``pooler="none"``. Every other variant has a name of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One finished finetuning run.
+
+    Attributes:
+        variant: whose pretrained weights, or whose way of finetuning; see `fastselfie.protocol.variants`.
+        labels: as asked, such as ``8%``. seed: of the weights, order, crops and of the labelled subset.
+        pretrained: or from scratch. run: its folder.
+    """
+
+    variant: str
+    encoder: str
+    labels: str
+    seed: int
+    pretrained: bool
+    accuracy: float
+    run: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """One finished pretraining run.
+
+    Attributes:
+        held_out_accuracy, accuracy_shuffled, context_gap: see `fastselfie.pretext.selfie.context_gap`; None where no
+            images were held out. gap_interval: 95% over the held-out images, low and high.
+    """
+
+    variant: str
+    steps: int
+    run: Path
+    held_out_accuracy: float | None
+    accuracy_shuffled: float | None
+    context_gap: float | None
+    gap_interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probed:
+    """Test accuracies of classifiers on frozen features.
+
+    Attributes:
+        variant: whose weights; ``fresh`` for an untrained network's. step: of pretraining. features: which ones, see
+            `fastselfie.evaluation.probe`. linear, knn: None where that classifier was not asked for.
+    """
+
+    variant: str
+    step: int
+    features: str
+    linear: float | None
+    knn: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One setting tried by ``--tune``, judged by accuracy on a tenth of the training labels that was held back.
+
+    Attributes:
+        task: what was tuned, such as ``resnet50, 8%, pretrained``. state: ``pruned`` was stopped early, at ``step``.
+    """
+
+    task: str
+    settings: dict[str, float]
+    validation_accuracy: float | None
+    state: Literal["complete", "pruned"]
+    step: int
+    chosen: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Everything in a protocol's folder.
+
+    Attributes:
+        folder: the protocol's ``--out``. recipe, data: as asked. classes: of the data. asked: how many finetuning runs
+            were asked for; fewer `scores` mean that it is unfinished. labels, encoders, seeds, variants: as asked, in
+            that order.
+    """
+
+    folder: Path
+    recipe: str
+    data: str
+    classes: int
+    asked: int
+    labels: tuple[str, ...]
+    encoders: tuple[str, ...]
+    seeds: tuple[int, ...]
+    variants: tuple[str, ...]
+    scores: tuple[Score, ...]
+    pretrainings: tuple[Pretraining, ...]
+    probes: tuple[Probed, ...] = ()
+    trials: tuple[Trial, ...] = ()
