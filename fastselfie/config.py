@@ -255,6 +255,9 @@ class FinetuneConfig(RunConfig):
     """Share of the training labels, such as 8%: stratified by class, smaller shares inside larger ones."""
     label_seed: int = 0
     """Decides which labels a share consists of, apart from --seed."""
+    hold_back: float = 0.0
+    """Share of those labels that is kept out of training and judged on, as the paper chooses its settings: 0.1. The
+    test images are not looked at then. 0: trains on all, and judges by the test images."""
     positions: Literal["both", "query"] | None = None
     """Whether resnet36-attention adds position vectors to its features; as in pretraining when not given."""
 
@@ -265,6 +268,7 @@ class FinetuneConfig(RunConfig):
             "--scratch: goes against --from; start from fresh weights or from a pretraining run",
         )
         require(0 <= self.label_seed < 2**63, f"--label-seed {self.label_seed}: must be at least 0 and below 2**63")
+        require(0 <= self.hold_back < 1, f"--hold-back {self.hold_back}: must be at least 0 and below 1")
         label_share(self.labels)
 
 

@@ -35,6 +35,7 @@ class Purpose(IntEnum):
     SCENE = 8
     HELD_OUT = 9
     SUBSTITUTE = 10
+    HOLD_BACK = 12
 
 
 def _signed(value: int) -> int:

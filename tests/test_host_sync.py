@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastselfie.config import FinetuneConfig, PretrainConfig
-from fastselfie.evaluation.finetune import finetuning_job, labelled_test
+from fastselfie.evaluation.finetune import divide as divide_labels
+from fastselfie.evaluation.finetune import finetuning_job
 from fastselfie.pipelines.synthetic import synthetic_source
 from fastselfie.training.job import Job
 from fastselfie.training.loop import Trainer
@@ -93,7 +94,7 @@ def finetuning(device: torch.device) -> Job:
     config = FinetuneConfig(**settings, scratch=True, encoder="resnet36-attention", positions="both")
     world = World(rank=0, size=1, device=device)
     source = synthetic_source(32, train=20, test=10)
-    return finetuning_job(config, world, source, labelled_test(source), torch.arange(0, 20, 2), None)
+    return finetuning_job(config, world, source, divide_labels(config, source)[1], torch.arange(0, 20, 2), None)
 
 
 def trainer(make: Callable[[torch.device], Job], device: torch.device, folder: Path) -> Trainer:

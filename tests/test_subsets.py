@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastselfie.evaluation.subsets import labelled_subset, write_subset
+from fastselfie.evaluation.subsets import held_back, labelled_subset, write_subset
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +68,26 @@ def test_the_file_has_one_index_a_line(tmp_path: Path, labels: Tensor) -> None:
     write_subset(path, indices[:3])  # replaces
     assert len(path.read_text().splitlines()) == 3
     assert [entry.name for entry in tmp_path.iterdir()] == ["labels.txt"]
+
+
+def test_a_tenth_of_every_class_is_held_back(labels: Tensor) -> None:
+    rows = labelled_subset(labels, 0.05, seed=0)
+    train, judged = held_back(labels, rows, 0.1, seed=0)
+    assert labels[judged].bincount().tolist() == [25] * 10
+    assert labels[train].bincount().tolist() == [225] * 10
+    assert sorted(train.tolist() + judged.tolist()) == rows.tolist()
+
+
+def test_what_is_held_back_is_no_share_of_the_subset_by_its_order(labels: Tensor) -> None:
+    """Else the 4.5% subset would be all that is trained on, and nested subsets would judge by the same few images."""
+    rows = labelled_subset(labels, 0.05, seed=0)
+    judged = set(held_back(labels, rows, 0.1, seed=0)[1].tolist())
+    front = set(labelled_subset(labels, 0.005, seed=0).tolist())
+    assert len(judged & front) < 60  # of 250 each; a tenth, 25, by chance
+
+
+def test_of_each_class_one_is_held_back_at_least() -> None:
+    labels = torch.tensor([0] * 3 + [1] * 30 + [2])
+    train, judged = held_back(labels, torch.arange(34), 0.1, seed=1)
+    assert labels[judged].bincount().tolist() == [1, 3, 1]
+    assert labels[train].bincount(minlength=3).tolist() == [2, 27, 0]

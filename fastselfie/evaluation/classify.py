@@ -13,6 +13,9 @@ from fastselfie.config import FinetuneConfig
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.pretext.task import Loss, PixelFormat
 
+LOSS_UNIT = 2.0**-24
+"""What an image's loss is rounded to before it is summed, in nats."""
+
 
 class ClassifyTask:
     """Cross-entropy on labels. See `fastselfie.pretext.task.Task`."""
@@ -30,9 +33,14 @@ class ClassifyTask:
 
     @torch.no_grad()
     def counts(self, batch: Batch) -> Tensor:
-        """Right answers and images: int64 (2,)."""
-        right_B = self.network(self._images(batch)).argmax(dim=1) == batch.labels_B
-        return torch.stack([right_B.sum(), torch.full_like(batch.labels_B[0], len(right_B))])
+        """Right answers, cross-entropy in units of `LOSS_UNIT`, and images: int64 (3,), sums over the batch.
+
+        In whole numbers the sum is the same over any number of processes.
+        """
+        scores_BC = self.network(self._images(batch)).float()
+        right_B = scores_BC.argmax(dim=1) == batch.labels_B
+        loss_B = F.cross_entropy(scores_BC, batch.labels_B, reduction="none").double() / LOSS_UNIT
+        return torch.stack([right_B.sum(), loss_B.round().long().sum(), torch.full_like(right_B.sum(), len(right_B))])
 
     def _images(self, batch: Batch) -> Tensor:
         """(B, 3, H, H): an image is one patch of its own size."""

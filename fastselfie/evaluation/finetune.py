@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,9 +12,9 @@ from torch import Tensor
 
 from fastselfie.config import FinetuneConfig, label_share, require
 from fastselfie.errors import UserError
-from fastselfie.evaluation.classify import ClassifyTask
+from fastselfie.evaluation.classify import LOSS_UNIT, ClassifyTask
 from fastselfie.evaluation.pretrained import Pretrained, read_pretrained, read_settings
-from fastselfie.evaluation.subsets import labelled_subset, write_subset
+from fastselfie.evaluation.subsets import held_back, labelled_subset, write_subset
 from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier, encoder
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.source import AnySplit, Source
@@ -33,7 +34,8 @@ def finetune(config: FinetuneConfig) -> Path:
     """Finetune and test, or go on with a half-done run.
 
     Returns:
-        The run's folder; ``result.json`` in it holds ``test_accuracy``, ``labelled.txt`` the indices trained on.
+        The run's folder; ``result.json`` in it holds ``test_accuracy`` and ``test_loss``, or where labels are held back
+        ``validation_accuracy`` and ``validation_loss``; ``labelled.txt`` the indices trained on.
 
     Raises:
         UserError: see `fastselfie.errors`. Stopped: a signal ended the run; its state is saved.
@@ -50,8 +52,7 @@ def finetune(config: FinetuneConfig) -> Path:
         pretrained = read_pretrained(config, config.pretrained) if config.pretrained else None
         source = open_data(config, world)
         config, how = with_decoder(config, source, View.of(config, 1), world)
-        test = labelled_test(source)
-        rows = labelled_subset(torch.from_numpy(source.train.labels_S), label_share(config.labels), config.label_seed)
+        rows, judged = divide(config, source)
         fits(config, len(rows))
         facts = {
             "images": world.in_main(source.fingerprint), "contents": world.in_main(source.probes),
@@ -59,25 +60,52 @@ def finetune(config: FinetuneConfig) -> Path:
         }  # fmt: skip
         summary = {
             "data": source.name, "labels": config.labels, "labelled_images": len(rows), "label_seed": config.label_seed,
-            "encoder": config.encoder, "pretrained": not config.scratch, "test_images": len(test),
+            "encoder": config.encoder, "pretrained": not config.scratch, f"{judged.name}_images": len(judged.rows),
         }  # fmt: skip
-        job = finetuning_job(config, world, source, test, rows, pretrained)
+        job = finetuning_job(config, world, source, judged, rows, pretrained)
         return run(
             job,
             here,
             command="finetune",
-            images=_told(source, rows, test) + how,
+            images=_told(source, rows, judged) + how,
             facts=facts,
             summary=summary,
             prepare=lambda folder: write_subset(folder / SUBSET, rows),
         )
 
 
-def _told(source: Source, rows: Tensor, test: AnySplit) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What a run is judged by: ``rows``, int64, of ``split``. name: ``test``, or ``validation`` of labels held back."""
+
+    split: AnySplit
+    rows: Tensor
+    name: Literal["test", "validation"]
+
+
+def divide(config: FinetuneConfig, source: Source) -> tuple[Tensor, Judged]:
+    """The labelled images to train on, int64 (n,), and what the run is judged by.
+
+    Raises:
+        UserError: the source has no labels or no test images; or so few labels that none is left to train on.
+    """
+    if not config.hold_back:
+        test = labelled_test(source)
+        rows = labelled_subset(torch.from_numpy(source.train.labels_S), label_share(config.labels), config.label_seed)
+        return rows, Judged(split=test, rows=torch.arange(len(test)), name="test")
+    labels_S = torch.from_numpy(labelled(source).labels_S)
+    rows = labelled_subset(labels_S, label_share(config.labels), config.label_seed)
+    rows, judged = held_back(labels_S, rows, config.hold_back, config.label_seed)
+    require(len(rows) > 0, f"--hold-back {config.hold_back}: leaves none of {len(judged)} labels to train on")
+    return rows, Judged(split=source.train, rows=judged, name="validation")
+
+
+def _told(source: Source, rows: Tensor, judged: Judged) -> str:
     """For the user: how many images there are for what."""
-    absent = len(source.classes) - len(set(test.labels_S.tolist()))
+    absent = len(source.classes) - len(set(judged.split.labels_S[judged.rows.numpy()].tolist()))
     gap = f" ({absent} of {len(source.classes)} classes have none)" if absent else ""
-    return f"data {source.name}: {len(rows)} labelled images to train on, {len(test)} to test on{gap}"
+    what = "to test on" if judged.name == "test" else "held back to judge by"
+    return f"data {source.name}: {len(rows)} labelled images to train on, {len(judged.rows)} {what}{gap}"
 
 
 def _positions(config: FinetuneConfig) -> Literal["both", "query"]:
@@ -87,25 +115,31 @@ def _positions(config: FinetuneConfig) -> Literal["both", "query"]:
     return config.positions or "both"
 
 
+def labelled(source: Source) -> AnySplit:
+    """The training split. Raises `UserError` where it has no labels."""
+    require(
+        bool(source.classes),
+        f"--data: the images of {source.name} have no labels; finetuning needs class folders in train/ and val/",
+    )
+    return source.train
+
+
 def labelled_test(source: Source) -> AnySplit:
     """The split to test on.
 
     Raises:
         UserError: the source has no labels or no test images.
     """
-    require(
-        bool(source.classes),
-        f"--data: the images of {source.name} have no labels; finetuning needs class folders in train/ and val/",
-    )
+    labelled(source)
     if source.test is None:
         raise UserError(f"--data: {source.name} has no val/ or test/ to test on; add one with the same class folders")
     return source.test
 
 
 def finetuning_job(
-    config: FinetuneConfig, world: World, source: Source, test: AnySplit, rows: Tensor, pretrained: Pretrained | None
+    config: FinetuneConfig, world: World, source: Source, judged: Judged, rows: Tensor, pretrained: Pretrained | None
 ) -> Job:
-    """The encoder, its task, and pipelines over the labelled rows and over the whole test split."""
+    """The encoder, its task, and pipelines over the labelled rows and over what the run is judged by."""
 
     def make() -> ResNet50Classifier | AttentionClassifier:
         network = encoder(config, len(source.classes))
@@ -121,16 +155,17 @@ def finetuning_job(
         loading=loading(config, world, micro_batch_size(config, world)),
     )  # fmt: skip
     plain = open_pipeline(
-        test, view=task.view.plain(), seed=config.seed, device=world.device,
+        judged.split, view=task.view.plain(), seed=config.seed, device=world.device, rows=judged.rows,
         loading=loading(config, world, _EVALUATION_CHUNK),
     )  # fmt: skip
 
-    quarantine = Quarantine(len(rows) + len(test), config.max_bad_share)
+    quarantine = Quarantine(len(rows) + len(judged.rows), config.max_bad_share)
 
     def evaluate() -> dict[str, float]:
-        counts = count_over(world, plain, len(test), _EVALUATION_CHUNK, 2, task.counts, quarantine)
-        right, images = counts.tolist()
-        fewer = {"tested_images": images} if images < len(test) else {}  # bad ones are left out
-        return {"test_accuracy": right / images} | fewer
+        counts = count_over(world, plain, len(judged.rows), _EVALUATION_CHUNK, 3, task.counts, quarantine)
+        right, loss, images = counts.tolist()
+        fewer = {"tested_images": images} if images < len(judged.rows) else {}  # bad ones are left out
+        figures = {"accuracy": right / images, "loss": loss * LOSS_UNIT / images}
+        return {f"{judged.name}_{figure}": value for figure, value in figures.items()} | fewer
 
     return Job(config=config, task=task, pipeline=pipeline, evaluate=evaluate, quarantine=quarantine)

@@ -24,13 +24,33 @@ def labelled_subset(labels_S: Tensor, share: float, seed: int) -> Tensor:
     Returns:
         int64 (n,), ascending.
     """
-    sample_S = torch.arange(len(labels_S))
-    order_S = random_bits(seed, Purpose.LABELS, torch.zeros_like(sample_S), sample_S, 1)[:, 0].argsort(stable=True)
+    taken = _of_each_class(labels_S, torch.arange(len(labels_S)), share, seed, Purpose.LABELS)
+    return taken.sort().values
+
+
+def held_back(labels_S: Tensor, rows: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Divide ``rows`` into those to train on and ``share`` of every class to judge by (paper, section 3.2).
+
+    Args:
+        labels_S: int64 (S,), on the CPU. rows: int64 (n,), indices into it. share: in (0, 1).
+
+    Returns:
+        int64 (n - k,) to train on and (k,) to judge by, ascending; of each class at least one in the second, and all
+        of a class that has one row alone.
+    """
+    judged = _of_each_class(labels_S, rows, share, seed, Purpose.HOLD_BACK)
+    return rows[~torch.isin(rows, judged)], judged.sort().values
+
+
+def _of_each_class(labels_S: Tensor, rows: Tensor, share: float, seed: int, purpose: Purpose) -> Tensor:
+    """floor(share * size + 0.5) of each class among ``rows``, at least one, from the front of a seeded order."""
+    bits = random_bits(seed, purpose, torch.zeros_like(rows), rows, 1)[:, 0]
+    ordered = rows[bits.argsort(stable=True)]
     taken = []
-    for label in labels_S.unique().tolist():
-        of_class = order_S[labels_S[order_S] == label]
+    for label in labels_S[rows].unique().tolist():
+        of_class = ordered[labels_S[ordered] == label]
         taken.append(of_class[: max(1, math.floor(share * len(of_class) + 0.5))])
-    return torch.cat(taken).sort().values
+    return torch.cat(taken)
 
 
 def write_subset(path: Path, indices: Tensor) -> None:
