@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -125,7 +126,7 @@ class DoctorArguments:
 
 def parse_pretrain(words: Sequence[str]) -> PretrainConfig:
     """The configuration that ``RECIPE [options]`` means. Raises `UserError` in one line."""
-    name, options = _split_recipe("pretrain", words)
+    name, options = split_recipe("pretrain", words)
     return _parse(PretrainArguments, PretrainConfig, recipe(name).pretrain, options, f"fastselfie pretrain {name}")
 
 
@@ -135,7 +136,7 @@ def parse_finetune(words: Sequence[str]) -> FinetuneConfig:
     Raises:
         UserError: in one line.
     """
-    name, options = _split_recipe("finetune", words)
+    name, options = split_recipe("finetune", words)
     default = recipe(name).finetune
     started_from = _value_of("--from", options)
     if started_from is not None:
@@ -156,7 +157,7 @@ def parse_finetune(words: Sequence[str]) -> FinetuneConfig:
 
 def parse(kind: type[Any], words: Sequence[str], program: str) -> Any:
     """``kind`` filled from ``words``. Raises `UserError` in one line."""
-    with tyro_errors.on_parse_error(_refuse):
+    with one_line_errors():
         return tyro.cli(kind, args=list(words), prog=program)
 
 
@@ -164,12 +165,12 @@ def _parse(kind: type[Any], result: type[C], default: C, words: Sequence[str], p
     """Override ``default`` by ``words``. ``kind`` is ``result`` with annotations for the parser."""
     names = [field.name for field in dataclasses.fields(result)]
     start = kind(**{name: getattr(default, name) for name in names})
-    with tyro_errors.on_parse_error(_refuse):
+    with one_line_errors():
         parsed = tyro.cli(kind, args=list(words), prog=program, default=start)
     return result(**{name: getattr(parsed, name) for name in names})
 
 
-def _split_recipe(command: str, words: Sequence[str]) -> tuple[str, Sequence[str]]:
+def split_recipe(command: str, words: Sequence[str]) -> tuple[str, Sequence[str]]:
     """The recipe's name and the options after it. Asking for help without a recipe shows the first one's defaults."""
     if words and not words[0].startswith("-"):
         return words[0], words[1:]
@@ -186,6 +187,11 @@ def _value_of(flag: str, words: Sequence[str]) -> str | None:
         if word.startswith(f"{flag}="):
             return word.removeprefix(f"{flag}=")
     return None
+
+
+def one_line_errors() -> AbstractContextManager[None]:
+    """While it is open, the parser's errors are `UserError`."""
+    return tyro_errors.on_parse_error(_refuse)
 
 
 def _refuse(event: tyro_errors.ParseErrorEvent) -> None:

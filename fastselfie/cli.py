@@ -55,8 +55,8 @@ def _say(line: str, alone: bool = False) -> None:
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
     commands = {
-        "pretrain": _pretrain, "finetune": _finetune, "report": _report, "render": _render, "prepare": _prepare,
-        "doctor": _doctor, "demo": _demo, "--help": _help, "-h": _help, "--version": _version,
+        "pretrain": _pretrain, "finetune": _finetune, "protocol": _protocol, "report": _report, "render": _render,
+        "prepare": _prepare, "doctor": _doctor, "demo": _demo, "--help": _help, "-h": _help, "--version": _version,
     }  # fmt: skip
     if name not in commands:
         there = ", ".join(word for word in commands if not word.startswith("-"))
@@ -83,6 +83,15 @@ def _finetune(words: Sequence[str]) -> int:
     from fastselfie.evaluation.finetune import finetune
 
     return _trained(lambda: finetune(config))
+
+
+def _protocol(words: Sequence[str]) -> int:
+    from fastselfie.protocol_arguments import parse_protocol
+
+    asked = parse_protocol(words)
+    from fastselfie.protocol.protocol import protocol
+
+    return _trained(lambda: protocol(asked))
 
 
 def _report(words: Sequence[str]) -> int:
@@ -184,6 +193,7 @@ def _help(words: Sequence[str]) -> int:
         "usage: fastselfie COMMAND ...   (fastselfie COMMAND --help shows its options)\n\n"
         "  pretrain RECIPE [options]                        learn from unlabelled images: which patch belongs where?\n"
         "  finetune RECIPE (--from RUN | --scratch) ...     learn from labels and test\n"
+        "  protocol RECIPE [options]                        both, for subsets and seeds: the paper's tables\n"
         "  report RUN... [--out FILE.html]                  curves, tables and pictures of runs in one page\n"
         "  render --out DIR                                 write the synthetic scenes as JPEG files\n"
         "  prepare SRC DST                                  check images, shrink them and pack them into shards\n"

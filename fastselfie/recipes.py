@@ -17,10 +17,11 @@ from fastselfie.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Settings of both stages on one kind of images."""
+    """Settings of both stages on one kind of images. labels: the paper's shares of them, with figure 4's 2%."""
 
     pretrain: PretrainConfig
     finetune: FinetuneConfig
+    labels: str = "2%,5%,8%,20%,100%"
 
 
 def cifar10() -> Recipe:
@@ -42,7 +43,9 @@ def imagenet32() -> Recipe:
     """
     base = cifar10()
     change: dict[str, Any] = {"recipe": "imagenet32", "batch_size": 1_024, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    return Recipe(pretrain=replace(base.pretrain, **change), finetune=replace(base.finetune, **change))
+    return Recipe(
+        pretrain=replace(base.pretrain, **change), finetune=replace(base.finetune, **change), labels=_IMAGENET_LABELS
+    )
 
 
 def imagenet224() -> Recipe:
@@ -54,7 +57,9 @@ def imagenet224() -> Recipe:
     change: dict[str, Any] = {
         "recipe": "imagenet224", "image_size": 224, "patch": 32, "crop": "resized", "pad": 0,
     }  # fmt: skip
-    return Recipe(pretrain=replace(base.pretrain, **change), finetune=replace(base.finetune, **change))
+    return Recipe(
+        pretrain=replace(base.pretrain, **change), finetune=replace(base.finetune, **change), labels=_IMAGENET_LABELS
+    )
 
 
 def tiny() -> Recipe:
@@ -73,6 +78,7 @@ def tiny() -> Recipe:
     )
 
 
+_IMAGENET_LABELS = "2%,5%,10%,20%,100%"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RECIPES: dict[str, Callable[[], Recipe]] = {r.__name__: r for r in (cifar10, imagenet32, imagenet224, tiny)}
 

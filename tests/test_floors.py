@@ -21,7 +21,7 @@ FLOORS = [
     {"training"},
     {"evaluation", "report"},
     {"protocol"},
-    {"cli", "recipes", "arguments", "demo", "doctor", "__main__"},
+    {"cli", "recipes", "arguments", "protocol_arguments", "demo", "doctor", "__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 

@@ -1,0 +1,153 @@
+"""From what is asked to the runs that answer it. Nothing here runs anything."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fastselfie.config import PretrainConfig, RunConfig
+from fastselfie.errors import UserError
+from fastselfie.evaluation.pretrained import INHERITED, read_settings
+from fastselfie.protocol.command import words_of
+from fastselfie.protocol.measured import BASE
+from fastselfie.protocol.settings import Asked
+from fastselfie.protocol.task import Task
+from fastselfie.protocol.variants import VARIANTS, variant_names
+
+SCRATCH, PRETRAINED = "scratch", "pretrained"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Settings that ``--tune`` chooses; None for what it did not. lr: of finetuning."""
+
+    lr: float | None = None
+    keep: float | None = None
+    pretrain_lr: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Which of the finetuning runs: all but the seed. What is tuned for itself."""
+
+    encoder: str
+    labels: str
+    start: Literal["scratch", "pretrained"]
+    variant: str = BASE
+
+    @property
+    def name(self) -> str:
+        """Part of a folder's name."""
+        return f"{self.encoder}-{self.labels.rstrip('%')}-{self.start}"
+
+
+class Planner:
+    """Makes tasks. The same question always gives a task of the same folder and words."""
+
+    def __init__(self, asked: Asked, folder: Path) -> None:
+        self.asked, self.folder = asked, folder
+        started = asked.protocol.pretrained
+        self._given = None if started is None else read_settings(started)
+
+    def kinds(self) -> list[Kind]:
+        """Every kind of finetuning run that is asked for: base from scratch and pretrained, then the ablations."""
+        protocol, found = self.asked.protocol, []
+        for variant in variant_names(protocol.variants):
+            starts: tuple[Literal["scratch", "pretrained"], ...]
+            starts = ("scratch", "pretrained") if variant == BASE else ("pretrained",)
+            for encoder in protocol.encoder_names:
+                if encoder in VARIANTS[variant].encoders:
+                    found += [
+                        Kind(encoder=encoder, labels=labels, start=start, variant=variant)
+                        for labels in protocol.label_shares
+                        for start in starts
+                    ]
+        return found
+
+    def pretraining(self, variant: str, point: Point = Point()) -> Task | None:
+        """The pretraining run of a variant; None where one was given.
+
+        Raises:
+            UserError: a pretraining run was given, and the variant needs another.
+        """
+        changes = dict(VARIANTS[variant].pretrain)
+        tuned = {"keep": point.keep, "lr": point.pretrain_lr}
+        changes |= {name: value for name, value in tuned.items() if value is not None and name not in changes}
+        if self._given is not None:
+            self._must_have(changes, variant)
+            return None
+        base = self.asked.pretrain
+        changes = {name: value for name, value in changes.items() if value != getattr(base, name)}
+        name = f"pretrain/{_named(changes) or BASE}"
+        config = dataclasses.replace(base, **changes, data=self.asked.protocol.data, out=self.folder / name)
+        return self._task(name, "pretrain", config, None)
+
+    def finetuning(self, kind: Kind, seed: int, point: Point = Point(), *, tuning: bool = False) -> Task:
+        """One finetuning run; ``tuning`` judges it by labels held back."""
+        protocol = self.asked.protocol
+        pretraining = None if kind.start == SCRATCH else self.pretraining(kind.variant, point)
+        changes: dict[str, Any] = dict(VARIANTS[kind.variant].finetune)
+        if point.lr is not None:
+            changes["lr"] = point.lr
+        changes |= self._shape(kind.variant)
+        if kind.start == SCRATCH:
+            changes["scratch"] = True
+        else:
+            changes["pretrained"] = protocol.pretrained if pretraining is None else pretraining.folder
+        label_seed = seed if protocol.vary_labels else self.asked.finetune.label_seed
+        name = f"finetune/{kind.variant}/{kind.name}-{seed}"
+        if tuning:
+            changes["hold_back"] = 0.1
+            name = f"tune/{kind.variant}/{kind.name}/{_named(_known(point))}"
+        config = dataclasses.replace(
+            self.asked.finetune, **changes, data=protocol.data, out=self.folder / name, encoder=kind.encoder,
+            labels=kind.labels, label_seed=label_seed, seed=seed,
+        )  # fmt: skip
+        return self._task(name, "finetune", config, pretraining)
+
+    def probe(self, variant: str, point: Point = Point()) -> Task:
+        """Classifiers on the frozen features of a variant's pretraining run."""
+        protocol, pretraining = self.asked.protocol, self.pretraining(variant, point)
+        run = protocol.pretrained if pretraining is None else pretraining.folder
+        assert run is not None
+        name = f"probe/{BASE if pretraining is None else pretraining.folder.name}"
+        words = ["probe", protocol.recipe, "--from", str(run), "--out", str(self.folder / name)]
+        words += ["--data", protocol.data] if protocol.data else []
+        shared = {name: getattr(self.asked.finetune, name) for name in ("device", "precision")}
+        words += [word for name, value in shared.items() if value != "auto" for word in (f"--{name}", value)]
+        return Task(name=name, folder=self.folder / name, words=tuple(words), steps=1, needs=pretraining)
+
+    def _must_have(self, settings: dict[str, Any], variant: str) -> None:
+        given = self._given or {}
+        for name, value in settings.items():
+            if given.get(name) != value:
+                flag = "--" + name.replace("_", "-")
+                raise UserError(
+                    f"--from {self.asked.protocol.pretrained}: has {flag} {given.get(name)}, and {variant} needs"
+                    f" {value}; leave --from out, so that every pretraining is made here"
+                )
+
+    def _shape(self, variant: str) -> dict[str, Any]:
+        """The network's shape and the pixels' statistics, which finetuning has as pretraining has them."""
+        if self._given is not None:
+            theirs = {name: self._given[name] for name in INHERITED if name in self._given}
+            return {name: tuple(value) if isinstance(value, list) else value for name, value in theirs.items()}
+        config = dataclasses.replace(self.asked.pretrain, **VARIANTS[variant].pretrain)
+        return {name: getattr(config, name) for name in INHERITED}
+
+    def _task(self, name: str, command: str, config: RunConfig, needs: Task | None) -> Task:
+        default = self.asked.recipe[0 if isinstance(config, PretrainConfig) else 1]
+        assert config.out is not None
+        words = (command, config.recipe, *words_of(config, default))
+        return Task(name=name, folder=config.out, words=words, steps=config.steps, needs=needs)
+
+
+def _known(point: Point) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(point).items() if value is not None}
+
+
+def _named(settings: dict[str, Any]) -> str:
+    """Settings as part of a folder's name, such as ``keep=0.5,lr=0.1``."""
+    return ",".join(f"{name}={value}" for name, value in settings.items())

@@ -1,0 +1,149 @@
+"""A protocol's ``protocol.json``: what was asked, and which run answers what. With their results it is `Measured`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastselfie.errors import UserError
+from fastselfie.protocol.measured import Measured, Pretraining, Probed, Score, Trial
+from fastselfie.protocol.plan import PRETRAINED, Kind
+from fastselfie.protocol.settings import Asked
+from fastselfie.protocol.task import Task, read_object
+from fastselfie.protocol.variants import variant_names
+from fastselfie.training.files import replace_json
+from fastselfie.training.run_folder import FREE, versions
+from fastselfie.training.session import RESULT
+
+FILE = "protocol.json"
+# What a protocol may be asked more or less of when it goes on: runs that are there stay what they are.
+_GROWS = frozenset({"labels", "seeds", "encoders", "variants", "probe", "jobs", "out", "data", "pretrained"})
+
+
+def is_protocol(path: Path) -> bool:
+    """Whether ``path`` is a protocol's folder."""
+    return (path / FILE).is_file()
+
+
+def claim(folder: Path, asked: Asked, classes: int) -> None:
+    """Make the folder, or check that it holds a protocol of the same settings, which may now be asked for more.
+
+    Raises:
+        UserError: it holds something else; names the first setting that differs.
+    """
+    settings = json.loads(json.dumps(dataclasses.asdict(asked) | {"recipe": None}, default=str))
+    before: dict[str, Any] = {}
+    if is_protocol(folder):
+        before = read_object(folder / FILE)
+        for part, free in (("protocol", _GROWS), ("pretrain", FREE | {"out"}), ("finetune", FREE | {"out"})):
+            _compare(folder, part, before["settings"][part], settings[part], free)
+    elif folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
+        raise UserError(f"--out {folder}: is not an empty folder and holds no protocol; choose another")
+    protocol = asked.protocol
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_json(
+            folder / FILE,
+            {"runs": [], "pretrainings": [], "probes": [], "trials": []} | before | {
+                "format": 1, "recipe": protocol.recipe, "data": protocol.data or "CIFAR-10", "classes": classes,
+                "labels": protocol.label_shares, "encoders": protocol.encoder_names,
+                "seeds": list(range(protocol.seeds)), "variants": variant_names(protocol.variants),
+                "settings": settings, "made_by": versions(),
+            },
+        )  # fmt: skip
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
+
+
+def _compare(folder: Path, part: str, before: Mapping[str, Any], now: Mapping[str, Any], free: Iterable[str]) -> None:
+    for name, value in now.items():
+        if name not in free and before.get(name) != value:
+            flag = ("--" if part == "protocol" else f"--{part}.") + name.replace("_", "-")
+            raise UserError(
+                f"--out {folder}: holds a protocol with {flag} {before.get(name)}, not {value};"
+                " repeat its settings to go on with it or choose another folder"
+            )
+
+
+def note(
+    folder: Path, *, runs: Iterable[tuple[Kind, int, Task]], pretrainings: Iterable[tuple[str, Path]],
+    probes: Iterable[tuple[str, Task]], trials: Iterable[Trial],
+) -> None:  # fmt: skip
+    """Put down which folders answer what. Paths of runs of its own are relative to the protocol's folder."""
+
+    def told(path: Path) -> str:
+        return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+
+    record = read_object(folder / FILE)
+    record["runs"] = [
+        {
+            "variant": kind.variant, "encoder": kind.encoder, "labels": kind.labels, "seed": seed,
+            "pretrained": kind.start == PRETRAINED, "run": told(task.folder),
+        }
+        for kind, seed, task in runs
+    ]  # fmt: skip
+    record["pretrainings"] = [{"variant": variant, "run": told(path)} for variant, path in pretrainings]
+    record["probes"] = [{"variant": variant, "run": told(task.folder)} for variant, task in probes]
+    record["trials"] = [dataclasses.asdict(trial) for trial in trials]
+    replace_json(folder / FILE, record)
+
+
+def read_protocol(folder: Path) -> Measured:
+    """Everything that is done in a protocol's folder.
+
+    Raises:
+        UserError: it is none, or a file in it is damaged; names the file.
+    """
+    if not is_protocol(folder):
+        raise UserError(f"{folder}: is no protocol's folder (no {FILE})")
+    record = read_object(folder / FILE)
+    try:
+        return Measured(
+            folder=folder, recipe=record["recipe"], data=record["data"], classes=record["classes"],
+            asked=len(record["runs"]), labels=tuple(record["labels"]), encoders=tuple(record["encoders"]),
+            seeds=tuple(record["seeds"]), variants=tuple(record["variants"]),
+            scores=tuple(_scores(folder, record["runs"])), pretrainings=tuple(_pretrainings(folder, record)),
+            probes=tuple(_probes(folder, record["probes"])), trials=tuple(Trial(**t) for t in record["trials"]),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(f"{folder / FILE}: is damaged ({what}); run the protocol's command again") from None
+
+
+def _scores(folder: Path, runs: Iterable[Mapping[str, Any]]) -> Iterable[Score]:
+    for entry in runs:
+        run = folder / entry["run"]
+        if (run / RESULT).exists():
+            accuracy = float(read_object(run / RESULT)["test_accuracy"])
+            yield Score(**{**entry, "run": run}, accuracy=accuracy)
+
+
+def _pretrainings(folder: Path, record: Mapping[str, Any]) -> Iterable[Pretraining]:
+    for entry in record["pretrainings"]:
+        run = folder / entry["run"]
+        if not (run / RESULT).exists():
+            continue
+        result, gap = read_object(run / RESULT), None
+        if "context_gap_low" in result:
+            gap = (float(result["context_gap_low"]), float(result["context_gap_high"]))
+        yield Pretraining(
+            variant=entry["variant"], steps=int(result["step"]), run=run, gap_interval=gap,
+            held_out_accuracy=result.get("held_out_accuracy"), accuracy_shuffled=result.get("accuracy_shuffled"),
+            context_gap=result.get("context_gap"),
+        )  # fmt: skip
+
+
+def _probes(folder: Path, probes: Iterable[Mapping[str, Any]]) -> Iterable[Probed]:
+    for entry in probes:
+        file = folder / entry["run"] / RESULT
+        if file.exists():
+            result = read_object(file)
+            for probed in result["probes"]:
+                fresh = probed["network"] == "fresh"
+                yield Probed(
+                    variant="fresh" if fresh else entry["variant"], step=0 if fresh else int(result["step"]),
+                    features=probed["features"], linear=probed.get("linear"), knn=probed.get("knn"),
+                )  # fmt: skip

@@ -1,0 +1,154 @@
+"""Runs side by side, each a process of its own: started when what they need is done, stopped together, gone on with."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from fastselfie.errors import UserError
+from fastselfie.protocol.places import Place
+from fastselfie.protocol.progress import Progress
+from fastselfie.protocol.task import PRUNED, Task
+from fastselfie.training.files import replace_json
+from fastselfie.training.signals import Stopped
+
+_POLL_S = 0.2
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+@dataclass(kw_only=True)
+class Running:
+    """A task's process. ``hopeless``: why it was told to stop, for `PRUNED`."""
+
+    task: Task
+    process: subprocess.Popen[bytes]
+    environment: dict[str, str]
+    started: float = field(default_factory=time.monotonic)
+    hopeless: dict[str, float] | None = None
+
+
+class Runner:
+    """Carries tasks out. A run's words to its user go to ``logs``, one file a task."""
+
+    def __init__(self, place: Place, logs: Path, progress: Progress) -> None:
+        self._place, self._logs, self._progress = place, logs, progress
+        self._running: list[Running] = []
+        self._signal = 0
+
+    def run(self, tasks: Sequence[Task], hopeless: Callable[[Task], dict[str, float] | None] | None = None) -> None:
+        """Do what is not done, in the order given where nothing is waited for.
+
+        Args:
+            hopeless: looked at now and then for every task that runs; figures that say why it may be stopped early,
+                which ``pruned.json`` keeps.
+
+        Raises:
+            UserError: a task failed; the others are stopped, their states saved. Stopped: a signal came; likewise.
+        """
+        waiting = [task for task in tasks if not task.done]
+        self._progress.expect(tasks)
+        with self._signals(), self._progress:
+            try:
+                while (waiting or self._running) and not self._signal:
+                    self._start(waiting)
+                    time.sleep(_POLL_S)
+                    self._look(hopeless)
+            finally:
+                self._stop_all()
+            if self._signal:
+                done = sum(task.done for task in tasks)
+                what = f"stopped with {done} of {len(tasks)} runs done, the others are saved"
+                raise Stopped(f"{what}; the same command goes on", 128 + self._signal)
+
+    def _start(self, waiting: list[Task]) -> None:
+        """Start what can be started now."""
+        for task in list(waiting):
+            if task.needs is not None and not task.needs.done:
+                continue
+            peaks = [_peak_gib(running.task) for running in self._running]
+            environment = self._place.next([running.environment for running in self._running], peaks)
+            if environment is None:
+                return
+            waiting.remove(task)
+            self._running.append(Running(task=task, process=self._open(task, environment), environment=environment))
+
+    def _open(self, task: Task, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        log = self.log(task)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            file.write(f"$ {' '.join(('fastselfie', *task.words))}\n".encode())
+            file.flush()
+            return subprocess.Popen(
+                [sys.executable, "-m", "fastselfie", *task.words], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                env=os.environ | environment, start_new_session=True, preexec_fn=_die_with_parent,
+            )  # fmt: skip
+
+    def log(self, task: Task) -> Path:
+        """The file that a task's words go to."""
+        return self._logs / f"{task.name.replace('/', '.')}.log"
+
+    def _look(self, hopeless: Callable[[Task], dict[str, float] | None] | None) -> None:
+        for running in list(self._running):
+            task, code = running.task, running.process.poll()
+            if code is None:
+                self._progress.show([other.task for other in self._running])
+                if hopeless is not None and running.hopeless is None and (why := hopeless(task)):
+                    running.hopeless = why
+                    running.process.terminate()
+                continue
+            self._running.remove(running)
+            if running.hopeless is not None and not task.done:
+                replace_json(task.folder / PRUNED, dict(running.hopeless))
+            elif not task.done:
+                raise UserError(f"{task.name}: failed ({code}): {self._last_words(task)}; its log is {self.log(task)}")
+            self._progress.ended(task, time.monotonic() - running.started)
+
+    def _last_words(self, task: Task) -> str:
+        lines = self.log(task).read_text(encoding="utf-8", errors="replace").split("\n")
+        return next((line.removeprefix("fastselfie: ") for line in reversed(lines) if line.strip()), "without a word")
+
+    def _stop_all(self) -> None:
+        """Ask all that still run to save themselves and stop, once: a second signal would end them unsaved."""
+        for running in self._running:
+            if running.process.poll() is None and running.hopeless is None:
+                running.process.terminate()
+        for running in self._running:
+            running.process.wait()
+        self._running.clear()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Pass Ctrl-C and SIGTERM on; the runs are in sessions of their own, so that they hear of it once."""
+
+        def receive(number: int, frame: FrameType | None) -> None:
+            if self._signal:
+                for running in self._running:
+                    running.process.kill()
+            self._signal = number
+
+        before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _peak_gib(task: Task) -> float | None:
+    """The most memory that a running task has logged."""
+    logged = [float(line["peak_gib"]) for line in task.lines() if "peak_gib" in line]
+    return max(logged, default=None)
+
+
+def _die_with_parent() -> None:
+    """In the child: a protocol that is killed leaves no runs behind; they save themselves and stop (Linux)."""
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)

@@ -1,0 +1,110 @@
+"""What `fastselfie protocol` is asked for. Checked whole before anything runs; imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastselfie.config import FinetuneConfig, PretrainConfig, label_share, require
+from fastselfie.errors import UserError
+from fastselfie.protocol.measured import BASE
+from fastselfie.protocol.variants import variant_names
+
+ENCODERS = ("resnet50", "resnet36-attention")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolConfig:
+    """Subsets x seeds x encoders x {scratch, pretrained} (paper, sections 3 and 4)."""
+
+    recipe: str
+    """The recipe that both stages started from."""
+    data: str | None = None
+    """As of pretrain; needs labels and test images."""
+    out: Path | None = None
+    """The protocol's folder, below runs/ when not given. A half-done protocol there is gone on with."""
+    labels: str = "2%,5%,8%,20%,100%"
+    """Shares of the training labels: the rows of table 1, the points of figure 4."""
+    seeds: int = 5
+    """Runs of each kind, with seeds 0, 1, ...: the paper has 5."""
+    encoders: str = "resnet50,resnet36-attention"
+    """Which encoders are finetuned; table 2 compares the two."""
+    pretrained: Path | None = None
+    """A finished pretraining run to start from. None: it is made first."""
+    variants: str = BASE
+    """Ablations, by name, or `all`; a wrong name lists them. The control, u = 0, comes with any of them."""
+    vary_labels: bool = False
+    """Another labelled subset for every seed. Off, all seeds share one, as in the paper."""
+    tune: bool = False
+    """First look for the best settings on a tenth of the labels that is held back (paper, section 3.2); never on the
+    test images."""
+    learning_rates: str = "0.01,0.02,0.05,0.1,0.2,0.4"
+    """What --tune tries for finetuning, for each encoder, share of labels, and start: the paper's."""
+    keeps: str = "0.75,0.5"
+    """What --tune tries for --keep of pretraining: the paper's. A pretraining run each."""
+    pretrain_learning_rates: str = ""
+    """What --tune tries for pretraining, a run for each of --keeps. Empty: the rate of pretraining as it is."""
+    probe: bool = True
+    """Also classify by frozen features (`fastselfie probe`), of every pretraining run."""
+    jobs: int | None = None
+    """Runs side by side. None: one a CPU core, or on GPUs as many as fit into their memory."""
+
+    def __post_init__(self) -> None:
+        require(1 <= self.seeds <= 1000, f"--seeds {self.seeds}: must be at least 1 and at most 1000")
+        require(self.jobs is None or self.jobs >= 1, f"--jobs {self.jobs}: must be at least 1")
+        for share in _words("--labels", self.labels):
+            label_share(share)
+        for encoder in self.encoder_names:
+            require(encoder in ENCODERS, f"--encoders {encoder}: must be among {', '.join(ENCODERS)}")
+        variant_names(self.variants)
+        for name in ("learning_rates", "keeps", "pretrain_learning_rates"):
+            numbers("--" + name.replace("_", "-"), getattr(self, name))
+        require(bool(self.learning_rates), "--learning-rates: name at least one")
+        require(bool(self.keeps), "--keeps: name at least one")
+
+    @property
+    def label_shares(self) -> tuple[str, ...]:
+        """As asked, each once, from the smallest."""
+        return tuple(sorted(dict.fromkeys(_words("--labels", self.labels)), key=label_share))
+
+    @property
+    def encoder_names(self) -> tuple[str, ...]:
+        """As asked, each once."""
+        return tuple(dict.fromkeys(_words("--encoders", self.encoders)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A protocol with the settings of both stages.
+
+    Attributes:
+        pretrain, finetune: settings that every run starts from; data, out, labels, seed, encoder and start are the
+            protocol's business. recipe: the recipe's own, which a run's command line starts from.
+    """
+
+    protocol: ProtocolConfig
+    pretrain: PretrainConfig
+    finetune: FinetuneConfig
+    recipe: tuple[PretrainConfig, FinetuneConfig]
+
+
+def numbers(flag: str, text: str) -> tuple[float, ...]:
+    """Positive numbers separated by commas, ascending, each once.
+
+    Raises:
+        UserError: one is none.
+    """
+    found = []
+    for word in _words(flag, text) if text else ():
+        try:
+            found.append(float(word))
+        except ValueError:
+            raise UserError(f"{flag} {word}: is no number; separate numbers by commas") from None
+        require(0 < found[-1] < 1e3, f"{flag} {word}: must be above 0 and below 1000")
+    return tuple(sorted(set(found)))
+
+
+def _words(flag: str, text: str) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in text.split(","))
+    require(all(words), f"{flag} {text or repr('')}: separate what you want by commas, without empty places")
+    return words

@@ -1,0 +1,132 @@
+"""Settings by the paper's rule (section 3.2): tried on 90% of the labels, judged by the other 10%, never by the test.
+
+A trial is a finetuning run of its own; what it came to lies in its folder, so that nothing is tried twice. Optuna's
+median rule stops a trial that from half of its steps on is behind the median of those before it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from fastselfie.errors import UserError
+from fastselfie.protocol.measured import BASE, Trial
+from fastselfie.protocol.plan import SCRATCH, Kind, Planner, Point
+from fastselfie.protocol.settings import Asked, numbers
+from fastselfie.protocol.task import PRUNED, Task, read_object
+
+JUDGED = "validation_accuracy"
+_BEFORE_ANY_IS_STOPPED = 2  # trials that a median needs
+
+
+class Tuning:
+    """The trials of a protocol. Ablations take what was chosen for their base."""
+
+    def __init__(self, asked: Asked, planner: Planner) -> None:
+        self.trials: dict[Kind, dict[Point, Task]] = {}
+        for kind in planner.kinds():
+            base = dataclasses.replace(kind, variant=BASE)
+            if base not in self.trials:
+                points = grid(asked, kind.start)
+                self.trials[base] = {point: planner.finetuning(base, 0, point, tuning=True) for point in points}
+        self._siblings = {
+            task.name: list(points.values()) for points in self.trials.values() for task in points.values()
+        }
+        self._looked: dict[str, int] = {}
+        self._optuna = _optuna()
+
+    def tasks(self) -> list[Task]:
+        """Every trial, with the pretraining runs that they need in front."""
+        trials = [task for points in self.trials.values() for task in points.values()]
+        needed = {task.needs.name: task.needs for task in trials if task.needs is not None}
+        return [*needed.values(), *trials]
+
+    def hopeless(self, task: Task) -> dict[str, float] | None:
+        """Why a running trial may be stopped; None while it may not. See `Runner.run`.
+
+        The study is made anew from the completed trials' folders, so that nothing has to be kept beside them.
+        """
+        judged = _judged(task) if task.name in self._siblings else []
+        if len(judged) <= self._looked.get(task.name, 0):
+            return None
+        self._looked[task.name] = len(judged)
+        pruner = self._optuna.pruners.MedianPruner(
+            n_startup_trials=_BEFORE_ANY_IS_STOPPED, n_warmup_steps=task.steps // 2
+        )
+        study = self._optuna.create_study(direction="maximize", pruner=pruner)
+        for other in self._siblings[task.name]:
+            score = accuracy(other)
+            if score is not None:
+                values = dict(_judged(other))
+                study.add_trial(self._optuna.trial.create_trial(value=score, intermediate_values=values))
+        trial = study.ask()
+        for step, value in judged:
+            trial.report(value, step)
+        return {"step": judged[-1][0], JUDGED: judged[-1][1]} if trial.should_prune() else None
+
+    def chosen(self, kind: Kind) -> Point:
+        """The point whose trial came out best; of equals the first of the grid. Call when all trials are done.
+
+        Raises:
+            UserError: no trial of this kind was completed.
+        """
+        points = self.trials[dataclasses.replace(kind, variant=BASE)]
+        scores = {point: accuracy(task) for point, task in points.items()}
+        complete = {point: score for point, score in scores.items() if score is not None}
+        if not complete:
+            raise UserError(f"--tune: every trial of {kind.name} was stopped early; remove its folder below tune/")
+        return max(complete, key=lambda point: complete[point])
+
+    def told(self) -> list[Trial]:
+        """All trials that are done, for the tables."""
+        found = []
+        for kind, points in self.trials.items():
+            done = {point: task for point, task in points.items() if task.done}
+            best = self.chosen(kind) if len(done) == len(points) else None
+            for point, task in done.items():
+                score = accuracy(task)
+                stopped = None if score is not None else read_object(task.folder / PRUNED)
+                found.append(
+                    Trial(
+                        task=f"{kind.encoder}, {kind.labels}, {kind.start}",
+                        settings={n: v for n, v in dataclasses.asdict(point).items() if v is not None},
+                        validation_accuracy=score if stopped is None else float(stopped[JUDGED]),
+                        state="complete" if stopped is None else "pruned",
+                        step=task.steps if stopped is None else int(stopped["step"]),
+                        chosen=point == best,
+                    )
+                )
+        return found
+
+
+def grid(asked: Asked, start: str) -> list[Point]:
+    """What is tried for a run from scratch, or for one from pretrained weights: the first is what recipes have."""
+    protocol = asked.protocol
+    lrs = numbers("--learning-rates", protocol.learning_rates)
+    if start == SCRATCH:
+        return [Point(lr=lr) for lr in lrs]
+    if protocol.pretrained is not None:
+        return [Point(lr=lr) for lr in lrs]
+    keeps = numbers("--keeps", protocol.keeps)[::-1]
+    rates: Sequence[float | None] = numbers("--pretrain-learning-rates", protocol.pretrain_learning_rates) or [None]
+    return [Point(keep=keep, pretrain_lr=rate, lr=lr) for keep, rate, lr in itertools.product(keeps, rates, lrs)]
+
+
+def accuracy(task: Task) -> float | None:
+    """What a completed trial was judged by; None of one that was stopped early."""
+    return float(task.result()[JUDGED]) if task.done and not (task.folder / PRUNED).exists() else None
+
+
+def _judged(task: Task) -> list[tuple[int, float]]:
+    return [(int(line["step"]), float(line[JUDGED])) for line in task.lines() if JUDGED in line]
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("--tune: needs Optuna; pip install 'fastselfie[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

@@ -1,0 +1,104 @@
+"""The command line of `fastselfie protocol`: its own options, and those of both stages."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from fastselfie.arguments import one_line_errors, split_recipe
+from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig
+from fastselfie.protocol.settings import Asked, ProtocolConfig
+from fastselfie.recipes import recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainStage(PretrainConfig):
+    """Every pretraining run: the options of `fastselfie pretrain`."""
+
+    recipe: Annotated[str, tyro.conf.Suppress] = ""
+    data: Annotated[str | None, tyro.conf.Suppress] = None
+    out: Annotated[Path | None, tyro.conf.Suppress] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneStage(FinetuneConfig):
+    """Every finetuning run: the options of `fastselfie finetune`."""
+
+    recipe: Annotated[str, tyro.conf.Suppress] = ""
+    data: Annotated[str | None, tyro.conf.Suppress] = None
+    out: Annotated[Path | None, tyro.conf.Suppress] = None
+    seed: Annotated[int, tyro.conf.Suppress] = 0
+    pretrained: Annotated[Path | None, tyro.conf.Suppress] = None
+    scratch: Annotated[bool, tyro.conf.Suppress] = False
+    encoder: Annotated[Literal["resnet50", "resnet36-attention"], tyro.conf.Suppress] = "resnet50"
+    labels: Annotated[str, tyro.conf.Suppress] = "100%"
+    hold_back: Annotated[float, tyro.conf.Suppress] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolArguments(ProtocolConfig):
+    """Subsets x seeds x {scratch, pretrained}: the paper's tables. Usage: fastselfie protocol RECIPE [options].
+
+    An option of pretrain or finetune goes to every stage that has it; with --pretrain. or --finetune. before its name
+    to that one alone, as in --steps 1000 --finetune.steps 500.
+    """
+
+    recipe: Annotated[str, tyro.conf.Suppress] = ""
+    pretrained: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """A finished pretraining run to start from. None: it is made first."""
+    pretrain: PretrainStage
+    finetune: FinetuneStage
+
+
+def parse_protocol(words: Sequence[str]) -> Asked:
+    """The protocol that ``RECIPE [options]`` means. Raises `UserError` in one line."""
+    name, options = split_recipe("protocol", words)
+    settings, program = recipe(name), f"fastselfie protocol {name}"
+    start = ProtocolArguments(
+        recipe=name, labels=settings.labels,
+        pretrain=PretrainStage(**_values(settings.pretrain)), finetune=FinetuneStage(**_values(settings.finetune)),
+    )  # fmt: skip
+    with one_line_errors():
+        parsed = tyro.cli(ProtocolArguments, args=_staged(options), prog=program, default=start)
+    own = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(ProtocolConfig)}
+    return Asked(
+        protocol=ProtocolConfig(**own),
+        pretrain=PretrainConfig(**_values(parsed.pretrain)),
+        finetune=FinetuneConfig(**_values(parsed.finetune)),
+        recipe=(settings.pretrain, settings.finetune),
+    )
+
+
+def _staged(words: Sequence[str]) -> list[str]:
+    """``words`` with a stage's prefix put before every option that is a stage's and has none."""
+    own = _flags(ProtocolConfig) | {"--from"}
+    stages = {"pretrain": _flags(PretrainConfig), "finetune": _flags(FinetuneConfig)}
+    groups: list[list[str]] = []  # an option with its values
+    for word in words:
+        if word.startswith("--") or not groups:
+            groups.append([])
+        groups[-1].append(word)
+    staged = []
+    for option, *values in groups:
+        flag, equals, value = option.partition("=")
+        bare = "--" + flag.removeprefix("--").removeprefix("no-")
+        takers = [] if bare in own else [stage for stage, flags in stages.items() if bare in flags]
+        for stage in takers:
+            staged += [f"--{stage}.{flag.removeprefix('--')}{equals}{value}", *values]
+        if not takers:
+            staged += [option, *values]
+    return staged
+
+
+def _flags(kind: type[Any]) -> set[str]:
+    return {"--" + field.name.replace("_", "-") for field in dataclasses.fields(kind)}
+
+
+def _values(config: RunConfig) -> dict[str, Any]:
+    kind = PretrainConfig if isinstance(config, PretrainConfig) else FinetuneConfig
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(kind)}
