@@ -21,6 +21,7 @@ from fastselfie.protocol.task import PRUNED, Task
 from fastselfie.training.files import replace_json
 from fastselfie.training.signals import Stopped
 
+PROGRAM = (sys.executable, "-m", "fastselfie")
 _POLL_S = 0.2
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
@@ -37,10 +38,10 @@ class Running:
 
 
 class Runner:
-    """Carries tasks out. A run's words to its user go to ``logs``, one file a task."""
+    """Carries tasks out. A run's words to its user go to ``logs``, one file a task. program: takes a task's words."""
 
-    def __init__(self, place: Place, logs: Path, progress: Progress) -> None:
-        self._place, self._logs, self._progress = place, logs, progress
+    def __init__(self, place: Place, logs: Path, progress: Progress, program: Sequence[str] = PROGRAM) -> None:
+        self._place, self._logs, self._progress, self._program = place, logs, progress, program
         self._running: list[Running] = []
         self._signal = 0
 
@@ -88,7 +89,7 @@ class Runner:
             file.write(f"$ {' '.join(('fastselfie', *task.words))}\n".encode())
             file.flush()
             return subprocess.Popen(
-                [sys.executable, "-m", "fastselfie", *task.words], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                [*self._program, *task.words], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
                 env=os.environ | environment, start_new_session=True, preexec_fn=_die_with_parent,
             )  # fmt: skip
 

@@ -1,0 +1,222 @@
+"""Which runs answer what is asked, the words they are started with, and what is refused before any starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastselfie.arguments import parse_finetune, parse_pretrain
+from fastselfie.config import FinetuneConfig, PretrainConfig
+from fastselfie.errors import UserError
+from fastselfie.protocol.command import words_of
+from fastselfie.protocol.plan import Kind, Planner, Point
+from fastselfie.protocol.task import Task
+from fastselfie.protocol.tune import Tuning, grid
+from fastselfie.protocol.variants import VARIANTS, variant_names
+from fastselfie.protocol_arguments import parse_protocol
+from fastselfie.recipes import RECIPES, recipe
+
+
+def planner(words: str, folder: Path = Path("out")) -> Planner:
+    return Planner(parse_protocol(words.split()), folder)
+
+
+def settings(task: Task) -> PretrainConfig | FinetuneConfig:
+    """What the run will read from its command line."""
+    command, *words = task.words
+    return parse_pretrain(words) if command == "pretrain" else parse_finetune(words)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_words_say_a_configuration(name: str) -> None:
+    start = recipe(name)
+    changes: dict[str, Any] = {
+        "width": 0.5, "lr": 0.4, "mean": (0.1, 0.2, 0.3), "deterministic": True, "out": Path("a b"), "seed": 7,
+        "compile": "off", "index": Path("here"), "loader_threads": 3,
+    }  # fmt: skip
+    pretraining = dataclasses.replace(start.pretrain, **changes, keep=0.5, pooler="none")
+    words = words_of(pretraining, start.pretrain)
+    assert parse_pretrain([name, *words]) == pretraining
+    finetuning = dataclasses.replace(start.finetune, **changes, scratch=True, labels="8%", hold_back=0.1)
+    assert parse_finetune([name, *words_of(finetuning, start.finetune)]) == finetuning
+    assert words_of(start.pretrain, start.pretrain) == []
+
+
+def test_options_without_a_prefix_go_to_every_stage_that_has_them() -> None:
+    words = "cifar10 --width 0.5 --finetune.lr 0.3 --keep 0.5 --steps=70 --pretrain.steps 90 --mean 0.1 0.2 0.3"
+    asked = parse_protocol([*words.split(), "--deterministic", "--data", "d", "--seeds", "2"])
+    assert (asked.pretrain.width, asked.finetune.width) == (0.5, 0.5)
+    assert (asked.pretrain.lr, asked.finetune.lr) == (recipe("cifar10").pretrain.lr, 0.3)
+    assert asked.pretrain.keep == 0.5
+    assert (asked.pretrain.steps, asked.finetune.steps) == (90, 70)
+    assert asked.pretrain.mean == asked.finetune.mean == (0.1, 0.2, 0.3)
+    assert asked.pretrain.deterministic
+    assert asked.finetune.deterministic
+    assert (asked.protocol.data, asked.protocol.seeds) == ("d", 2)
+
+
+def test_every_subset_encoder_and_start_has_its_run() -> None:
+    plan = planner("cifar10 --data d --labels 20%,5% --encoders resnet50,resnet36-attention")
+    kinds = plan.kinds()
+    assert len(kinds) == len(set(kinds)) == 2 * 2 * 2
+    scratch = Kind(encoder="resnet36-attention", labels="5%", start="scratch")
+    assert scratch in kinds
+    task = plan.finetuning(scratch, 3)
+    assert task.needs is None
+    config = settings(task)
+    assert isinstance(config, FinetuneConfig)
+    assert (config.scratch, config.labels, config.encoder, config.seed) == (True, "5%", "resnet36-attention", 3)
+    assert (config.label_seed, config.data, config.out, config.hold_back) == (0, "d", task.folder, 0)
+
+
+def test_seeds_share_a_subset_unless_asked() -> None:
+    for words, label_seed in (("", 0), (" --vary-labels", 3), (" --label-seed 9", 9)):
+        plan = planner("cifar10 --data d" + words)
+        config = settings(plan.finetuning(Kind(encoder="resnet50", labels="5%", start="scratch"), 3))
+        assert isinstance(config, FinetuneConfig)
+        assert config.label_seed == label_seed
+
+
+def test_pretrained_runs_wait_for_their_pretraining() -> None:
+    plan = planner("cifar10 --data d --variants keep-0.5 --width 0.5 --labels 5% --encoders resnet50")
+    needs = {}
+    for kind in plan.kinds():
+        if kind.start == "pretrained":
+            task = plan.finetuning(kind, 0)
+            assert task.needs is not None
+            assert f"--from {task.needs.folder}" in " ".join(task.words)
+            needs[kind.variant] = settings(task.needs)
+    assert {name: (c.keep, c.pooler, c.width) for name, c in needs.items() if isinstance(c, PretrainConfig)} == {
+        "base": (0.75, "attention", 0.5), "control": (0.75, "none", 0.5), "keep-0.5": (0.5, "attention", 0.5),
+    }  # fmt: skip
+
+
+def test_the_control_comes_with_any_ablation() -> None:
+    assert variant_names("base") == ("base",)
+    assert variant_names("pad-none") == ("base", "control", "pad-none")
+    assert variant_names("control") == ("base", "control")
+    assert set(variant_names("all")) == set(VARIANTS)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_a_run_that_can_be_asked_for(name: str) -> None:
+    """Each changes what it says and nothing else, in pretraining or in finetuning."""
+    plan, variant = planner(f"cifar10 --data d --variants {name}"), VARIANTS[name]
+    base, changed = plan.pretraining("base"), plan.pretraining(name)
+    assert base is not None
+    assert changed is not None
+    a, b = dataclasses.asdict(settings(base)), dataclasses.asdict(settings(changed))
+    expected = {key: value for key, value in variant.pretrain.items() if value != a[key]}
+    assert {key: value for key, value in b.items() if value != a[key] and key != "out"} == expected
+    assert (base.folder == changed.folder) == (not expected)
+    for kind in plan.kinds():
+        if kind.variant == name and not variant.pretrain:
+            # Its words name a run that is not there yet, so they are looked at as they are.
+            words = plan.finetuning(kind, 0).words
+            for key, value in variant.finetune.items():
+                assert words[words.index("--" + key.replace("_", "-")) + 1] == value
+
+
+def test_from_a_run_that_is_there(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    config = dataclasses.asdict(dataclasses.replace(recipe("cifar10").pretrain, width=0.25, keep=0.5))
+    record = {"command": "pretrain", "settings": config, "facts": {}}
+    (run / "config.json").write_text(json.dumps(record, default=str))
+    plan = planner(f"cifar10 --data d --from {run}")
+    for kind in plan.kinds():
+        task = plan.finetuning(kind, 0)
+        assert task.needs is None
+        assert ("--from" in task.words) == (kind.start == "pretrained")
+        assert task.words[task.words.index("--width") + 1] == "0.25"
+    with pytest.raises(UserError, match=r"--from .*run: has --pooler attention, and control needs none"):
+        planner(f"cifar10 --data d --from {run} --variants control").pretraining("control")
+
+
+def test_the_grid_is_the_papers() -> None:
+    asked = parse_protocol(["cifar10", "--tune"])
+    assert [point.lr for point in grid(asked, "scratch")] == [0.01, 0.02, 0.05, 0.1, 0.2, 0.4]
+    points = grid(asked, "pretrained")
+    assert len(points) == len(set(points)) == 12
+    assert {point.keep for point in points} == {0.75, 0.5}
+
+
+def finish(task: Task, accuracy: float, curve: list[float], pruned: bool = False) -> None:
+    """Write what the trial's run would have left."""
+    task.folder.mkdir(parents=True)
+    steps = [task.steps * (index + 1) // 4 for index in range(len(curve))]
+    lines = [{"step": step, "validation_accuracy": value} for step, value in zip(steps, curve, strict=True)]
+    (task.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    name = "pruned.json" if pruned else "result.json"
+    (task.folder / name).write_text(json.dumps({"validation_accuracy": accuracy, "step": steps[-1]}))
+
+
+def test_trials_are_judged_by_labels_held_back_and_the_best_is_taken(tmp_path: Path) -> None:
+    words = "cifar10 --data d --tune --labels 5% --encoders resnet50 --learning-rates 0.1,0.2,0.4 --steps 80"
+    asked = parse_protocol(words.split())
+    plan = Planner(asked, tmp_path)
+    tuning = Tuning(asked, plan)
+    assert len(tuning.tasks()) == 3 + 2 * 3 + 2  # trials from scratch, pretrained for each keep, pretrainings
+    scratch = Kind(encoder="resnet50", labels="5%", start="scratch")
+    trials = tuning.trials[scratch]
+    for task in trials.values():
+        config = settings(task)
+        assert isinstance(config, FinetuneConfig)
+        assert config.hold_back == 0.1
+    low, middle, high = trials.values()
+    finish(low, 0.5, [0.2, 0.3, 0.4, 0.5])
+    finish(middle, 0.6, [0.3, 0.4, 0.5, 0.6])
+    # Behind the median of two, (0.3 + 0.4) / 2, but only from half of the steps on.
+    high.folder.mkdir(parents=True)
+    lines = [{"step": 20, "validation_accuracy": 0.1}]
+    (high.folder / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    assert tuning.hopeless(high) is None
+    lines.append({"step": 40, "validation_accuracy": 0.34})
+    (high.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert tuning.hopeless(high) == {"step": 40, "validation_accuracy": 0.34}
+    (high.folder / "pruned.json").write_text(json.dumps({"step": 40, "validation_accuracy": 0.34}))
+    assert tuning.chosen(scratch) == Point(lr=0.2)
+    told = {(trial.settings["lr"], trial.state, trial.step, trial.validation_accuracy) for trial in tuning.told()}
+    assert told == {(0.1, "complete", 80, 0.5), (0.2, "complete", 80, 0.6), (0.4, "pruned", 40, 0.34)}
+    assert [trial.settings["lr"] for trial in tuning.told() if trial.chosen] == [0.2]
+    final = settings(plan.finetuning(scratch, 0, tuning.chosen(scratch)))
+    assert isinstance(final, FinetuneConfig)
+    assert (final.lr, final.hold_back) == (0.2, 0)
+
+
+def test_a_trial_above_the_median_goes_on(tmp_path: Path) -> None:
+    words = "cifar10 --data d --tune --labels 5% --encoders resnet50 --steps 80"
+    asked = parse_protocol(words.split())
+    tuning = Tuning(asked, Planner(asked, tmp_path))
+    first, second, third, *_ = tuning.trials[Kind(encoder="resnet50", labels="5%", start="scratch")].values()
+    finish(first, 0.5, [0.2, 0.3, 0.4, 0.5])
+    finish(second, 0.6, [0.3, 0.4, 0.5, 0.6])
+    third.folder.mkdir(parents=True)
+    (third.folder / "metrics.jsonl").write_text(json.dumps({"step": 40, "validation_accuracy": 0.36}) + "\n")
+    assert tuning.hopeless(third) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--labels 5%,,8%", "--labels 5%,,8%: separate what you want by commas"),
+        ("--labels 5", "--labels 5: write a percentage such as 8%"),
+        ("--seeds 0", "--seeds 0: must be at least 1"),
+        ("--encoders resnet18", "--encoders resnet18: must be among resnet50, resnet36-attention"),
+        ("--variants keep-0.6", "--variants keep-0.6: there is none of that name; there are base, control,"),
+        ("--learning-rates 0.1,fast", "--learning-rates fast: is no number"),
+        ("--learning-rates 0.1,-1", "--learning-rates -1: must be above 0"),
+        ("--jobs 0", "--jobs 0: must be at least 1"),
+        ("--lr much", "--pretrain.lr"),
+        ("--encoder resnet50", "there is no such option"),
+        ("--hold-back 0.1", "there is no such option"),
+    ],
+)
+def test_what_makes_no_sense(words: str, said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        parse_protocol(["cifar10", *words.split()])
+    assert said in str(refused.value)

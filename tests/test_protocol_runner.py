@@ -1,0 +1,161 @@
+"""Tasks side by side in real processes: order, room, failure, signals, early stops, and what is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fastselfie.errors import UserError
+from fastselfie.protocol.places import Cores, Gpus
+from fastselfie.protocol.progress import Progress
+from fastselfie.protocol.runner import Runner
+from fastselfie.protocol.task import PRUNED, Task
+from fastselfie.training.signals import Stopped
+
+# Stands for a run: logs a line every 50 ms, saves itself on SIGTERM, and writes its result at the end.
+RUN = """
+import json, os, pathlib, signal, sys, time
+folder, steps, how = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+folder.mkdir(parents=True, exist_ok=True)
+def saved(*_):
+    (folder / "saved").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, saved)
+with (folder / "events").open("a") as events:
+    print("begun", time.monotonic(), os.environ.get("OMP_NUM_THREADS"), file=events, flush=True)
+    for step in range(1, steps + 1):
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "peak_gib": 1.0}) + "\\n")
+        time.sleep(0.05)
+    if how == "fails":
+        print("fastselfie: --lr 9: was too much", file=sys.stderr)
+        sys.exit(2)
+    print("ended", time.monotonic(), file=events, flush=True)
+(folder / "result.json").write_text("{}")
+"""
+
+
+def task(folder: Path, name: str, steps: int = 4, how: str = "works", needs: Task | None = None) -> Task:
+    return Task(name=name, folder=folder / name, words=(str(folder / name), str(steps), how), steps=steps, needs=needs)
+
+
+def runner(folder: Path, jobs: int = 2) -> Runner:
+    return Runner(Cores(jobs), folder / "logs", Progress(), program=(sys.executable, "-c", RUN))
+
+
+def times(folder: Path, name: str) -> tuple[float, float]:
+    lines = [line.split() for line in (folder / name / "events").read_text().splitlines()]
+    (begun,), (ended,) = ([float(line[1]) for line in lines if line[0] == what] for what in ("begun", "ended"))
+    return begun, ended
+
+
+def test_two_at_a_time_and_what_is_needed_first(tmp_path: Path) -> None:
+    first = task(tmp_path, "a")
+    others = [task(tmp_path, "b", needs=first), task(tmp_path, "c"), task(tmp_path, "d")]
+    runner(tmp_path).run([first, *others])
+    assert all(one.done for one in (first, *others))
+    spans = {name: times(tmp_path, name) for name in "abcd"}
+    assert spans["b"][0] > spans["a"][1]
+    for begun, _ in spans.values():
+        assert sum(start <= begun < end for start, end in spans.values()) <= 2
+    assert spans["c"][0] < spans["a"][1], "a and c are ready at once and must run side by side"
+    assert (tmp_path / "logs" / "a.log").read_text().startswith("$ fastselfie ")
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    tasks = [task(tmp_path, "a"), task(tmp_path, "b")]
+    runner(tmp_path).run(tasks)
+    before = {one.name: (one.folder / "events").read_text() for one in tasks}
+    runner(tmp_path).run([*tasks, task(tmp_path, "c")])
+    assert before == {one.name: (one.folder / "events").read_text() for one in tasks}
+    assert (tmp_path / "c" / "result.json").exists()
+
+
+def test_a_failure_is_told_in_its_own_words_and_the_others_are_saved(tmp_path: Path) -> None:
+    bad, long = task(tmp_path, "bad", how="fails"), task(tmp_path, "long", steps=400)
+    with pytest.raises(UserError, match=r"bad: failed \(2\): --lr 9: was too much; its log is .*bad\.log"):
+        runner(tmp_path).run([bad, long, task(tmp_path, "never", needs=bad)])
+    assert (tmp_path / "long" / "saved").exists()
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_signal_saves_all_once_and_says_what_is_left(tmp_path: Path) -> None:
+    tasks = [task(tmp_path, "short", steps=1), task(tmp_path, "a", steps=400), task(tmp_path, "b", steps=400)]
+
+    def send() -> None:
+        deadline = time.monotonic() + 20
+        while not all((one.folder / "events").exists() for one in tasks) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=send).start()
+    with pytest.raises(Stopped, match=r"1 of 3 runs done, the others are saved; the same command") as stopped:
+        runner(tmp_path).run(tasks)
+    assert stopped.value.status == 128 + signal.SIGTERM
+    assert [one.name for one in tasks if (one.folder / "saved").exists()] == ["a", "b"]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_hopeless_trial_is_stopped_and_recorded(tmp_path: Path) -> None:
+    tasks = [task(tmp_path, "good", steps=8), task(tmp_path, "bad", steps=400)]
+
+    def hopeless(one: Task) -> dict[str, float] | None:
+        return {"step": 3, "validation_accuracy": 0.1} if one.name == "bad" and len(one.lines()) >= 3 else None
+
+    runner(tmp_path).run(tasks, hopeless)
+    assert json.loads((tmp_path / "bad" / PRUNED).read_text()) == {"step": 3, "validation_accuracy": 0.1}
+    assert not (tmp_path / "good" / PRUNED).exists()
+    assert all(one.done for one in tasks)
+
+
+def test_a_protocol_that_is_killed_leaves_no_run_behind(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_protocol_runner import runner, task
+runner(Path({str(tmp_path)!r})).run([task(Path({str(tmp_path)!r}), "a", steps=400)])
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "a" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    while not (tmp_path / "a" / "saved").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert (tmp_path / "a" / "saved").exists()
+
+
+def test_cores_are_shared_out() -> None:
+    from fastselfie.pipelines.allotment import cores
+
+    assert Cores(1).next([], []) == {"OMP_NUM_THREADS": str(cores())}
+    assert Cores(1).next([{}], [None]) is None
+    assert Cores(10 * cores()).next([{}], [None]) == {"OMP_NUM_THREADS": "1"}
+    assert Cores(None).jobs == cores()
+
+
+def test_runs_go_to_the_gpu_that_has_fewest_and_room() -> None:
+    two = Gpus(None, free_gib=[80.0, 30.0])
+    first = two.next([], [])
+    assert first == {"CUDA_VISIBLE_DEVICES": "0"}
+    assert two.next([first], [None]) == {"CUDA_VISIBLE_DEVICES": "1"}
+    both = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+    assert two.next(both, [None, None]) is None, "what they need is not known yet"
+    # 19 GiB and a context of 1 take 20; another such, a fifth more to be safe, makes 44: on the first only.
+    assert two.next(both, [None, 19.0]) is None
+    assert two.next(both, [19.0, 19.0]) == {"CUDA_VISIBLE_DEVICES": "0"}
+    assert two.next([*both, both[0]], [19.0, 19.0, 19.0]) == {"CUDA_VISIBLE_DEVICES": "0"}  # 20 + 20 + 24 of 80
+    assert two.next([*both, both[0], both[0]], [19.0] * 4) is None  # 20 + 20 + 20 + 24 = 84
+    assert Gpus(1, free_gib=[80.0]).next([first], [1.0]) is None
+    assert Gpus(2, free_gib=[8.0]).next([first], [None]) == {"CUDA_VISIBLE_DEVICES": "0"}, "asked for"
+    assert Gpus(None, free_gib=[80.0]).next([first] * 4, [0.1] * 4) is None, "four on a GPU at most"
