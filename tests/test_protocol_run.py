@@ -1,0 +1,103 @@
+"""The whole command on a small scale: stopped and gone on with, asked for more, refused, and read again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from command import SMALL, assert_refused, contents, end, in_process, start, succeed
+
+from fastselfie.protocol.record import read_protocol
+
+WORDS = (
+    *("protocol", *SMALL, "--steps", "4", "--labels", "50%", "--encoders", "resnet50", "--no-probe", "--out", "out"),
+    *("--log-every", "2", "--evaluate-every", "2", "--held-out", "16"),
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds, unbroken."""
+    folder = tmp_path_factory.mktemp("whole")
+    succeed(*WORDS, "--seeds", "2", cwd=folder)
+    return folder / "out"
+
+
+def accuracies(folder: Path) -> dict[tuple[bool, int], float]:
+    return {(score.pretrained, score.seed): score.accuracy for score in read_protocol(folder).scores}
+
+
+def test_every_run_is_there_and_is_what_was_asked(whole: Path) -> None:
+    measured = read_protocol(whole)
+    assert (measured.asked, len(measured.scores), measured.classes) == (4, 4, 10)
+    assert {(score.pretrained, score.seed) for score in measured.scores} == {
+        (p, s) for p in (True, False) for s in (0, 1)
+    }
+    for score in measured.scores:
+        result = json.loads((score.run / "result.json").read_text())
+        assert (result["test_accuracy"], result["seed"]) == (score.accuracy, score.seed)
+        assert (result["pretrained"], result["labels"]) == (score.pretrained, "50%")
+    (pretraining,) = measured.pretrainings
+    assert pretraining.steps == 4
+    assert pretraining.context_gap is not None
+    first, second = (folder / "labelled.txt" for folder in sorted((whole / "finetune" / "base").glob("*-scratch-*")))
+    assert first.read_text() == second.read_text()
+
+
+def test_stopped_and_gone_on_with_it_comes_to_the_same(whole: Path, tmp_path: Path) -> None:
+    process = start(*WORDS, "--seeds", "2", cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("out/**/result.json")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    ended = end(process)
+    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
+    assert "the same command goes on" in ended.stderr
+    begun = {path: path.read_bytes() for path in tmp_path.glob("out/**/result.json")}
+    assert 1 <= len(begun) < 5
+    succeed(*WORDS, "--seeds", "2", cwd=tmp_path)
+    assert accuracies(tmp_path / "out") == accuracies(whole)
+    assert {path: path.read_bytes() for path in begun} == begun, "what was done is not done again"
+
+
+def test_done_already_and_asked_for_less(whole: Path) -> None:
+    def runs() -> dict[str, bytes | None]:
+        kept = contents(whole)
+        return {name: kept[name] for name in kept if name.startswith(("finetune", "pretrain", "logs"))}
+
+    before = runs()
+    succeed(*WORDS, "--seeds", "1", cwd=whole.parent)
+    assert runs() == before
+    assert read_protocol(whole).asked == 2
+    succeed(*WORDS, "--seeds", "2", cwd=whole.parent)
+    assert runs() == before
+    assert read_protocol(whole).asked == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--pretrain.lr", "0.3"), "--out out: holds a protocol with --pretrain.lr 0.1, not 0.3"),
+        (("--finetune.steps", "5"), "--out out: holds a protocol with --finetune.steps 4, not 5"),
+        (("--tune",), "--out out: holds a protocol with --tune False, not True"),
+        (("--labels", "1%"), "--labels 1%: makes 2 images to train on, fewer than --finetune.batch-size 16"),
+    ],
+)
+def test_other_settings_are_refused_and_nothing_changes(words: tuple[str, ...], said: str, whole: Path) -> None:
+    before = contents(whole)
+    assert said in assert_refused(in_process(*WORDS, *words, cwd=whole.parent))
+    assert contents(whole) == before
+
+
+def test_what_cannot_be_evaluated_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
+    words = ("protocol", "tiny", "--device", "cpu", "--data", "flat", "--out", "out")
+    assert_refused(in_process(*words, cwd=tmp_path))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thing").touch()
+    line = assert_refused(in_process(*WORDS, cwd=tmp_path))
+    assert "--out out: is not an empty folder and holds no protocol" in line
+    assert {path.name for path in tmp_path.iterdir()} <= {"flat", "out", ".index"}
