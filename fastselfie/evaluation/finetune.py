@@ -23,6 +23,8 @@ from fastselfie.training.data import fits, loading, open_data, with_decoder
 from fastselfie.training.job import Job, micro_batch_size
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.session import count_over, make_network, run, session
+from fastselfie.training.starting_point import TRUNK_ALONE, StartingPoint, read_starting_point
+from fastselfie.training.weights_header import is_weights_file
 from fastselfie.training.world import World
 
 _EVALUATION_CHUNK = 500
@@ -47,7 +49,7 @@ def finetune(config: FinetuneConfig) -> Path:
     config = dataclasses.replace(config, out=config.out or Path("runs") / name, positions=_positions(config))
     with session(config) as here:
         config, world = here.config, here.world
-        pretrained = read_pretrained(config, config.pretrained) if config.pretrained else None
+        pretrained = _weights(config)
         source = open_data(config, world)
         config, how = with_decoder(config, source, View.of(config, 1), world)
         test = labelled_test(source)
@@ -66,7 +68,7 @@ def finetune(config: FinetuneConfig) -> Path:
             job,
             here,
             command="finetune",
-            images=_told(source, rows, test) + how,
+            images=_told(source, rows, test) + how + _told_start(config, pretrained, source),
             facts=facts,
             summary=summary,
             prepare=lambda folder: write_subset(folder / SUBSET, rows),
@@ -80,9 +82,27 @@ def _told(source: Source, rows: Tensor, test: AnySplit) -> str:
     return f"data {source.name}: {len(rows)} labelled images to train on, {len(test)} to test on{gap}"
 
 
+def _weights(config: FinetuneConfig) -> Pretrained | StartingPoint | None:
+    """What ``--from`` names: a run, or a file of weights; None from scratch."""
+    if config.pretrained is None:
+        return None
+    read = read_starting_point if is_weights_file(config.pretrained) else read_pretrained
+    return read(config, config.pretrained)
+
+
+def _told_start(config: FinetuneConfig, start: Pretrained | StartingPoint | None, source: Source) -> str:
+    """For the user: what is taken of a file of weights."""
+    if not isinstance(start, StartingPoint):
+        return ""
+    if config.encoder != "resnet50":
+        return start.told(TRUNK_ALONE)
+    same = start.classes == len(source.classes)
+    return start.told("all weights" if same else "all weights but a classifier, which is fresh")
+
+
 def _positions(config: FinetuneConfig) -> Literal["both", "query"]:
     """Where position vectors are added: as asked, else as in pretraining, else to the features too."""
-    if config.positions is None and config.pretrained is not None:
+    if config.positions is None and config.pretrained is not None and not is_weights_file(config.pretrained):
         return "query" if read_settings(config.pretrained).get("positions") == "query" else "both"
     return config.positions or "both"
 
@@ -103,14 +123,15 @@ def labelled_test(source: Source) -> AnySplit:
 
 
 def finetuning_job(
-    config: FinetuneConfig, world: World, source: Source, test: AnySplit, rows: Tensor, pretrained: Pretrained | None
-) -> Job:
+    config: FinetuneConfig, world: World, source: Source, test: AnySplit, rows: Tensor,
+    pretrained: Pretrained | StartingPoint | None,
+) -> Job:  # fmt: skip
     """The encoder, its task, and pipelines over the labelled rows and over the whole test split."""
 
     def make() -> ResNet50Classifier | AttentionClassifier:
         network = encoder(config, len(source.classes))
         if pretrained is not None:
-            network.load_pretrained(pretrained.weights)
+            pretrained.load_into(network)
         return network
 
     network = make_network(make, config, world)
