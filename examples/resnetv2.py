@@ -69,7 +69,7 @@ class ResNet50V2(nn.Module):
 
 def load(path: str | Path) -> ResNet50V2:
     """The network of ``path``, in evaluation mode; every tensor must fit."""
-    with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+    with safe_open(path, "pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     classes = len(tensors.get("head.fc.bias", ()))
     network = ResNet50V2(float(metadata["width"]), int(metadata["patch"]) >= 32, classes)

@@ -40,7 +40,7 @@ def finished(path: Path, command: str, drawn: int = 0, **settings: Any) -> nn.Mo
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a file and its metadata, with what is JSON in it read."""
-    with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+    with safe_open(path, "pt") as file:
         metadata = dict(file.metadata())
     return safetensors.torch.load_file(path), metadata | {
         name: json.loads(metadata[name]) for name in ("mean", "std", "fresh", "width", "patch", "step")

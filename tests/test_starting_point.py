@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,14 @@ import torch
 from torch import Tensor
 
 from fastselfie.arguments import parse_finetune, parse_pretrain
+from fastselfie.errors import UserError
 from fastselfie.evaluation.export import export
+from fastselfie.evaluation.finetune import finetune
 from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier
 from fastselfie.models.selfie import Selfie
+from fastselfie.training.pretrain import pretrain
 from fastselfie.training.starting_point import StartingPoint, read_starting_point
-from tests.command import SMALL as SMALL_RUN
-from tests.command import assert_refused, contents, in_process, succeed
+from tests.command import assert_refused, contents, in_process
 from tests.finished_runs import CLASSES, LARGE_STEM, finished, resnet50
 from tests.small_networks import finetune_config, pretrain_config
 
@@ -97,7 +98,7 @@ def test_half_precision_becomes_fp32(tmp_path: Path) -> None:
 
 def changed(name: str, value: Tensor | None) -> Callable[[Tensors], Tensors]:
     """The same with another tensor of that name, or without it."""
-    return lambda tensors: {key: old for key, old in (tensors | {name: value}).items() if old is not None}  # type: ignore[dict-item, misc]
+    return lambda tensors: {key: old for key, old in (tensors | {name: value}).items() if old is not None}
 
 
 WEIGHT = "stages.1.blocks.2.conv2.weight"
@@ -184,27 +185,32 @@ def test_damaged_metadata(name: str, value: str, tmp_path: Path) -> None:
     assert "x.safetensors: its metadata is damaged" in line
 
 
-def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(command: str, *words: str | Path) -> Path:
+    """Two steps in this process."""
     quick = ("--steps", "2", "--log-every", "1", "--data", "synthetic:200", "--batch-size", "16", "--device", "cpu")
-    return succeed(*words, *quick, "--precision", "fp32", cwd=cwd)
+    options = [*map(str, words), *quick, "--precision", "fp32"]
+    if command == "pretrain":
+        return pretrain(parse_pretrain(["tiny", *options, "--held-out", "0"]))
+    return finetune(parse_finetune(["tiny", *options, "--evaluate-every", "2"]))
 
 
-def test_the_whole_way(tmp_path: Path) -> None:
+def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Pretrained, exported, finetuned from the run and from the file: the same weights to the last bit. Then on with
     pretraining from what was finetuned; another file in its place is noticed."""
-    run("pretrain", "tiny", "--width", "0.0625", "--heads", "4", "--held-out", "0", "--out", "first", cwd=tmp_path)
-    assert in_process("export", "first", "--to", "first.safetensors", cwd=tmp_path).returncode == 0
-    run("finetune", "tiny", "--from", "first", "--out", "by-run", cwd=tmp_path)
-    told = run("finetune", "tiny", "--from", "first.safetensors", "--out", "by-file", cwd=tmp_path).stderr
-    assert "from first.safetensors: all weights but a classifier, which is fresh\n" in told
-    by_run, by_file = (tmp_path / name / "encoder.safetensors" for name in ("by-run", "by-file"))
-    assert by_run.read_bytes() == by_file.read_bytes()
-    assert in_process("export", "by-file", "--to", "second.safetensors", cwd=tmp_path).returncode == 0
-    words = ("pretrain", "tiny", "--from", "second.safetensors", "--held-out", "0", "--out", "third")
-    assert "stem, stages 1 to 3 and the norm behind them; all else is fresh" in run(*words, cwd=tmp_path).stderr
-    settings = json.loads((tmp_path / "third" / "config.json").read_text())["settings"]
-    assert (settings["pretrained"], settings["width"], settings["heads"]) == ("second.safetensors", 0.0625, 4)
-    (tmp_path / "first.safetensors").replace(tmp_path / "second.safetensors")
-    options = SMALL_RUN[SMALL_RUN.index("--batch-size") :]
-    again = (*words, "--data", "synthetic:200", "--steps", "2", "--log-every", "1", *options)
-    assert "third: was made with other weights" in assert_refused(in_process(*again, cwd=tmp_path))
+    first_file, second_file = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    first = run("pretrain", "--width", "0.0625", "--heads", "4", "--out", tmp_path / "first")
+    export(first, first_file)
+    by_run = run("finetune", "--from", first, "--out", tmp_path / "by-run")
+    capsys.readouterr()
+    by_file = run("finetune", "--from", first_file, "--out", tmp_path / "by-file")
+    assert f"from {first_file}: all weights but a classifier, which is fresh\n" in capsys.readouterr().err
+    assert (by_run / "encoder.safetensors").read_bytes() == (by_file / "encoder.safetensors").read_bytes()
+    export(by_file, second_file)
+    words = ("pretrain", "--from", second_file, "--out", tmp_path / "third")
+    third = run(*words)
+    assert f"from {second_file}: stem, stages 1 to 3 and the norm behind them; all else" in capsys.readouterr().err
+    settings = json.loads((third / "config.json").read_text())["settings"]
+    assert (settings["pretrained"], settings["width"], settings["heads"]) == (str(second_file), 0.0625, 4)
+    first_file.replace(second_file)
+    with pytest.raises(UserError, match="third: was made with other weights"):
+        run(*words)

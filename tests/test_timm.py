@@ -50,7 +50,7 @@ def test_a_finetuned_network_of_the_paper_s_width(tmp_path: Path) -> None:
     assert scores.std() > 1e-3
     assert_near(seen_by(theirs, images), scores, TOLERANCE)
     assert isinstance(ours, ResNet50Classifier)
-    theirs.get_submodule("head").fc = nn.Identity()  # type: ignore[assignment]
+    theirs.get_submodule("head").fc = nn.Identity()
     assert_near(seen_by(theirs, images), seen_by(ours.trunk, images), TOLERANCE)
 
 
