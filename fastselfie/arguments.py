@@ -26,9 +26,8 @@ class PretrainArguments(PretrainConfig):
 
     recipe: Annotated[str, tyro.conf.Suppress] = ""
     pretrained: Annotated[Path | None, tyro.conf.arg(name="from", metavar="FILE")] = None
-    """A .safetensors file to start from, what `fastselfie export` writes or saved from timm's resnetv2_50: the trunk
-    takes stem and stages 1 to 3, the rest is fresh. Its width becomes the default, and its mean and std where it says
-    them."""
+    """A .safetensors file to start the trunk from: what `fastselfie export` writes, or saved from timm's resnetv2_50.
+    Its width becomes the default."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,6 +145,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights.write_bytes(weights.read_bytes()[:-100])
     finished(folder / "foreign", "finetune")
     (folder / "foreign" / "encoder.safetensors").write_bytes((folder / "whole" / "encoder.safetensors").read_bytes())
+    for name, old, new in (("other", "finetune", "probe"), ("odd", '"seed": 0', '"seed": "x"')):
+        finished(folder / name, "finetune")
+        config = folder / name / "config.json"
+        config.write_text(config.read_text().replace(old, new))
     (folder / "there.safetensors").write_text("precious")
     (folder / "file").write_text("no folder")
     return folder
@@ -160,6 +164,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("unfinished", "out.safetensors", "unfinished: is not finished; run its command again"),
         ("torn", "out.safetensors", "encoder.safetensors: cannot be read"),
         ("foreign", "out.safetensors", "foreign: its weights are not of its config.json"),
+        ("other", "out.safetensors", "other: is a probe run; name the folder of a pretraining or finetuning run"),
+        ("odd", "out.safetensors", "odd/config.json: "),  # a seed that is no number
         ("nothing", "out.safetensors", "nothing: is not a run's folder"),
     ],
 )

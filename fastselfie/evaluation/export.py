@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 import fastselfie
-from fastselfie.config import ModelConfig
+from fastselfie.config import FinetuneConfig, ModelConfig, PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import read_weights
 from fastselfie.models.encoders import NOT_PRETRAINED, ResNet50Classifier
@@ -44,24 +43,20 @@ def export(run: Path, to: Path) -> str:
         raise UserError(f"--to {to}: must end in {SUFFIX}; every other format has to be unpickled")
     if to.exists():
         raise UserError(f"--to {to}: is there already; name another file or remove it")
-    record = read_config(run)
-    settings: dict[str, Any] = record["settings"]
-    if settings.get("encoder") == "resnet36-attention":
+    config = _config(run)
+    if isinstance(config, FinetuneConfig) and config.encoder != "resnet50":
         raise UserError(
-            f"{run}: finetuned resnet36-attention, whose pooler and classifier have no place in a ResNet-50; export the"
+            f"{run}: finetuned {config.encoder}, whose pooler and classifier have no place in a ResNet-50; export the"
             " pretraining run, or finetune with --encoder resnet50"
         )
     weights, _ = read_weights(run, str(run))
-    shape = {field.name for field in dataclasses.fields(ModelConfig)}
-    config = ModelConfig(**{name: value for name, value in settings.items() if name in shape})
-    pretrained = record["command"] == "pretrain"
     try:
-        state = _pretrained(config, settings, weights) if pretrained else _finetuned(config, weights)
+        state = _finetuned(config, weights) if isinstance(config, FinetuneConfig) else _pretrained(config, weights)
     except (KeyError, RuntimeError) as error:
         raise UserError(f"{run}: its weights are not of its config.json ({error}); restore the file") from None
-    fresh = sorted(name for name in state if pretrained and name.startswith(NOT_PRETRAINED))
-    tensors = to_timm(state, settings["steps"], fresh)
-    metadata = _metadata(record["command"], config, settings, [timm_name(name) for name in fresh])
+    fresh = [name for name in state if isinstance(config, PretrainConfig) and name.startswith(NOT_PRETRAINED)]
+    tensors = to_timm(state, config.steps, fresh)
+    metadata = _metadata(config, [timm_name(name) for name in fresh])
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         replace_bytes(to, safetensors.torch.save(tensors, metadata))
@@ -70,30 +65,42 @@ def export(run: Path, to: Path) -> str:
     return "\n".join([f"{to}: written, {len(tensors)} tensors", *_told(config, state, fresh)])
 
 
-def _pretrained(config: ModelConfig, settings: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _config(run: Path) -> PretrainConfig | FinetuneConfig:
+    """The settings that the weights of ``run`` were made with; none that this version does not know."""
+    record = read_config(run)
+    kind = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}.get(record["command"])
+    if kind is None:
+        raise UserError(f"{run}: is a {record['command']} run; name the folder of a pretraining or finetuning run")
+    known = {field.name for field in dataclasses.fields(kind)}
+    try:
+        return kind(**{name: value for name, value in record["settings"].items() if name in known})
+    except (UserError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{run}/config.json: {error}; restore the file") from None
+
+
+def _pretrained(config: PretrainConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The trunk of a Selfie network's ``weights`` and a fresh stage 4, as `make_network` would make it."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(scalar_key(settings["seed"], Purpose.INIT))
+        torch.manual_seed(scalar_key(config.seed, Purpose.INIT))
         network = ResNet50Classifier(config, classes=1)
     network.load_pretrained(weights)
     return {name: value for name, value in network.state_dict().items() if not name.startswith("classifier.")}
 
 
-def _finetuned(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _finetuned(config: FinetuneConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """All of a classifier's weights; that they fit is tried."""
     network = ResNet50Classifier(config, classes=len(weights["classifier.bias"]))
     load_weights(network, weights)
     return dict(network.state_dict())
 
 
-def _metadata(command: str, config: ModelConfig, settings: dict[str, Any], fresh: list[str]) -> dict[str, str]:
+def _metadata(config: PretrainConfig | FinetuneConfig, fresh: list[str]) -> dict[str, str]:
     """Texts for the file's header; what is no text is JSON."""
-    told = {name: json.dumps(settings[name]) for name in ("mean", "std")}
-    told |= {"patch": str(config.patch), "width": repr(config.width), "heads": str(config.heads)}
-    told |= {"step": str(settings["steps"]), "seed": str(settings["seed"]), "fresh": json.dumps(fresh)}
+    told = {name: json.dumps(getattr(config, name)) for name in ("mean", "std", "width", "patch", "heads", "seed")}
     return told | {
-        "format": "pt", "made_by": f"fastselfie {fastselfie.__version__}", "command": command,
-        "recipe": settings["recipe"], "architecture": "resnetv2_50",
+        "recipe": config.recipe, "step": str(config.steps), "fresh": json.dumps(fresh), "architecture": "resnetv2_50",
+        "command": "finetune" if isinstance(config, FinetuneConfig) else "pretrain", "format": "pt",
+        "made_by": f"fastselfie {fastselfie.__version__}",
     }  # fmt: skip
 
 
