@@ -206,11 +206,13 @@ def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert f"from {first_file}: all weights but a classifier, which is fresh\n" in capsys.readouterr().err
     assert (by_run / "encoder.safetensors").read_bytes() == (by_file / "encoder.safetensors").read_bytes()
     export(by_file, second_file)
-    words = ("pretrain", "--from", second_file, "--out", tmp_path / "third")
+    words = ("pretrain", "--from", second_file, "--lr", "1e-12", "--out", tmp_path / "third")
     third = run(*words)
     assert f"from {second_file}: stem, stages 1 to 3 and the norm behind them; all else" in capsys.readouterr().err
     settings = json.loads((third / "config.json").read_text())["settings"]
     assert (settings["pretrained"], settings["width"], settings["heads"]) == (str(second_file), 0.0625, 4)
+    ended, file = (safetensors.torch.load_file(path) for path in (third / "encoder.safetensors", second_file))
+    torch.testing.assert_close(ended["trunk.stem.conv.weight"], file["stem.conv.weight"], rtol=1e-5, atol=1e-8)
     first_file.replace(second_file)
     with pytest.raises(UserError, match="third: was made with other weights"):
         run(*words)
