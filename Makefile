@@ -28,7 +28,7 @@ lint: $(VENV)/ready
 	rm -rf build/types && mkdir -p build/types/fastselfie
 	ln -s $(CURDIR)/fastselfie/* $(CURDIR)/kernels $(CURDIR)/pipelines build/types/fastselfie/
 	MYPYPATH=build/types $(BIN)/mypy -p fastselfie
-	MYPYPATH=build/types $(BIN)/mypy --explicit-package-bases bench tests
+	MYPYPATH=build/types $(BIN)/mypy --explicit-package-bases bench examples tests
 
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.training_step --out bench/results/training_step_cpu.json

@@ -16,6 +16,7 @@ from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, require
 from fastselfie.errors import UserError
 from fastselfie.pipelines.allotment import cores
 from fastselfie.recipes import RECIPES, recipe
+from fastselfie.training.weights_header import header_settings, is_weights_file
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -25,15 +26,19 @@ class PretrainArguments(PretrainConfig):
     """Pretrain by masked-patch classification. Usage: fastselfie pretrain RECIPE [options]."""
 
     recipe: Annotated[str, tyro.conf.Suppress] = ""
+    pretrained: Annotated[Path | None, tyro.conf.arg(name="from", metavar="FILE")] = None
+    """A .safetensors file to start the trunk from: what `fastselfie export` writes, or saved from timm's resnetv2_50.
+    Its width becomes the default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneArguments(FinetuneConfig):
-    """Finetune on labels and test. Usage: fastselfie finetune RECIPE (--from RUN | --scratch) [options]."""
+    """Finetune on labels and test. Usage: fastselfie finetune RECIPE (--from RUN|FILE | --scratch) [options]."""
 
     recipe: Annotated[str, tyro.conf.Suppress] = ""
-    pretrained: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """A pretraining run's folder to start from; its --width and the rest of its shape become the defaults."""
+    pretrained: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN|FILE")] = None
+    """A pretraining run's folder to start from; its --width and the rest of its shape become the defaults. Or a
+    .safetensors file, what `fastselfie export` writes or saved from timm's resnetv2_50."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,16 @@ class ReportArguments:
     """Folders of pretraining and finetuning runs, finished or not."""
     out: Path = Path("report.html")
     """The page: one HTML file that needs no other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """Write a finished run's ResNet-50v2 under the names of timm's resnetv2_50, for plain PyTorch and timm."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="RUN", metavar="RUN")]
+    """Folder of a finished run: of pretraining, whose three stages get a fresh fourth, or of finetuning ResNet-50."""
+    to: Path
+    """The .safetensors file to write; must not exist yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +142,16 @@ class DoctorArguments:
 def parse_pretrain(words: Sequence[str]) -> PretrainConfig:
     """The configuration that ``RECIPE [options]`` means. Raises `UserError` in one line."""
     name, options = split_recipe("pretrain", words)
-    return _parse(PretrainArguments, PretrainConfig, recipe(name).pretrain, options, f"fastselfie pretrain {name}")
+    default = recipe(name).pretrain
+    started_from = _value_of("--from", options)
+    if started_from is not None:
+        default = dataclasses.replace(default, **header_settings(Path(started_from)))
+    return _parse(PretrainArguments, PretrainConfig, default, options, f"fastselfie pretrain {name}")
 
 
 def parse_finetune(words: Sequence[str]) -> FinetuneConfig:
-    """The configuration that ``RECIPE [options]`` means; the network's shape is the pretrained run's unless given.
+    """The configuration that ``RECIPE [options]`` means; the network's shape is that of what ``--from`` names unless
+    given.
 
     Raises:
         UserError: in one line.
@@ -139,7 +159,9 @@ def parse_finetune(words: Sequence[str]) -> FinetuneConfig:
     name, options = split_recipe("finetune", words)
     default = recipe(name).finetune
     started_from = _value_of("--from", options)
-    if started_from is not None:
+    if started_from is not None and is_weights_file(Path(started_from)):
+        default = dataclasses.replace(default, **header_settings(Path(started_from)))
+    elif started_from is not None:
         from fastselfie.evaluation.pretrained import INHERITED, read_settings  # torch: only when there is a run to read
 
         settings = read_settings(Path(started_from))

@@ -55,8 +55,9 @@ def _say(line: str, alone: bool = False) -> None:
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
     commands = {
-        "pretrain": _pretrain, "finetune": _finetune, "protocol": _protocol, "report": _report, "render": _render,
-        "prepare": _prepare, "doctor": _doctor, "demo": _demo, "--help": _help, "-h": _help, "--version": _version,
+        "pretrain": _pretrain, "finetune": _finetune, "protocol": _protocol, "report": _report, "export": _export,
+        "render": _render, "prepare": _prepare, "doctor": _doctor, "demo": _demo, "--help": _help, "-h": _help,
+        "--version": _version,
     }  # fmt: skip
     if name not in commands:
         there = ", ".join(word for word in commands if not word.startswith("-"))
@@ -102,6 +103,16 @@ def _report(words: Sequence[str]) -> int:
 
     report(arguments.runs, arguments.out)
     print(f"{arguments.out}: written; every figure is also a PNG in its run's figures/", file=sys.stderr)
+    return 0
+
+
+def _export(words: Sequence[str]) -> int:
+    from fastselfie.arguments import ExportArguments, parse
+
+    asked = parse(ExportArguments, words, "fastselfie export")
+    from fastselfie.evaluation.export import export
+
+    print(export(asked.run, asked.to))
     return 0
 
 
@@ -192,9 +203,10 @@ def _help(words: Sequence[str]) -> int:
     print(
         "usage: fastselfie COMMAND ...   (fastselfie COMMAND --help shows its options)\n\n"
         "  pretrain RECIPE [options]                        learn from unlabelled images: which patch belongs where?\n"
-        "  finetune RECIPE (--from RUN | --scratch) ...     learn from labels and test\n"
+        "  finetune RECIPE (--from RUN|FILE | --scratch)... learn from labels and test\n"
         "  protocol RECIPE [options]                        both, for subsets and seeds: the paper's tables\n"
         "  report RUN... [--out FILE.html]                  curves, tables and pictures of runs in one page\n"
+        "  export RUN --to FILE.safetensors                 its ResNet-50v2 for plain PyTorch and timm\n"
         "  render --out DIR                                 write the synthetic scenes as JPEG files\n"
         "  prepare SRC DST                                  check images, shrink them and pack them into shards\n"
         "  doctor                                           what this machine has and what will be used\n"

@@ -210,6 +210,8 @@ class PretrainConfig(RunConfig):
 
     task: Literal["selfie"] = "selfie"
     """The pretext task."""
+    pretrained: Path | None = None
+    """A .safetensors file to start from, a ResNet-50v2 by timm's names: the trunk takes its first three stages."""
     keep: float = 0.75
     """Share of the patches that the encoder sees; the paper tries 0.75 and 0.5."""
     pooler: Literal["attention", "none"] = "attention"
@@ -246,7 +248,7 @@ class FinetuneConfig(RunConfig):
     """Finetuning on labels (paper, section 2.3), from a pretrained run or from scratch."""
 
     pretrained: Path | None = None
-    """A pretraining run's folder to start from."""
+    """A pretraining run's folder to start from, or a .safetensors file, a ResNet-50v2 by timm's names."""
     scratch: bool = False
     """Start from fresh weights: the supervised baseline."""
     encoder: Literal["resnet50", "resnet36-attention"] = "resnet50"

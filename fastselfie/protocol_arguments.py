@@ -23,6 +23,8 @@ class PretrainStage(PretrainConfig):
     recipe: Annotated[str, tyro.conf.Suppress] = ""
     data: Annotated[str | None, tyro.conf.Suppress] = None
     out: Annotated[Path | None, tyro.conf.Suppress] = None
+    pretrained: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """A file of weights to start pretraining from; see `fastselfie export`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,11 +22,12 @@ if not torch.cuda.is_available():
 
 torch.set_num_threads(1)
 # On a machine for `make gpu-check` the argument parser and what reports need are perhaps not there.
-collect_ignore = [] if importlib.util.find_spec("tyro") else ["test_cli.py"]
+collect_ignore = [] if importlib.util.find_spec("tyro") else ["test_cli.py", "test_starting_point.py"]
 if not all(map(importlib.util.find_spec, ("matplotlib", "PIL", "jinja2"))):
     collect_ignore += ["test_report_page.py", "test_report_pictures.py", "test_report_runs.py"]
 if importlib.util.find_spec("PIL") is None:
     collect_ignore += [path.name for path in Path(__file__).parent.glob("test_*photo*.py")] + ["test_file_pipeline.py"]
+    collect_ignore += ["test_examples.py", "test_export.py", "test_starting_point.py", "test_timm.py"]
 
 
 @pytest.fixture(autouse=True)

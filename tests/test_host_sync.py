@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastselfie.config import FinetuneConfig, PretrainConfig
-from fastselfie.evaluation.finetune import divide as divide_labels
 from fastselfie.evaluation.finetune import finetuning_job
+from fastselfie.evaluation.labels import divide as divide_labels
 from fastselfie.pipelines.synthetic import synthetic_source
 from fastselfie.training.job import Job
 from fastselfie.training.loop import Trainer

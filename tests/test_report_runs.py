@@ -14,6 +14,7 @@ from fastselfie.errors import UserError
 from fastselfie.report.charts import MOST_POINTS, Quantity, points
 from fastselfie.report.page import report
 from fastselfie.report.runs import distinct_names, read_runs
+from fastselfie.report.tables import differences
 from tests.command import assert_refused, contents, fastselfie
 from tests.run_folders import pretraining_lines, write_placements, write_pretraining, write_run
 
@@ -35,6 +36,19 @@ def test_many_points_are_averaged(tmp_path: Path) -> None:
     steps, means = zip(*points(run, LOSS), strict=True)
     assert steps == tuple(range(5, 5 * MOST_POINTS + 1, 5))
     np.testing.assert_allclose(means, values.reshape(-1, 5).mean(axis=1))
+
+
+def test_what_pretraining_started_from_is_told(tmp_path: Path) -> None:
+    """It decides the figures; what finetuning starts from is in a table of its own."""
+    files = (None, tmp_path / "supervised.safetensors")
+    runs = read_runs([write_pretraining(tmp_path / str(n), pretrained=file) for n, file in enumerate(files)])
+    table = differences(runs)
+    assert table is not None
+    assert [row.cells[1] for row in table.rows] == ["pretrained None", f"pretrained {files[1]}"]
+    tuned = [
+        write_run(tmp_path / f"tuned{n}", "finetune", [{"step": 1}], pretrained=file) for n, file in enumerate(files)
+    ]
+    assert differences(read_runs(tuned)) is None
 
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fastselfie.config import FinetuneConfig, label_share, require
-from fastselfie.errors import UserError
+from fastselfie.config import FinetuneConfig, require
 from fastselfie.evaluation.classify import LOSS_UNIT, ClassifyTask
+from fastselfie.evaluation.labels import Judged, divide
 from fastselfie.evaluation.pretrained import Pretrained, read_pretrained, read_settings
-from fastselfie.evaluation.subsets import held_back, labelled_subset, write_subset
+from fastselfie.evaluation.subsets import write_subset
 from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier, encoder
 from fastselfie.pipelines.opening import open_pipeline
-from fastselfie.pipelines.source import AnySplit, Source
+from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.view import View
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.training.data import fits, loading, open_data, with_decoder
 from fastselfie.training.job import Job, micro_batch_size
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.session import count_over, make_network, run, session
+from fastselfie.training.starting_point import TRUNK_ALONE, StartingPoint, read_starting_point
+from fastselfie.training.weights_header import is_weights_file
 from fastselfie.training.world import World
 
 _EVALUATION_CHUNK = 500
@@ -49,7 +50,7 @@ def finetune(config: FinetuneConfig) -> Path:
     config = dataclasses.replace(config, out=config.out or Path("runs") / name, positions=_positions(config))
     with session(config) as here:
         config, world = here.config, here.world
-        pretrained = read_pretrained(config, config.pretrained) if config.pretrained else None
+        pretrained = _weights(config)
         source = open_data(config, world)
         config, how = with_decoder(config, source, View.of(config, 1), world)
         rows, judged = divide(config, source)
@@ -67,37 +68,11 @@ def finetune(config: FinetuneConfig) -> Path:
             job,
             here,
             command="finetune",
-            images=_told(source, rows, judged) + how,
+            images=_told(source, rows, judged) + how + _told_start(config, pretrained, source),
             facts=facts,
             summary=summary,
             prepare=lambda folder: write_subset(folder / SUBSET, rows),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """What a run is judged by: ``rows``, int64, of ``split``. name: ``test``, or ``validation`` of labels held back."""
-
-    split: AnySplit
-    rows: Tensor
-    name: Literal["test", "validation"]
-
-
-def divide(config: FinetuneConfig, source: Source) -> tuple[Tensor, Judged]:
-    """The labelled images to train on, int64 (n,), and what the run is judged by.
-
-    Raises:
-        UserError: the source has no labels or no test images; or so few labels that none is left to train on.
-    """
-    if not config.hold_back:
-        test = labelled_test(source)
-        rows = labelled_subset(torch.from_numpy(source.train.labels_S), label_share(config.labels), config.label_seed)
-        return rows, Judged(split=test, rows=torch.arange(len(test)), name="test")
-    labels_S = torch.from_numpy(labelled(source).labels_S)
-    rows = labelled_subset(labels_S, label_share(config.labels), config.label_seed)
-    rows, judged = held_back(labels_S, rows, config.hold_back, config.label_seed)
-    require(len(rows) > 0, f"--hold-back {config.hold_back}: leaves none of {len(judged)} labels to train on")
-    return rows, Judged(split=source.train, rows=judged, name="validation")
 
 
 def _told(source: Source, rows: Tensor, judged: Judged) -> str:
@@ -108,43 +83,41 @@ def _told(source: Source, rows: Tensor, judged: Judged) -> str:
     return f"data {source.name}: {len(rows)} labelled images to train on, {len(judged.rows)} {what}{gap}"
 
 
+def _weights(config: FinetuneConfig) -> Pretrained | StartingPoint | None:
+    """What ``--from`` names: a run, or a file of weights; None from scratch."""
+    if config.pretrained is None:
+        return None
+    read = read_starting_point if is_weights_file(config.pretrained) else read_pretrained
+    return read(config, config.pretrained)
+
+
+def _told_start(config: FinetuneConfig, start: Pretrained | StartingPoint | None, source: Source) -> str:
+    """For the user: what is taken of a file of weights."""
+    if not isinstance(start, StartingPoint):
+        return ""
+    if config.encoder != "resnet50":
+        return start.told(TRUNK_ALONE)
+    same = start.classes == len(source.classes)
+    return start.told("all weights" if same else "all weights but a classifier, which is fresh")
+
+
 def _positions(config: FinetuneConfig) -> Literal["both", "query"]:
     """Where position vectors are added: as asked, else as in pretraining, else to the features too."""
-    if config.positions is None and config.pretrained is not None:
+    if config.positions is None and config.pretrained is not None and not is_weights_file(config.pretrained):
         return "query" if read_settings(config.pretrained).get("positions") == "query" else "both"
     return config.positions or "both"
 
 
-def labelled(source: Source) -> AnySplit:
-    """The training split. Raises `UserError` where it has no labels."""
-    require(
-        bool(source.classes),
-        f"--data: the images of {source.name} have no labels; finetuning needs class folders in train/ and val/",
-    )
-    return source.train
-
-
-def labelled_test(source: Source) -> AnySplit:
-    """The split to test on.
-
-    Raises:
-        UserError: the source has no labels or no test images.
-    """
-    labelled(source)
-    if source.test is None:
-        raise UserError(f"--data: {source.name} has no val/ or test/ to test on; add one with the same class folders")
-    return source.test
-
-
 def finetuning_job(
-    config: FinetuneConfig, world: World, source: Source, judged: Judged, rows: Tensor, pretrained: Pretrained | None
-) -> Job:
+    config: FinetuneConfig, world: World, source: Source, judged: Judged, rows: Tensor,
+    pretrained: Pretrained | StartingPoint | None,
+) -> Job:  # fmt: skip
     """The encoder, its task, and pipelines over the labelled rows and over what the run is judged by."""
 
     def make() -> ResNet50Classifier | AttentionClassifier:
         network = encoder(config, len(source.classes))
         if pretrained is not None:
-            network.load_pretrained(pretrained.weights)
+            pretrained.load_into(network)
         return network
 
     network = make_network(make, config, world)

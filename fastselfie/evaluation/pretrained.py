@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastselfie.config import FinetuneConfig, ModelConfig
 from fastselfie.errors import UserError
+from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier
 from fastselfie.training.run_folder import read_config
 from fastselfie.training.session import ENCODER
 
@@ -34,6 +35,10 @@ class Pretrained:
     weights: dict[str, Tensor]
     fingerprint: str
 
+    def load_into(self, network: ResNet50Classifier | AttentionClassifier) -> None:
+        """Give ``network`` what it takes of the weights."""
+        network.load_pretrained(self.weights)
+
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings of the pretraining run at ``path``.
@@ -42,7 +47,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         UserError: there is none.
     """
     if not path.is_dir():
-        raise UserError(f"--from {path}: there is no such folder; name the folder of a pretraining run")
+        raise UserError(
+            f"--from {path}: there is no such folder; name the folder of a pretraining run, or a .safetensors file"
+        )
     record = read_config(path)
     if record["command"] != "pretrain":
         raise UserError(f"--from {path}: is a {record['command']} run; name the folder of a pretraining run")
@@ -56,7 +63,7 @@ def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
     Raises:
         UserError: it is not finished, damaged, or its network does not fit ``config``.
     """
-    settings, file = read_settings(path), path / ENCODER
+    settings = read_settings(path)
     for name in SHARED:
         if getattr(config, name) != settings.get(name):
             flag = "--" + name.replace("_", "-")
@@ -65,11 +72,24 @@ def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
         raise UserError(
             f"--from {path}: was pretrained with --pooler none, so there is no pooler for --encoder {config.encoder}"
         )
+    weights, fingerprint = read_weights(path, f"--from {path}")
+    return Pretrained(weights=weights, fingerprint=fingerprint)
+
+
+def read_weights(run: Path, named: str) -> tuple[dict[str, Tensor], str]:
+    """The weights that the finished ``run`` ended with, and a checksum of them.
+
+    Args:
+        named: what to call the run in a refusal.
+
+    Raises:
+        UserError: it is not finished, or damaged.
+    """
+    file = run / ENCODER
     try:
         data = file.read_bytes()
-        weights = safetensors.torch.load(data)
+        return safetensors.torch.load(data), hashlib.sha256(data).hexdigest()[:16]
     except FileNotFoundError:
-        raise UserError(f"--from {path}: is not finished; run its command again to go on with it") from None
+        raise UserError(f"{named}: is not finished; run its command again to go on with it") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); pretrain again") from None
-    return Pretrained(weights=weights, fingerprint=hashlib.sha256(data).hexdigest()[:16])
+        raise UserError(f"{file}: cannot be read ({error}); remove the run and make it again") from None

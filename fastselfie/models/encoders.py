@@ -14,9 +14,10 @@ from fastselfie.models.positions import Positions
 from fastselfie.models.resnet import ResNetV2, trunk
 from fastselfie.models.weights import load_weights
 
-_STAGE_4_BUT_ITS_FIRST_NORM = (
+# Of a ResNet-50, what pretraining does not give: stage 4 but for its first norm, and what follows.
+NOT_PRETRAINED = (
     *(f"trunk.stages.3.0.{part}" for part in ("norm2.", "norm3.", "conv", "shortcut.")),
-    *("trunk.stages.3.1.", "trunk.stages.3.2."),
+    *("trunk.stages.3.1.", "trunk.stages.3.2.", "trunk.norm.", "classifier."),
 )
 
 
@@ -43,7 +44,7 @@ class ResNet50Classifier(nn.Module):
                 renamed[name.replace("trunk.norm.", "trunk.stages.3.0.norm1.")] = value
             elif name.startswith("trunk."):
                 renamed[name] = value
-        load_weights(self, renamed, fresh=(*_STAGE_4_BUT_ITS_FIRST_NORM, "trunk.norm.", "classifier."))
+        load_weights(self, renamed, fresh=NOT_PRETRAINED)
 
 
 class AttentionClassifier(nn.Module):

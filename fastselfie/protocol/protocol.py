@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fastselfie.config import label_share, require
-from fastselfie.evaluation.finetune import labelled_test
+from fastselfie.evaluation.labels import labelled_test
 from fastselfie.pipelines.sources import fetch, open_source
 from fastselfie.protocol import record
 from fastselfie.protocol.places import places

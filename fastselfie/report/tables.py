@@ -118,7 +118,9 @@ def pretraining_table(runs: Sequence[Run[PretrainConfig]]) -> Table:
 def differences(runs: Sequence[Run[RunConfig]]) -> Table | None:
     """The settings in which runs of one kind differ, a row each run; None where they do not."""
     settings = [dataclasses.asdict(run.config) for run in runs]
-    names = [name for name in settings[0] if name not in _UNTOLD and len({str(s[name]) for s in settings}) > 1]
+    # What finetuning starts from is in its table; pretraining has none.
+    told = {"pretrained"} if isinstance(runs[0].config, PretrainConfig) else set()
+    names = [name for name in settings[0] if name not in _UNTOLD - told and len({str(s[name]) for s in settings}) > 1]
     if not names:
         return None
     rows = tuple(

@@ -22,6 +22,7 @@ from fastselfie.training.job import Job, micro_batch_size
 from fastselfie.training.placements import IMAGES, Placements
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.session import count_over, make_network, run, session
+from fastselfie.training.starting_point import TRUNK_ALONE, StartingPoint, read_starting_point
 from fastselfie.training.world import World
 
 _EVALUATION_CHUNK = 256
@@ -39,17 +40,22 @@ def pretrain(config: PretrainConfig) -> Path:
     out = config.out or Path("runs") / f"{config.recipe}-pretrain"
     with session(dataclasses.replace(config, out=out)) as here:
         config, world = here.config, here.world
+        start = read_starting_point(config, config.pretrained) if config.pretrained is not None else None
         source = open_data(config, world)
         config, how = with_decoder(config, source, View.of(config, config.grid), world)
         parts = divide(config, source)
         fits(config, len(parts.rows))
-        job = pretraining_job(config, world, parts)
+        job = pretraining_job(config, world, parts, start)
         summary = {
             "task": config.task, "data": source.name, "keep": config.keep, "pooler": config.pooler,
             "images": len(parts.rows), "held_out_images": len(parts.held_out_rows),
         }  # fmt: skip
-        facts = {"images": world.in_main(source.fingerprint), "contents": world.in_main(source.probes)}
-        return run(job, here, command="pretrain", images=parts.told(source) + how, facts=facts, summary=summary)
+        facts = {
+            "images": world.in_main(source.fingerprint), "contents": world.in_main(source.probes),
+            "weights": start.fingerprint if start else None,
+        }  # fmt: skip
+        told = parts.told(source) + how + (start.told(TRUNK_ALONE) if start else "")
+        return run(job, here, command="pretrain", images=told, facts=facts, summary=summary)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +100,16 @@ def divide(config: PretrainConfig, source: Source) -> Parts:
     return Parts(train=source.train, rows=train[~torch.isin(train, aside)], held_out=source.train, held_out_rows=aside)
 
 
-def pretraining_job(config: PretrainConfig, world: World, parts: Parts) -> Job:
+def pretraining_job(config: PretrainConfig, world: World, parts: Parts, start: StartingPoint | None = None) -> Job:
     """The network, its task, and both pipelines: shuffled views to train on, plain ones to measure the context gap."""
-    network: Selfie = make_network(lambda: Selfie(config), config, world)
+
+    def make() -> Selfie:
+        network = Selfie(config)
+        if start is not None:
+            start.load_into(network)
+        return network
+
+    network: Selfie = make_network(make, config, world)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     task = SelfieTask(config, network, PixelFormat.of(config, world.device, dtype))
     pipeline = open_pipeline(
