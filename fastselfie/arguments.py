@@ -1,4 +1,4 @@
-"""From words on the command line to a configuration. The only module that imports the argument parser."""
+"""From words on the command line to a configuration. Alone with `protocol_arguments` it imports the argument parser."""
 
 from __future__ import annotations
 
