@@ -6,8 +6,10 @@ accuracy says nothing about context without it.
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastselfie.protocol.cells import COUNT, P_VALUE, PAIRED, RANGED, SHARE, SPREAD, TEXT, Column, Grid, Line, Ranged
-from fastselfie.protocol.gains import Paired, accuracies, difference_from_base, gain, holm, spread
+from fastselfie.protocol.gains import Paired, accuracies, gain, holm, paired, spread
 from fastselfie.protocol.measured import BASE, CONTROL, Measured
 from fastselfie.protocol.tables import IN_PERCENT
 
@@ -36,30 +38,27 @@ def pretext_table(measured: Measured) -> Grid:
         "Ablations, pretraining. How many masked patches of held-out images are put in their place, in %, and the"
         " points of that which need the rest of the image. The interval is over those images."
     )
-    notes = _without_control(any(run.variant == CONTROL for run in measured.pretrainings))
+    there = any(run.variant == CONTROL for run in measured.pretrainings)
+    by_construction = "The control has no summary, so another image's changes nothing: its gap is 0 by construction."
+    notes = (by_construction,) if there else _without_control(there)
     return Grid(name="ablation-pretraining", caption=caption, columns=columns, lines=tuple(lines), notes=notes)
 
 
-def accuracy_table(measured: Measured) -> Grid:
-    """Every variant after finetuning, held against scratch and against the base, by encoder and labels."""
-    rows: list[tuple[tuple[object, ...], Paired | None]] = []
+def accuracy_table(measured: Measured) -> Grid | None:
+    """Every variant after finetuning, held against scratch and against the base, by encoder and labels.
+
+    Only encoders and labels that a variant beside the base has a finished run of; None without any.
+    """
+    rows: list[tuple[Any, ...]] = []
     for encoder in measured.encoders:
         for labels in measured.labels:
-            for variant in _variants(measured):
-                found = accuracies(measured, variant=variant, encoder=encoder, labels=labels, pretrained=True)
-                name = _named(variant) if found else f"{_named(variant)}: {_missing(measured, variant)}"
-                gained = gain(measured, variant=variant, encoder=encoder, labels=labels)
-                difference = (
-                    difference_from_base(measured, variant=variant, encoder=encoder, labels=labels)
-                    if variant != BASE
-                    else None
-                )
-                rows.append(((encoder, labels, name, spread(found.values()), gained, difference), difference))
-    adjusted = _adjusted([difference for _, difference in rows])
-    groups = [cells[:2] for cells, _ in rows]
+            rows += _rows(measured, encoder, labels)
+    if not rows:
+        return None
+    adjusted = _adjusted([cells[-1] for cells in rows])
     lines = tuple(
-        Line(cells=(*cells, p), first=index > 0 and groups[index] != groups[index - 1])
-        for index, ((cells, _), p) in enumerate(zip(rows, adjusted, strict=True))
+        Line(cells=(*cells, p), first=index > 0 and cells[:2] != rows[index - 1][:2])
+        for index, (cells, p) in enumerate(zip(rows, adjusted, strict=True))
     )
     columns = (
         Column(name="encoder", heading="encoder", kind=TEXT),
@@ -70,13 +69,38 @@ def accuracy_table(measured: Measured) -> Grid:
         Column(name="difference", heading="difference from base, 95% interval", kind=PAIRED),
         Column(name="p_holm", heading="p, Holm", kind=P_VALUE),
     )
-    compared = sum(p is not None for p in adjusted)
-    notes = _without_control(any(score.variant == CONTROL for score in measured.scores))
-    if compared:
-        what = f"p: paired t-test against the base, adjusted by Holm's method for the {compared} differences here."
-        notes = (what, *notes)
     caption = f"Ablations, finetuning. Test accuracy {IN_PERCENT}; differences in points, paired by seed."
-    return Grid(name="ablation-finetuning", caption=caption, columns=columns, lines=lines, notes=notes)
+    return Grid(
+        name="ablation-finetuning", caption=caption, columns=columns, lines=lines, notes=_notes(measured, adjusted)
+    )
+
+
+def _rows(measured: Measured, encoder: str, labels: str) -> list[tuple[Any, ...]]:
+    """The base, the control, run or not, and what other variants have: cells up to the difference from the base."""
+    of = {"encoder": encoder, "labels": labels}
+    found = {variant: accuracies(measured, variant=variant, pretrained=True, **of) for variant in _variants(measured)}
+    if not any(by_seed for variant, by_seed in found.items() if variant != BASE):
+        return []
+    rows = []
+    for variant, by_seed in found.items():
+        if by_seed or variant in (BASE, CONTROL):
+            name = _named(variant) if by_seed else f"{_named(variant)}: {_missing(measured, variant)}"
+            difference = paired(by_seed, found[BASE]) if variant != BASE else None
+            gained = gain(measured, variant=variant, **of)
+            rows.append((encoder, labels, name, spread(by_seed.values()), gained, difference))
+    return rows
+
+
+def _notes(measured: Measured, adjusted: list[float | None]) -> tuple[str, ...]:
+    compared = sum(p is not None for p in adjusted)
+    there = {score.variant for score in measured.scores}
+    without = [_named(variant) for variant in measured.variants if variant not in there]
+    return (
+        *([f"p: paired t-test against the base, adjusted by Holm's method for the {compared} differences here."]
+          if compared else []),
+        *([f"No finished run yet: {', '.join(without)}."] if without else []),
+        *_without_control(CONTROL in there),
+    )  # fmt: skip
 
 
 def _variants(measured: Measured) -> list[str]:

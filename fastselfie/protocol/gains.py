@@ -107,14 +107,6 @@ def gain(measured: Measured, *, variant: str = BASE, encoder: str, labels: str) 
     return paired(pretrained, scratch)
 
 
-def difference_from_base(measured: Measured, *, variant: str, encoder: str, labels: str) -> Paired | None:
-    """A variant's pretrained runs minus the base's."""
-    one, other = (
-        accuracies(measured, variant=name, encoder=encoder, labels=labels, pretrained=True) for name in (variant, BASE)
-    )
-    return paired(one, other)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment, in the order given.
 

@@ -28,8 +28,11 @@ class Printed:
 
 def _printed(first: float, sd: float, second: float, second_sd: float, gain: float) -> Printed:
     """From percent."""
-    one, other = (Spread(mean=mean / 100, sd=s / 100, n=RUNS) for mean, s in ((first, sd), (second, second_sd)))
-    return Printed(first=one, second=other, gain=gain / 100)
+    one, other = (
+        Spread(mean=round(mean / 100, 4), sd=round(s / 100, 4), n=RUNS)
+        for mean, s in ((first, sd), (second, second_sd))
+    )
+    return Printed(first=one, second=other, gain=round(gain / 100, 4))
 
 
 CLASSES = {"cifar10": 10, "imagenet32": 1_000, "imagenet224": 1_000}
