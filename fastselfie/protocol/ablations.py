@@ -57,13 +57,13 @@ def accuracy_table(measured: Measured) -> Grid | None:
         return None
     adjusted = _adjusted([cells[-1] for cells in rows])
     lines = tuple(
-        Line(cells=(*cells, p), first=index > 0 and cells[:2] != rows[index - 1][:2])
+        Line(cells=(*cells, p), first=index > 0 and cells[1:3] != rows[index - 1][1:3])
         for index, (cells, p) in enumerate(zip(rows, adjusted, strict=True))
     )
     columns = (
+        Column(name="variant", heading="variant", kind=TEXT),
         Column(name="encoder", heading="encoder", kind=TEXT),
         Column(name="labels", heading="labels", kind=TEXT),
-        Column(name="variant", heading="variant", kind=TEXT),
         Column(name="accuracy", heading="test accuracy", kind=SPREAD),
         Column(name="gain", heading="gain over supervised, 95% interval", kind=PAIRED),
         Column(name="difference", heading="difference from base, 95% interval", kind=PAIRED),
@@ -87,7 +87,7 @@ def _rows(measured: Measured, encoder: str, labels: str) -> list[tuple[Any, ...]
             name = _named(variant) if by_seed else f"{_named(variant)}: {_missing(measured, variant)}"
             difference = paired(by_seed, found[BASE]) if variant != BASE else None
             gained = gain(measured, variant=variant, **of)
-            rows.append((encoder, labels, name, spread(by_seed.values()), gained, difference))
+            rows.append((name, encoder, labels, spread(by_seed.values()), gained, difference))
     return rows
 
 

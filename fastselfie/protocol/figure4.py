@@ -17,8 +17,9 @@ from fastselfie.protocol.measured import Measured
 from fastselfie.protocol.panels import COLOURS, LINES, MARKS, WORDS, Figure, Panel, slug
 from fastselfie.report import drawing
 
-APART = 0.014
-"""How far points of one label share stand beside one another, as a part of the axis: so bars do not cover."""
+BESIDE = 0.022
+"""How far the paper's points stand beside ours, as a part of the axis: supervised left, pretrained right. Ours stand at
+their share, or a curve that is moved would seem to be above or below the other."""
 Points = Mapping[bool, Mapping[str, Spread]]
 """Pretrained or not, labels: the accuracy."""
 
@@ -31,7 +32,8 @@ def figures(measured: Measured) -> list[Figure]:
 def _figure(measured: Measured, encoder: str) -> Figure | None:
     ours: dict[bool, dict[str, Spread]] = {False: {}, True: {}}
     theirs: dict[bool, dict[str, Spread]] = {False: {}, True: {}}
-    gains, their_gains = {}, {}
+    gains: dict[str, Paired] = {}
+    their_gains: dict[str, float] = {}
     for labels in measured.labels:
         for which in (False, True):
             found = spread(accuracies(measured, encoder=encoder, labels=labels, pretrained=which).values())
@@ -50,7 +52,7 @@ def _figure(measured: Measured, encoder: str) -> Figure | None:
     )
     told = "; ".join(f"{labels}: {with_interval(each)}" for labels, each in gains.items())
     gained = Panel(
-        title="Gain from pretraining",
+        title="Gain from pretraining, points",
         draw=partial(_draw_gain, asked=measured.labels, ours=gains, theirs=their_gains),
         description=f"Gain in points, with its 95% interval, against the share of the labels. {told}.",
     )
@@ -72,7 +74,7 @@ def _draw_accuracy(
 ) -> None:
     for side, which in ((-1, False), (1, True)):
         colour = colours[COLOURS[which]]
-        for points, place, is_ours in ((ours[which], side, True), (theirs[which], 3 * side, False)):
+        for points, place, is_ours in ((ours[which], 0, True), (theirs[which], side, False)):
             if points:
                 labels = sorted(points, key=label_share)
                 axes.errorbar(
@@ -99,7 +101,7 @@ def _draw_gain(
     labels = sorted(ours, key=label_share)
     half = [0.0 if ours[share].low is None else ours[share].mean - (ours[share].low or 0) for share in labels]
     axes.errorbar(
-        [_beside(share, -1 if theirs else 0, asked) for share in labels], [ours[share].mean for share in labels], half,
+        [label_share(share) for share in labels], [ours[share].mean for share in labels], half,
         color=colour, elinewidth=1.2, capsize=2.5, linestyle="-", linewidth=1.5, marker="o", markersize=5,
         label="gain, 95% interval",
     )  # fmt: skip
@@ -120,9 +122,9 @@ def _decades(asked: tuple[str, ...]) -> tuple[float, float]:
 
 
 def _beside(labels: str, place: int, asked: tuple[str, ...]) -> float:
-    """The share, moved by ``place`` times `APART`."""
+    """The share, moved by ``place`` times `BESIDE`."""
     low, high = _decades(asked)
-    return label_share(labels) * float(10 ** (place * APART * (high - low)))
+    return label_share(labels) * float(10 ** (place * BESIDE * (high - low)))
 
 
 def _against_labels(axes: Axes, asked: tuple[str, ...]) -> None:

@@ -39,8 +39,9 @@ class Figure:
     paper: bool = False
 
     def png(self) -> bytes:
-        """A PNG file of its charts side by side."""
-        return drawing.png({panel.title: panel.draw for panel in self.panels}, legend=True)
+        """A PNG file of its charts side by side; the first says what figure it is."""
+        titles = [f"{self.title}: {self.panels[0].title}", *(panel.title for panel in self.panels[1:])]
+        return drawing.png({title: panel.draw for title, panel in zip(titles, self.panels, strict=True)}, legend=True)
 
 
 def slug(text: str) -> str:

@@ -36,7 +36,7 @@ def figure(measured: Measured) -> Figure | None:
                     description=f"{title}: test accuracy against the step of pretraining. At the last step: {told}.",
                 )
             )
-    return Figure(name="probes", title="Frozen features", panels=tuple(panels)) if panels else None
+    return Figure(name="probes", title="Against the step of pretraining", panels=tuple(panels)) if panels else None
 
 
 def curve_names(measured: Measured) -> dict[Probing, str]:

@@ -17,7 +17,8 @@ NO_PAPER = "The paper prints no number for these rows."
 
 def table_1(measured: Measured) -> Grid:
     """The paper's Table 1: with and without pretraining by share of the labels, ours first, for every encoder."""
-    lines, gains = [], []
+    lines: list[Line] = []
+    gains = []
     for encoder in measured.encoders:
         for labels in measured.labels:
             scratch, pretrained = (

@@ -5,53 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastselfie.protocol.cells import PAIRED, RANGED, Grid, interval, mean_and_sd, points
-from fastselfie.protocol.gains import Paired, accuracies, gain, spread
+from fastselfie.protocol import paper
+from fastselfie.protocol.cells import NONE, PAIRED, RANGED, Grid, interval, points
+from fastselfie.protocol.gains import gain
 from fastselfie.protocol.measured import BASE, Measured
-from fastselfie.report.tables import Headline
 
 _VERDICTS = {
-    "gain": "a gain beyond the noise",
-    "loss": "a loss beyond the noise",
-    "within noise": "within the noise: no gain shown",
-    "one seed": "one seed: no interval, nothing shown",
+    "gain": "a gain beyond noise",
+    "loss": "a loss beyond noise",
+    "within noise": "within noise",
+    "one seed": "one seed, so no interval",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gains:
-    """The headlines of one encoder, one for each share of the labels."""
+class Told:
+    """The gain at one share of the labels: ``value`` in large type, the verdict, and what else there is to say."""
 
-    encoder: str
-    headlines: tuple[Headline, ...]
-
-
-def headlines(measured: Measured) -> list[Gains]:
-    """The gain at each share of the labels, for each encoder, in words."""
-    found = []
-    for encoder in measured.encoders:
-        told = [_headline(measured, encoder, labels) for labels in measured.labels]
-        found.append(Gains(encoder=encoder, headlines=tuple(told)))
-    return found
+    labels: str
+    value: str
+    verdict: str
+    beside: tuple[str, ...] = ()
 
 
-def _headline(measured: Measured, encoder: str, labels: str) -> Headline:
-    found, name = gain(measured, encoder=encoder, labels=labels), f"{labels} of the labels"
+def headlines(measured: Measured) -> dict[str, list[Told]]:
+    """The gain at each share of the labels in plain words, by encoder."""
+    return {encoder: [_told(measured, encoder, labels) for labels in measured.labels] for encoder in measured.encoders}
+
+
+def _told(measured: Measured, encoder: str, labels: str) -> Told:
+    found, printed = gain(measured, encoder=encoder, labels=labels), paper.table_1(measured, labels, encoder)
+    theirs = (f"paper: {points(printed.gain)}",) if printed is not None else ()
     if found is None:
-        return Headline(name=name, value="–", beside="no seed is finished both with and without pretraining")
-    from_to = " to ".join(
-        mean_and_sd(each)
-        for which in (False, True)
-        if (each := spread(accuracies(measured, encoder=encoder, labels=labels, pretrained=which).values()))
-    )
-    return Headline(name=name, value=points(found.mean), beside=f"{_in_words(found)}. Accuracy {from_to} %")
-
-
-def _in_words(found: Paired) -> str:
-    verdict = _VERDICTS[found.verdict]
-    if found.low is None or found.high is None:
-        return verdict
-    return f"{interval(found.low, found.high)} over {found.n} seeds, {verdict}"
+        return Told(labels=labels, value=NONE, verdict="no seed finished both with and without", beside=theirs)
+    beside = theirs
+    if found.low is not None and found.high is not None:
+        beside = (f"{interval(found.low, found.high)}, {found.n} seeds", *theirs)
+    return Told(labels=labels, value=points(found.mean), verdict=_VERDICTS[found.verdict], beside=beside)
 
 
 def progress(measured: Measured) -> str:
@@ -64,7 +54,10 @@ def progress(measured: Measured) -> str:
 
 def what_was_run(measured: Measured) -> list[tuple[str, str]]:
     """Names and values of what was asked for and how long it trained."""
-    pretrained = [f"{run.variant}: {run.steps:,} steps" for run in measured.pretrainings]
+    by_steps: dict[int, list[str]] = {}
+    for run in measured.pretrainings:
+        by_steps.setdefault(run.steps, []).append(run.variant)
+    pretrained = [f"{steps:,} steps ({', '.join(variants)})" for steps, variants in by_steps.items()]
     classes = f"{measured.classes} classes, chance {1 / measured.classes:.1%}"
     return [
         ("recipe", measured.recipe), ("data", f"{measured.data}, {classes}"),
