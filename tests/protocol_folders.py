@@ -36,8 +36,9 @@ def measured(folder: Path, *found: Score, **changes: Any) -> Measured:
     """A protocol on CIFAR-10 with the scores ``found`` and nothing else but ``changes``."""
     base = Measured(
         folder=folder, recipe="cifar10", data="cifar", classes=10, asked=len(found),
-        labels=_each(s.labels for s in found), encoders=_each(s.encoder for s in found), seeds=tuple(sorted({s.seed for s in found})),
-        variants=_each(s.variant for s in found), scores=found, pretrainings=(),
+        labels=_each(s.labels for s in found), encoders=_each(s.encoder for s in found),
+        seeds=tuple(sorted({s.seed for s in found})), variants=_each(s.variant for s in found), scores=found,
+        pretrainings=(),
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
 

@@ -21,7 +21,7 @@ def test_mean_and_sample_deviation() -> None:
     found = spread(PRETRAINED.values())
     assert found is not None
     # Deviations from 0.75: -0.02, -0.01, 0.03. Their squares: 0.0004 + 0.0001 + 0.0009 = 0.0014, over n - 1 = 2.
-    assert (found.mean, found.sd, found.n) == (pytest.approx(0.75), pytest.approx(math.sqrt(0.0007)), 3)
+    assert (found.mean, found.sd, found.n) == pytest.approx((0.75, math.sqrt(0.0007), 3))
     assert spread([]) is None
     alone = spread([0.5])
     assert alone is not None
@@ -40,8 +40,8 @@ def test_a_gain_by_hand() -> None:
     assert quantile == pytest.approx(4.302653)
     half = quantile * 0.01 / math.sqrt(3)
     t = 0.03 / (0.01 / math.sqrt(3))
-    assert (found.mean, found.sd, found.n) == (pytest.approx(0.03), pytest.approx(0.01), 3)
-    assert (found.low, found.high) == (pytest.approx(0.03 - half), pytest.approx(0.03 + half))
+    assert (found.mean, found.sd, found.n) == pytest.approx((0.03, 0.01, 3))
+    assert (found.low, found.high) == pytest.approx((0.03 - half, 0.03 + half))
     assert found.low == pytest.approx(0.0051586, abs=1e-6)
     assert found.p == pytest.approx(1 - t / math.sqrt(2 + t**2))
     assert found.verdict == "gain"
