@@ -89,7 +89,7 @@ def test_what_was_run_and_how_far(written: tuple[Measured, str]) -> None:
     for words in ("2,000 steps of 128 images", "20,000 steps (base, control", "10 classes, chance 10.0%"):
         assert words in text
     # Table 1 and 2 have 4 and 2 rows, the variants' gaps 6, their gains 6, their differences from the base 5.
-    assert "The tables show 23 intervals" in text
+    assert "The tables show 23 intervals." in text
     done = dataclasses.replace(found, asked=len(found.scores))
     assert wording.progress(done) == f"all {len(found.scores)} finetuning runs are done"
     more = dataclasses.replace(found, pretrainings=(*found.pretrainings, pretraining(found.folder)))
@@ -177,6 +177,7 @@ def test_a_protocol_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     begun = measured(tmp_path, asked=4, labels=("8%",), encoders=("resnet50",), seeds=(0, 1), variants=("base",))
     page = Page(protocol_page(begun))
     assert [len(table) for table in page.tables] == [2, 3]
+    assert wording.intervals(all_tables(begun)).startswith("The tables show no interval")
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

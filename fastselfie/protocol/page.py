@@ -90,7 +90,7 @@ def _page(measured: Measured, found: list[Grid], figures: dict[str, list[Figure]
         probe_names=list(probe_figure.curve_names(measured).values()),
         run=wording.what_was_run(measured), headlines=wording.headlines(measured),
         progress=wording.progress(measured), scope=wording.scope(measured),
-        intervals=wording.number_of_intervals(found), paper_runs=paper.RUNS,
+        intervals=wording.intervals(found), paper_runs=paper.RUNS if paper.has_numbers(measured) else None,
         colours=COLOURS, dashes={which: "none" if line == "-" else "5 2" for which, line in LINES.items()},
     )  # fmt: skip
 

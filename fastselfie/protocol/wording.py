@@ -78,14 +78,21 @@ def scope(measured: Measured) -> str:
     )
 
 
-def number_of_intervals(grids: Sequence[Grid]) -> int:
-    """How many intervals the tables show."""
+def intervals(grids: Sequence[Grid]) -> str:
+    """How many intervals the tables show, and what that means."""
+    number = sum(map(_intervals_of, grids))
+    if not number:
+        return "The tables show no interval: that takes two seeds."
+    shown = f"The tables show {number} interval{'s' * (number > 1)}."
+    return f"{shown} Each stands for itself: one in twenty misses its true value even where all assumptions hold."
+
+
+def _intervals_of(grid: Grid) -> int:
     number = 0
-    for grid in grids:
-        for index, column in enumerate(grid.columns):
-            cells = [line.cells[index] for line in grid.lines if line.cells[index] is not None]
-            if column.kind is PAIRED:
-                number += sum(cell.low is not None for cell in cells)
-            elif column.kind is RANGED:
-                number += sum(cell.interval is not None for cell in cells)
+    for index, column in enumerate(grid.columns):
+        cells = [line.cells[index] for line in grid.lines if line.cells[index] is not None]
+        if column.kind is PAIRED:
+            number += sum(cell.low is not None for cell in cells)
+        elif column.kind is RANGED:
+            number += sum(cell.interval is not None for cell in cells)
     return number
