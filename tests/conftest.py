@@ -25,6 +25,9 @@ torch.set_num_threads(1)
 collect_ignore = [] if importlib.util.find_spec("tyro") else ["test_cli.py", "test_starting_point.py"]
 if not all(map(importlib.util.find_spec, ("matplotlib", "PIL", "jinja2"))):
     collect_ignore += ["test_report_page.py", "test_report_pictures.py", "test_report_runs.py"]
+    collect_ignore += ["test_protocol_tables.py", "test_protocol_page.py"]
+if importlib.util.find_spec("scipy") is None:
+    collect_ignore += [path.name for path in Path(__file__).parent.glob("test_protocol_*.py")]
 if importlib.util.find_spec("PIL") is None:
     collect_ignore += [path.name for path in Path(__file__).parent.glob("test_*photo*.py")] + ["test_file_pipeline.py"]
     collect_ignore += ["test_examples.py", "test_export.py", "test_starting_point.py", "test_timm.py"]

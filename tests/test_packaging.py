@@ -52,7 +52,9 @@ def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expected_files(tree: Path) -> set[str]:
-    files = {"fastselfie/py.typed", "fastselfie/report/page.html.jinja", "fastselfie/report/page.css"}
+    report = ("frame.html.jinja", "macros.html.jinja", "page.html.jinja", "page.css")
+    files = {"fastselfie/py.typed", "fastselfie/protocol/page.html.jinja", "fastselfie/protocol/page.css"}
+    files |= {f"fastselfie/report/{name}" for name in report}
     for folder, installed in INSTALLED.items():
         files |= {f"{installed}/{path.relative_to(tree / folder).as_posix()}" for path in (tree / folder).rglob("*.py")}
     return files

@@ -86,7 +86,7 @@ class Measured:
     Attributes:
         folder: the protocol's ``--out``. recipe, data: as asked. classes: of the data. asked: how many finetuning runs
             were asked for; fewer `scores` mean that it is unfinished. labels, encoders, seeds, variants: as asked, in
-            that order.
+            that order. settings: name and value of what else a reader should know, such as the finetuning's steps.
     """
 
     folder: Path
@@ -102,3 +102,4 @@ class Measured:
     pretrainings: tuple[Pretraining, ...]
     probes: tuple[Probed, ...] = ()
     trials: tuple[Trial, ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()

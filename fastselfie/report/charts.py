@@ -9,7 +9,7 @@ from typing import Literal
 from fastselfie.config import PretrainConfig, RunConfig
 from fastselfie.report.runs import Run
 
-EVALUATED = frozenset({"held_out_accuracy", "accuracy_shuffled", "context_gap", "test_accuracy"})
+EVALUATED = frozenset({"held_out_accuracy", "accuracy_shuffled", "context_gap", "test_accuracy", "test_loss"})
 """Metrics that are measured now and then, on images that the run does not train on."""
 MOST_POINTS = 240
 """A curve of more lines than this is averaged over neighbours: a chart is that many points wide."""
@@ -48,7 +48,14 @@ class Chart:
 
 
 CHARTS = (
-    Chart(name="loss", title="Loss", quantities=(Quantity(metric="loss", label="Cross entropy in training"),)),
+    Chart(
+        name="loss",
+        title="Loss",
+        quantities=(
+            Quantity(metric="loss", label="Cross entropy in training"),
+            Quantity(metric="test_loss", label="on test images", role="second"),
+        ),
+    ),
     Chart(
         name="accuracy",
         title="Accuracy",
@@ -105,7 +112,11 @@ def points(run: Run[RunConfig], quantity: Quantity) -> list[tuple[int, float]]:
     A line of training figures is the mean over the steps since the line before it, so the mean of neighbours at the
     last one's step is again one.
     """
-    logged = run.series(quantity.metric)
+    return thinned(run.series(quantity.metric))
+
+
+def thinned(logged: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """At most `MOST_POINTS` points of step and value, each the mean of neighbours at the last one's step."""
     size = -(-len(logged) // MOST_POINTS) or 1
     groups = [logged[start : start + size] for start in range(0, len(logged), size)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig
 from fastselfie.errors import UserError
 from fastselfie.report import comparison, curves, pictures, tables
 from fastselfie.report.charts import CHARTS, MOST_POINTS, Chart, Quantity, chance, chance_levels, quantities_of
-from fastselfie.report.palette import DARK, LIGHT, colour_of, dashes_of
 from fastselfie.report.placements import Placements, read_placements
 from fastselfie.report.runs import Run, of_kind, read_runs
+from fastselfie.report.template import render
 from fastselfie.training.files import replace_bytes
 
 FIGURES = "figures"
@@ -51,19 +49,12 @@ def report(runs: Sequence[Path], out: Path) -> None:
         UserError: a run is none, has logged nothing yet or is damaged, and then nothing is written; or a file cannot
         be written.
     """
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--out {out}: must be a file that ends in .html")
-    if out.is_dir():
-        raise UserError(f"--out {out}: is a folder; name a file in it, such as {out / 'report.html'}")
+    check_out(out)
     found = read_runs(runs)
     placements = {run.path: read_placements(run.path, run.config) for run in of_kind(found, PretrainConfig)}
     text = page(found, placements)
     drawn = [(run.path / FIGURES, _figures(run, placements.get(run.path))) for run in found]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        replace_bytes(out, text.encode())
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror}); choose another file") from None
+    write_page(out, text)
     for folder, figures in drawn:
         try:
             folder.mkdir(exist_ok=True)
@@ -74,6 +65,23 @@ def report(runs: Sequence[Path], out: Path) -> None:
             raise UserError(f"{what}; {out} is written, the run's figures as PNG need a folder to write to") from None
 
 
+def check_out(out: Path) -> None:
+    """Raises: UserError: no page can be written to ``out``, to judge from its name."""
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {out}: must be a file that ends in .html")
+    if out.is_dir():
+        raise UserError(f"--out {out}: is a folder; name a file in it, such as {out / 'report.html'}")
+
+
+def write_page(out: Path, text: str) -> None:
+    """Write a page. Raises: UserError: that fails."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        replace_bytes(out, text.encode())
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}); choose another file") from None
+
+
 def page(runs: Sequence[Run[RunConfig]], placements: dict[Path, Placements | None]) -> str:
     """The page's HTML.
 
@@ -81,24 +89,22 @@ def page(runs: Sequence[Run[RunConfig]], placements: dict[Path, Placements | Non
         placements: by the folder of every pretraining run, None where it has none.
     """
     pretraining, finetuning = of_kind(runs, PretrainConfig), of_kind(runs, FinetuneConfig)
-    here = files("fastselfie.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((here / "page.html.jinja").read_text(encoding="utf-8"))
-    return template.render(
-        runs=runs, pretraining=pretraining, finetuning=finetuning, light=LIGHT, dark=DARK,
-        css=Markup((here / "page.css").read_text(encoding="utf-8")),
+    return render(
+        "fastselfie.report", "page.html.jinja",
+        runs=runs, pretraining=pretraining, finetuning=finetuning,
         panels={"pretraining": _panels(pretraining, "pretraining"), "finetuning": _panels(finetuning, "finetuning")},
         headlines=tables.headlines, steps=tables.steps,
         pretraining_table=tables.pretraining_table(pretraining),
         finetuning_table=comparison.finetuning_table(finetuning, pretraining),
         seeds_table=comparison.seeds_table(finetuning, pretraining),
-        differences=tables.differences, counted=_counted, colour_of=colour_of, dashes_of=dashes_of,
+        differences=tables.differences, counted=counted,
         without_figure_2=[run.name for run in pretraining if placements[run.path] is None],
         figure_2={path: _cells(found) for path, found in placements.items()}, chance=chance,
     )  # fmt: skip
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """``2 runs``; nothing of none."""
     return f"{number} {noun}{'s' * (number > 1)}" if number else ""
 
 

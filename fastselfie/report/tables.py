@@ -34,12 +34,14 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of texts. ``numbers`` are the headings of the columns that are set flush right."""
+    """A table of texts. ``numbers`` are the headings of the columns that are set flush right;
+    ``row_header`` is that of the column whose cells name their rows."""
 
     caption: str
     headings: tuple[str, ...]
     numbers: frozenset[str]
     rows: tuple[Row, ...]
+    row_header: str = "run"
 
 
 def percent(share: float | None) -> str:

@@ -1,0 +1,167 @@
+"""The papers' Tables 1 and 2 of a protocol, its probes and its tuning. The ablations' are in `ablations`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastselfie.protocol import paper
+from fastselfie.protocol.cells import COUNT, PAIRED, POINTS, SHARE, SPREAD, TEXT, Column, Grid, Line
+from fastselfie.protocol.gains import Paired, accuracies, gain, paired, spread
+from fastselfie.protocol.measured import Measured, Probed
+
+FRESH = "fresh"
+"""The variant of `Probed` whose weights were never trained."""
+IN_PERCENT = "in %, mean ± sample standard deviation over seeds"
+NO_PAPER = "The paper prints no number for these rows."
+
+
+def table_1(measured: Measured) -> Grid:
+    """The paper's Table 1: with and without pretraining by share of the labels, ours first, for every encoder."""
+    lines: list[Line] = []
+    gains = []
+    for encoder in measured.encoders:
+        for labels in measured.labels:
+            scratch, pretrained = (
+                spread(accuracies(measured, encoder=encoder, labels=labels, pretrained=which).values())
+                for which in (False, True)
+            )
+            found, theirs = gain(measured, encoder=encoder, labels=labels), paper.table_1(measured, labels, encoder)
+            gains.append(found)
+            cells = (
+                encoder, labels, scratch, pretrained, found, found and found.verdict, found.n if found else 0,
+                theirs and theirs.first, paper.accuracy(measured, labels, encoder, True), theirs and theirs.gain,
+            )  # fmt: skip
+            lines.append(Line(cells=cells, first=bool(lines) and labels == measured.labels[0]))
+    columns = (
+        _encoder_column(), _labels_column(),
+        Column(name="supervised", heading="supervised", kind=SPREAD),
+        Column(name="pretrained", heading="pretrained", kind=SPREAD),
+        Column(name="gain", heading="gain, 95% interval", kind=PAIRED),
+        Column(name="verdict", heading="verdict", kind=TEXT),
+        Column(name="pairs", heading="seeds", kind=COUNT),
+        *_paper_columns(supervised="supervised", pretrained="pretrained"),
+    )  # fmt: skip
+    caption = f"Table 1. Test accuracy {IN_PERCENT}; gain in points, paired by seed."
+    return _beside_paper(Grid(name="table1", caption=caption, columns=columns, lines=tuple(lines), notes=_notes(gains)))
+
+
+def table_2(measured: Measured) -> Grid | None:
+    """The paper's Table 2: both encoders after pretraining. None where only one of them was asked for."""
+    if not {paper.RESNET50, paper.ATTENTION} <= set(measured.encoders):
+        return None
+    lines, differences = [], []
+    for labels in measured.labels:
+        resnet50, attention = (
+            accuracies(measured, encoder=encoder, labels=labels, pretrained=True)
+            for encoder in (paper.RESNET50, paper.ATTENTION)
+        )
+        found, theirs = paired(attention, resnet50), paper.table_2(measured, labels)
+        differences.append(found)
+        cells = (
+            labels, spread(resnet50.values()), spread(attention.values()), found, found and found.verdict,
+            found.n if found else 0, theirs and theirs.first, theirs and theirs.second, theirs and theirs.gain,
+        )  # fmt: skip
+        lines.append(Line(cells=cells))
+    columns = (
+        _labels_column(),
+        Column(name="resnet50", heading="ResNet-50", kind=SPREAD),
+        Column(name="attention", heading="ResNet-36 + attention pooling", kind=SPREAD),
+        Column(name="difference", heading="difference, 95% interval", kind=PAIRED),
+        Column(name="verdict", heading="verdict", kind=TEXT),
+        Column(name="pairs", heading="seeds", kind=COUNT),
+        *_paper_columns(resnet50="ResNet-50", attention="attention pooling"),
+    )  # fmt: skip
+    caption = f"Table 2. Test accuracy of both encoders after pretraining, {IN_PERCENT}; difference in points."
+    notes = _notes(differences)
+    return _beside_paper(Grid(name="table2", caption=caption, columns=columns, lines=tuple(lines), notes=notes))
+
+
+def probe_table(measured: Measured) -> Grid | None:
+    """Classifiers on frozen features at the last probed step of each variant, an untrained network's beside them."""
+    if not measured.probes:
+        return None
+    fresh = {probed.features: probed for probed in measured.probes if probed.variant == FRESH}
+    lines: list[Line] = []
+    for probed in latest(measured.probes):
+        bare = fresh.get(probed.features)
+        cells = (
+            probed.variant, probed.step, probed.features,
+            probed.linear, bare and bare.linear, probed.knn, bare and bare.knn,
+        )  # fmt: skip
+        lines.append(Line(cells=cells, first=bool(lines) and lines[-1].cells[0] != probed.variant))
+    columns = (
+        Column(name="variant", heading="variant", kind=TEXT),
+        Column(name="step", heading="pretraining step", kind=COUNT),
+        Column(name="features", heading="features", kind=TEXT),
+        Column(name="linear", heading="linear", kind=SHARE),
+        Column(name="linear_fresh", heading="linear, untrained", kind=SHARE),
+        Column(name="knn", heading="kNN", kind=SHARE),
+        Column(name="knn_fresh", heading="kNN, untrained", kind=SHARE),
+    )
+    caption = "Probes. Test accuracy in % of classifiers on frozen features, beside those of an untrained network."
+    notes = () if fresh else ("No untrained network was probed: what the features owe to training is not known.",)
+    return Grid(name="probes", caption=caption, columns=columns, lines=tuple(lines), notes=notes)
+
+
+def latest(probes: Sequence[Probed]) -> list[Probed]:
+    """Those of trained variants at the last step that each of them was probed at."""
+    by_variant: dict[str, list[Probed]] = {}
+    for probed in probes:
+        if probed.variant != FRESH:
+            by_variant.setdefault(probed.variant, []).append(probed)
+    last = {variant: max(probed.step for probed in group) for variant, group in by_variant.items()}
+    return [probed for group in by_variant.values() for probed in group if probed.step == last[probed.variant]]
+
+
+def tuning_table(measured: Measured) -> Grid | None:
+    """Every setting that was tried, with those that were stopped early and those that were chosen."""
+    lines: list[Line] = []
+    for task in dict.fromkeys(trial.task for trial in measured.trials):
+        for index, trial in enumerate(trial for trial in measured.trials if trial.task == task):
+            settings = ", ".join(f"{name} {value:g}" for name, value in trial.settings.items())
+            outcome = "chosen" if trial.chosen else "stopped early" if trial.state == "pruned" else "complete"
+            cells = task, settings, trial.validation_accuracy, trial.step, outcome
+            lines.append(Line(cells=cells, first=bool(lines) and index == 0))
+    columns = (
+        Column(name="task", heading="task", kind=TEXT),
+        Column(name="settings", heading="settings", kind=TEXT),
+        Column(name="validation_accuracy", heading="validation accuracy", kind=SHARE),
+        Column(name="step", heading="steps", kind=COUNT),
+        Column(name="outcome", heading="outcome", kind=TEXT),
+    )
+    caption = "Tuning. Accuracy in % on a tenth of the training labels that was held back; no test image was seen."
+    return Grid(name="tuning", caption=caption, columns=columns, lines=tuple(lines)) if lines else None
+
+
+def _encoder_column() -> Column:
+    return Column(name="encoder", heading="encoder", kind=TEXT)
+
+
+def _labels_column() -> Column:
+    return Column(name="labels", heading="labels", kind=TEXT)
+
+
+def _paper_columns(**headings: str) -> tuple[Column, ...]:
+    """The paper's two accuracies, a heading by name, and their difference."""
+    accuracy = [
+        Column(name=f"paper_{name}", heading=f"paper: {heading}", kind=SPREAD) for name, heading in headings.items()
+    ]
+    return (*accuracy, Column(name="paper_gain", heading="paper: gain", kind=POINTS))
+
+
+def _beside_paper(grid: Grid) -> Grid:
+    """Without the paper's three columns, and a note instead, where it has no number for any row."""
+    if any(cell is not None for line in grid.lines for cell in line.cells[-3:]):
+        return grid
+    lines = tuple(Line(cells=line.cells[:-3], first=line.first) for line in grid.lines)
+    notes = (*grid.notes, NO_PAPER)
+    return Grid(name=grid.name, caption=grid.caption, columns=grid.columns[:-3], lines=lines, notes=notes)
+
+
+def _notes(found: Sequence[Paired | None]) -> tuple[str, ...]:
+    """What a reader of means and paired differences in one table must know."""
+    left_out = sum(each.unpaired for each in found if each is not None)
+    if not left_out:
+        return ()
+    seeds = "1 seed is" if left_out == 1 else f"{left_out} seeds are"
+    return (f"{seeds} left out of the paired differences, not of the means: one of the two runs is unfinished.",)
