@@ -12,7 +12,7 @@ from fastselfie.config import PretrainConfig
 from fastselfie.kernels import location_head, location_scores, patch_tokens
 from fastselfie.kernels.dispatch import fused
 from fastselfie.models.norm import norm_relu
-from fastselfie.models.pooler import AttentionPooler
+from fastselfie.models.pooler import make_pooler
 from fastselfie.models.positions import Positions
 from fastselfie.models.resnet import trunk
 from fastselfie.models.statistics import statistics
@@ -22,7 +22,8 @@ class Selfie(nn.Module):
     """Masked-patch classification.
 
     All N patches go through the trunk in one call, so batch-norm statistics are over visible and masked ones together.
-    With ``pooler="none"`` u is 0: the control that can only judge a patch by its own looks.
+    With ``pooler="none"`` u is 0: the control that can only judge a patch by its own looks. With an attention pooler
+    of depth 0 u is learned, but still of no image: visible patches then count in batch-norm statistics alone.
     """
 
     def __init__(self, config: PretrainConfig) -> None:
@@ -31,8 +32,8 @@ class Selfie(nn.Module):
         self.scale = config.features**-0.5 if config.logit_scale == "rsqrt" else 1.0
         self.positions_in_encoder = config.positions == "both"
         self.trunk = trunk(config)
-        self.pooler = AttentionPooler(config) if config.pooler == "attention" else None
-        self.positions = Positions(config.grid, config.features)
+        self.pooler = make_pooler(config)
+        self.positions = Positions(config.grid, config.features, config.position_std)
 
     def forward(self, patches: Tensor, places_BN: Tensor) -> tuple[Tensor, Tensor]:
         """Loss (fp32 scalar) and number of right answers among B * m (int64 scalar). Arguments as in `encode`."""

@@ -53,13 +53,20 @@ class SelfieTask:
         return places_Bm, places_Bm.gather(1, self.network.place(patches, places_BN))
 
     def _question(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        config = self._config
-        places_BN = permutations(config.seed, Purpose.MASK, batch.epoch_B, batch.sample_B, config.patches)
-        pixels = self._pixels
+        config, pixels, places_BN = self._config, self._pixels, self._places(batch)
         patches = batch.patches(
             patch=config.patch, mean=pixels.mean, std=pixels.std, dtype=pixels.dtype, places_BN=places_BN
         )
         return patches, places_BN
+
+    def _places(self, batch: Batch) -> Tensor:
+        """The order of the places in each image, visible ones first: int64 (B, N)."""
+        config, purpose, epoch_B, sample_B = self._config, Purpose.MASK, batch.epoch_B, batch.sample_B
+        if config.masks == "batch" and batch.entry is not None:
+            # Keyed by the step alone: the same in every row, process and micro-batch.
+            step = batch.entry // config.batch_size
+            purpose, epoch_B, sample_B = Purpose.BATCH_MASK, torch.zeros_like(epoch_B), torch.full_like(sample_B, step)
+        return permutations(config.seed, purpose, epoch_B, sample_B, config.patches)
 
     def _questions(self, batch: Batch) -> int:
         return len(batch.sample_B) * (self._config.patches - self._config.visible)
