@@ -280,8 +280,8 @@ class FinetuneConfig(RunConfig):
     """Whether resnet36-attention's pooler and positions start from the run that --from names. `fresh`: the trunk alone
     does, and the pooler may be another."""
     trunk_input: Literal["image", "patches"] = "image"
-    """What the trunk is applied to: the whole image, or each patch by itself as in pretraining. ResNet-50's fourth stage
-    has the whole image's map in front of it either way."""
+    """What the trunk is applied to: the whole image, or each patch by itself as in pretraining. ResNet-50's fourth
+    stage has the whole image's map in front of it either way."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -293,7 +293,6 @@ class FinetuneConfig(RunConfig):
         require_pooler_depth(self.pooler, self.pooler_depth)
         self._check_pooler()
         label_share(self.labels)
-
 
     def _check_pooler(self) -> None:
         """Refuse settings of a pooler that is not there, or that has nothing to do."""

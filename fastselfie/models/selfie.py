@@ -5,6 +5,7 @@ Shapes: B images, N patches an image, n visible and m = N - n masked, D features
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -82,10 +83,17 @@ class Selfie(nn.Module):
 
         Arguments as in `encode`. A patch may be put at several places: each place is a question of its own.
         """
-        u_BD, h_BmD = self.encode(patches, places_BN)
-        places_Bm = places_BN[:, self.visible :]
-        return location_scores(u_BD, self.positions(), places_Bm, h_BmD, self.scale).argmax(dim=2)
+        return self._chosen(*self.encode(patches, places_BN), places_BN)
 
     def judge(self, u_BD: Tensor, h_BmD: Tensor, places_BN: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and number of right answers for summaries ``u_BD``, which need not be those images' own."""
         return location_head(u_BD, self.positions(), places_BN[:, self.visible :], h_BmD, self.scale)
+
+    def right_answers(self, u_BD: Tensor, h_BmD: Tensor, places_BN: Tensor) -> Tensor:
+        """Right answers of each image, int64 (B,), for summaries as in `judge`: its number of them, image by image."""
+        chosen_Bm = self._chosen(u_BD, h_BmD, places_BN)
+        return (chosen_Bm == torch.arange(chosen_Bm.shape[1], device=chosen_Bm.device)).sum(dim=1)
+
+    def _chosen(self, u_BD: Tensor, h_BmD: Tensor, places_BN: Tensor) -> Tensor:
+        """The best patch at each place, int64 (B, m); the first of equally good ones."""
+        return location_scores(u_BD, self.positions(), places_BN[:, self.visible :], h_BmD, self.scale).argmax(dim=2)
