@@ -96,7 +96,7 @@ def test_a_whole_evaluation(masks: Any) -> None:
     task = SelfieTask(config, network, PixelFormat.of(config, CPU, torch.float32))
     source = synthetic_source(32, train=40, test=24)
     assert source.test is not None
-    pipeline = ResidentPipeline(source.test, view=task.view.plain(), seed=0, device=CPU)  # type: ignore[arg-type]
+    pipeline = ResidentPipeline(source.test, view=task.view.plain(), seed=0, device=CPU)
 
     total = count_over(World(rank=0, size=1, device=CPU), pipeline, 24, 8, 5, task.context_counts, Quarantine(24, 0.1))
     right, shuffled = [], []
