@@ -162,7 +162,7 @@ def parse_finetune(words: Sequence[str]) -> FinetuneConfig:
     if started_from is not None and is_weights_file(Path(started_from)):
         default = dataclasses.replace(default, **header_settings(Path(started_from)))
     elif started_from is not None:
-        from fastselfie.evaluation.pretrained import INHERITED, read_settings  # torch: only when there is a run to read
+        from fastselfie.evaluation.pretrained import inherited, read_settings  # torch: only when there is a run to read
 
         settings = read_settings(Path(started_from))
         theirs, size = settings.get("recipe"), settings.get("image_size")
@@ -171,9 +171,8 @@ def parse_finetune(words: Sequence[str]) -> FinetuneConfig:
                 f"--from {started_from}: was pretrained by recipe {theirs} on {size}x{size} images, and {name} has"
                 f" {default.image_size}x{default.image_size}; finetune with recipe {theirs}"
             )
-        inherited = {name: settings[name] for name in INHERITED if name in settings}
-        lists = {name: tuple(value) for name, value in inherited.items() if isinstance(value, list)}
-        default = dataclasses.replace(default, **(inherited | lists))
+        encoder = _value_of("--encoder", options) or default.encoder
+        default = dataclasses.replace(default, **inherited(settings, encoder))
     return _parse(FinetuneArguments, FinetuneConfig, default, options, f"fastselfie finetune {name}")
 
 

@@ -16,6 +16,7 @@ from fastselfie.errors import UserError
 
 STAGE_WIDTHS = (64, 128, 256, 512)
 EXPANSION = 4
+POOLER_DEPTH = 3
 
 
 def require(condition: bool, message: str) -> None:
@@ -214,10 +215,19 @@ class PretrainConfig(RunConfig):
     """A .safetensors file to start from, a ResNet-50v2 by timm's names: the trunk takes its first three stages."""
     keep: float = 0.75
     """Share of the patches that the encoder sees; the paper tries 0.75 and 0.5."""
-    pooler: Literal["attention", "none"] = "attention"
-    """`none` is the control: u = 0, so that a patch can be placed by its own looks alone."""
+    pooler: Literal["attention", "mean", "max", "none"] = "attention"
+    """What makes u of the visible patches' features: attention blocks, or their mean or maximum, without parameters.
+    `none` is the control: u = 0, so that a patch can be placed by its own looks alone."""
+    pooler_depth: int = POOLER_DEPTH
+    """Attention blocks of --pooler attention, 0 to 4; the paper's is 3. 0 is another control: u is u0 itself, learned
+    and the same for every image."""
     positions: Literal["both", "query"] = "both"
     """Position vectors are added to the encoder's features and to u, or to u alone."""
+    position_std: float = 1.0
+    """Standard deviation of the position vectors before training."""
+    masks: Literal["image", "batch"] = "image"
+    """In training, each image has a mask of its own, or all images of a step have the same. In evaluations each image
+    has its own either way."""
     logit_scale: Literal["rsqrt", "none"] = "rsqrt"
     """Scores are divided by sqrt(D), or not at all (the paper to the letter)."""
     held_out: int = 1_024
@@ -231,6 +241,11 @@ class PretrainConfig(RunConfig):
         require(
             1 <= visible <= self.patches - 2,
             f"--keep {self.keep}: shows {visible} of {self.patches} patches; at least 1 must be seen and 2 masked",
+        )
+        require_pooler_depth(self.pooler, self.pooler_depth)
+        require(
+            math.isfinite(self.position_std) and self.position_std > 0,
+            f"--position-std {self.position_std}: must be a finite number above 0",
         )
         require(
             self.held_out == 0 or self.held_out >= 2,
@@ -262,6 +277,16 @@ class FinetuneConfig(RunConfig):
     test images are not looked at then. 0: trains on all, and judges by the test images."""
     positions: Literal["both", "query"] | None = None
     """Whether resnet36-attention adds position vectors to its features; as in pretraining when not given."""
+    pooler: Literal["attention", "mean", "max"] = "attention"
+    """What makes u in resnet36-attention; with --from as in pretraining."""
+    pooler_depth: int = POOLER_DEPTH
+    """Blocks of resnet36-attention's --pooler attention, 1 to 4; with --from as in pretraining."""
+    pooler_weights: Literal["pretrained", "fresh"] = "pretrained"
+    """Whether resnet36-attention's pooler and positions start from the run that --from names. `fresh`: the trunk alone
+    does, and the pooler may be another."""
+    trunk_input: Literal["image", "patches"] = "image"
+    """What the trunk is applied to: the whole image, or each patch by itself as in pretraining. ResNet-50's fourth
+    stage has the whole image's map in front of it either way."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -271,7 +296,36 @@ class FinetuneConfig(RunConfig):
         )
         require(0 <= self.label_seed < 2**63, f"--label-seed {self.label_seed}: must be at least 0 and below 2**63")
         require(0 <= self.hold_back < 1, f"--hold-back {self.hold_back}: must be at least 0 and below 1")
+        require_pooler_depth(self.pooler, self.pooler_depth)
+        self._check_pooler()
         label_share(self.labels)
+
+    def _check_pooler(self) -> None:
+        """Refuse settings of a pooler that is not there, or that has nothing to do."""
+        require(
+            self.pooler_depth > 0,
+            "--pooler-depth 0: u is then the same for every image, and there is nothing to classify; take at least 1",
+        )
+        settings = {"pooler": "attention", "pooler_depth": POOLER_DEPTH, "pooler_weights": "pretrained"}
+        for name, default in settings.items():
+            value, flag = getattr(self, name), "--" + name.replace("_", "-")
+            require(
+                self.encoder != "resnet50" or value == default,
+                f"{flag} {value}: --encoder resnet50 has no pooler; leave it out or take --encoder resnet36-attention",
+            )
+        require(
+            self.pooler_weights == "pretrained" or not self.scratch,
+            f"--pooler-weights {self.pooler_weights}: with --scratch everything is fresh; leave it out",
+        )
+
+
+def require_pooler_depth(pooler: str, depth: int) -> None:
+    """Raise `UserError` unless a pooler of that kind can have ``depth`` attention blocks."""
+    require(0 <= depth <= 4, f"--pooler-depth {depth}: must be at least 0 and at most 4")
+    require(
+        pooler == "attention" or depth == POOLER_DEPTH,
+        f"--pooler-depth {depth}: --pooler {pooler} has no attention blocks; leave it at {POOLER_DEPTH}",
+    )
 
 
 def visible_patches(keep: float, patches: int) -> int:

@@ -35,6 +35,7 @@ class Purpose(IntEnum):
     SCENE = 8
     HELD_OUT = 9
     SUBSTITUTE = 10
+    BATCH_MASK = 11
     HOLD_BACK = 12
 
 

@@ -178,7 +178,8 @@ class FilePipeline:
         return Batch(
             view=view, pixels=self._there(pixels), epoch_B=self._there(epoch_K), sample_B=self._there(sample_K),
             labels_B=self._there(self._labels_S[request.images()]), corner_B2=corner_B2, flip_B=flip_B,
-            refused=tuple(request.refused.values()),
+            # Only in the stream does another image stand in for a bad one.
+            entry=request.asked[0] if request.substituted else None, refused=tuple(request.refused.values()),
         )  # fmt: skip
 
     def _flip(self, epoch_K: Tensor, sample_K: Tensor) -> Tensor:

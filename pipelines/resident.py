@@ -37,15 +37,15 @@ class ResidentPipeline:
     def batch(self, start: int, stop: int) -> Batch:
         """See `fastselfie.pipelines.pipeline.Pipeline`. No host synchronisation."""
         epoch_B, entry_B = self._sampler.samples(start, stop)
-        return self._describe(epoch_B, self._rows[entry_B], self.view)
+        return self._describe(epoch_B, self._rows[entry_B], self.view, start)
 
     def in_order(self, requests: Sequence[tuple[int, int]]) -> Iterator[Batch]:
         """See `Pipeline.in_order`: images [start, stop) of the rows."""
         for start, stop in requests:
             rows_B = self._rows[start:stop]
-            yield self._describe(torch.zeros_like(rows_B), rows_B, self.view.plain())
+            yield self._describe(torch.zeros_like(rows_B), rows_B, self.view.plain(), None)
 
-    def _describe(self, epoch_B: Tensor, rows_B: Tensor, view: View) -> Batch:
+    def _describe(self, epoch_B: Tensor, rows_B: Tensor, view: View, entry: int | None) -> Batch:
         corner_B2 = flip_B = None
         if view.pad:
             corner_B2 = integers(self.seed, Purpose.CROP, epoch_B, rows_B, 2, 2 * view.pad + 1)
@@ -53,5 +53,5 @@ class ResidentPipeline:
             flip_B = integers(self.seed, Purpose.FLIP, epoch_B, rows_B, 1, 2)[:, 0].bool()
         return Batch(
             view=view, pixels=self._pixels, epoch_B=epoch_B, sample_B=rows_B, labels_B=self._labels_S[rows_B],
-            rows_B=rows_B, corner_B2=corner_B2, flip_B=flip_B,
+            rows_B=rows_B, corner_B2=corner_B2, flip_B=flip_B, entry=entry,
         )  # fmt: skip

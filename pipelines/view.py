@@ -66,6 +66,7 @@ class Batch:
         pixels: uint8, as `patch_batch` takes them. rows_B, corner_B2, flip_B: likewise, or None.
         epoch_B, sample_B: int64 (B,), the keys of every random choice about a sample.
         labels_B: int64 (B,).
+        entry: where in the stream of epochs the batch begins; None for images in order, which belong to no step.
         refused: images that could not be used. In a batch of the stream another image stands in the place of each, with
             the label of its own; in a batch to evaluate on they are missing.
     """
@@ -78,6 +79,7 @@ class Batch:
     rows_B: Tensor | None = None
     corner_B2: Tensor | None = None
     flip_B: Tensor | None = None
+    entry: int | None = None
     refused: tuple[Refused, ...] = ()
 
     def images(self) -> Tensor:

@@ -114,6 +114,7 @@ def test_pretraining_metrics(pretrained: Path) -> None:
     assert [line["step"] for line in judged] == [4, 8, 12]
     for line in judged:
         assert line["context_gap"] == line["held_out_accuracy"] - line["accuracy_shuffled"]
+        assert line["context_gap_low"] <= line["context_gap"] <= line["context_gap_high"]
 
 
 def test_tensorboard_shows_the_same(pretrained: Path) -> None:
@@ -129,6 +130,7 @@ def test_tensorboard_shows_the_same(pretrained: Path) -> None:
 def test_pretraining_result(pretrained: Path) -> None:
     result = read(pretrained / "result.json")
     assert {"task": "selfie", "seed": 0, "step": 12, "data": "synthetic"}.items() <= result.items()
+    assert result["context_gap_low"] <= result["context_gap"] <= result["context_gap_high"]
 
 
 def test_finetuning_inherits_the_shape(finetuned: Path, pretrained: Path) -> None:

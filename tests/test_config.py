@@ -39,11 +39,20 @@ REFUSED_IN_PRETRAINING: list[tuple[str, dict[str, Any]]] = [
     # 0.95 of 16 patches leaves one masked, 0.01 shows none.
     *[("--keep", {"keep": value}) for value in (NAN, 0.0, 1.0, -0.5, 1.5, 0.95, 0.01)],
     *[("--held-out", {"held_out": value}) for value in (1, -5)],
+    *[("--pooler-depth", {"pooler_depth": value}) for value in (-1, 5)],
+    *[("--pooler-depth", {"pooler": pooler, "pooler_depth": 2}) for pooler in ("mean", "max", "none")],
+    *[("--position-std", {"position_std": value}) for value in (NAN, 0.0, -1.0, INFINITY)],
 ]
 REFUSED_IN_FINETUNING: list[tuple[str, dict[str, Any]]] = [
     *[("--labels", {"labels": value}) for value in ("0%", "0.0%", "120%", "abc", "", "8", "-8%", "nan%", "8%%")],
     *[("--label-seed", {"label_seed": value}) for value in (-1, 2**63)],
     ("--scratch", {"scratch": True, "pretrained": Path("run")}),
+    *[("--pooler-depth", {"encoder": "resnet36-attention", "pooler_depth": value}) for value in (-1, 0, 5)],
+    ("--pooler-depth", {"encoder": "resnet36-attention", "pooler": "max", "pooler_depth": 1}),
+    ("--pooler", {"pooler": "mean"}),
+    ("--pooler-depth", {"pooler_depth": 1}),
+    ("--pooler-weights", {"pooler_weights": "fresh", "pretrained": Path("run")}),
+    ("--pooler-weights", {"encoder": "resnet36-attention", "pooler_weights": "fresh", "scratch": True}),
 ]
 
 

@@ -70,6 +70,93 @@ def test_attention_classifier_takes_all(settings: dict[str, Any], positions: Any
     assert all(torch.equal(after[name], before[name]) for name in set(after) - set(state))
 
 
+@pytest.mark.parametrize("positions", ["both", "query"])
+def test_a_fresh_pooler_is_left_alone(positions: Any) -> None:
+    """The trunk alone comes from the run, which may have had a pooler of another kind, or none."""
+    config = finetune_config(encoder="resnet36-attention", positions=positions, pooler_weights="fresh")
+    for settings in ({}, {"pooler": "none"}, {"pooler_depth": 1}, {"pooler": "mean"}):
+        state = pretrained_state(**settings)
+        network = AttentionClassifier(config, classes=10)
+        before = fresh(network)
+        network.load_pretrained(state)
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, state[name] if name.startswith("trunk.") else before[name]), name
+        with pytest.raises(KeyError, match="unknown"):
+            network.load_pretrained(state | {"trunk.more": torch.zeros(1)})
+
+
+def by_hand(images: Tensor, grid: int) -> list[Tensor]:
+    """Patches (B, 3, P, P), row by row, sliced out of the images."""
+    side = images.shape[2] // grid
+    rows = [images[:, :, side * r : side * (r + 1)] for r in range(grid)]
+    return [row[:, :, :, side * c : side * (c + 1)] for row in rows for c in range(grid)]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=["4x4", "7x7"])
+@pytest.mark.parametrize("pooler", ["attention", "mean", "max"])
+@pytest.mark.parametrize("positions", ["both", "query"])
+def test_patches_give_pretrainings_u(settings: dict[str, Any], pooler: Any, positions: Any) -> None:
+    """Patch by patch: the pretrained network's own summary, were all patches visible, and the classifier on it."""
+    selfie = Selfie(pretrain_config(**settings, pooler=pooler, positions=positions))
+    randomise(selfie, seed=3)
+    config = finetune_config(
+        **settings, encoder="resnet36-attention", pooler=pooler, positions=positions, trunk_input="patches"
+    )
+    network = AttentionClassifier(config, classes=10)
+    network.load_pretrained(selfie.state_dict())
+    selfie, network = selfie.double().eval(), network.double().eval()
+    images = torch.randn(2, 3, config.image_size, config.image_size, dtype=torch.float64)
+    with torch.no_grad():
+        h_BND = torch.stack([selfie.trunk(patches) for patches in by_hand(images, config.grid)], dim=1)
+        if positions == "both":
+            h_BND = h_BND + selfie.positions()
+        assert selfie.pooler is not None
+        u_BD = selfie.pooler(selfie.pooler.with_u0(h_BND))
+        expected = u_BD @ network.classifier.weight.T + network.classifier.bias
+        assert_near(network(images), expected, 1e-12)
+        if pooler != "attention":
+            least = h_BND.mean(dim=1) if pooler == "mean" else h_BND.max(dim=1).values
+            assert_near(u_BD, least, 1e-12)
+
+
+@pytest.mark.parametrize(("settings", "side"), [(SETTINGS[0], 8), (SETTINGS[1], 14)], ids=["4x4", "7x7"])
+def test_resnet50_patch_by_patch(settings: dict[str, Any], side: int) -> None:
+    """Stages 1 to 3 of each patch alone, its map laid into the whole one by hand; then stage 4, norm, average."""
+    config = finetune_config(**settings, trunk_input="patches")
+    network = ResNet50Classifier(config, classes=10)
+    randomise(network, seed=3)
+    network = network.double().eval()
+    images = torch.randn(2, 3, config.image_size, config.image_size, dtype=torch.float64)
+    trunk = network.trunk
+    with torch.no_grad():
+        whole = torch.zeros(2, 64, side, side, dtype=torch.float64)
+        for place, x in enumerate(by_hand(images, config.grid)):
+            row, column = divmod(place, config.grid)
+            x = trunk.stem(x)
+            for stage in list(trunk.stages)[:3]:
+                x = stage(x)
+            whole[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = x
+        y = torch.relu(trunk.norm(trunk.stages[3](whole)))
+        expected = network.classifier(y.sum(dim=(2, 3)) / (side // 2) ** 2)
+        assert_near(network(images), expected, 1e-12)
+        as_images = ResNet50Classifier(finetune_config(**settings), classes=10).double().eval()
+        as_images.load_state_dict(network.state_dict())
+        assert bool((as_images(images) - expected).abs().max() > 1e-3), "a patch's border is padded"
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet36-attention"])
+@pytest.mark.parametrize("pooler", ["attention", "max"])
+def test_patches_reach_every_parameter(name: Any, pooler: Any) -> None:
+    config = finetune_config(
+        encoder=name, trunk_input="patches", pooler=pooler if name == "resnet36-attention" else "attention"
+    )
+    network = encoder(config, 10)
+    scores_BC = network(torch.randn(3, 3, 32, 32))
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    for parameter, gradient in zip(names, torch.autograd.grad(scores_BC.square().sum(), parameters), strict=True):
+        assert bool((gradient != 0).any()), parameter
+
+
 def test_the_pretrained_weights_are_copied() -> None:
     state = pretrained_state()
     kept = {name: value.clone() for name, value in state.items()}

@@ -58,10 +58,16 @@ def gradients(network: Selfie, kernels: Kernels, patches: Tensor, places_BN: Ten
     return {**found, "loss": loss.detach(), "statistics": torch.stack([norm.running_mean, norm.running_var]).clone()}
 
 
-@pytest.mark.parametrize(("positions", "steps"), [("both", STEPS), ("query", 2)])
-def test_gradients_along_a_run(positions: Any, steps: int) -> None:
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({}, STEPS), ({"positions": "query"}, 2), ({"pooler": "mean", "batch_size": 4}, 1),
+        ({"pooler": "max", "positions": "query", "batch_size": 4}, 1), ({"pooler_depth": 0, "batch_size": 4}, 1),
+    ],
+)  # fmt: skip
+def test_gradients_along_a_run(settings: dict[str, Any], steps: int) -> None:
     """At every step of a plain run, the same patches give the same loss, statistics and gradients."""
-    config = PretrainConfig(**TINY, dropout=0.0, positions=positions)
+    config = PretrainConfig(**(TINY | settings), dropout=0.0)
     split = synthetic_source(32, train=64, test=16).train
     assert isinstance(split, Split)
     torch.manual_seed(0)
@@ -70,7 +76,7 @@ def test_gradients_along_a_run(positions: Any, steps: int) -> None:
     network.trunk.norm.momentum = 1.0
     pipeline = ResidentPipeline(split, view=task.view, seed=0, device=DEVICE)
     for step in range(steps):
-        batch = pipeline.batch(step * BATCH, (step + 1) * BATCH)
+        batch = pipeline.batch(step * config.batch_size, (step + 1) * config.batch_size)
         patches, places_BN = question(task, "off", batch)
         fused_patches, fused_places_BN = question(task, "on", batch)
         assert_near(fused_patches, patches, 1e-6)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from bench.baselines.plain_selfie import AttentionLayer
-from fastselfie.models.pooler import AttentionBlock, AttentionPooler
-from tests.small_networks import assert_near, model_config
+from fastselfie.models.pooler import AttentionBlock, AttentionPooler, PlainPooler, make_pooler
+from tests.small_networks import assert_near, model_config, pretrain_config
 
 ROUNDING = 1e-12
 
@@ -84,6 +86,42 @@ def test_order_of_visible_patches_does_not_matter() -> None:
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     shuffled, ordered = (pooler(pooler.with_u0(x_BnD)) for x_BnD in (h_BnD[:, order], h_BnD))
     assert_near(shuffled, ordered, ROUNDING)
+
+
+@pytest.mark.parametrize("kind", ["mean", "max"])
+def test_plain_poolers(kind: Any) -> None:
+    """Against loops in NumPy, gradients too: a share of each token, or all of it to the largest. Whatever u0 is."""
+    pooler = make_pooler(pretrain_config(pooler=kind))
+    assert isinstance(pooler, PlainPooler)
+    assert list(pooler.state_dict()) == list(pooler.parameters()) == []
+    assert bool((pooler.u0 == 0).all())
+    h_BnD, g_BD = random(2, 12, 64).requires_grad_(), random(2, 64)
+    tokens = torch.cat([torch.full((2, 1, 64), 100.0, dtype=torch.float64), h_BnD], dim=1)
+    u_BD = pooler(tokens)
+    (gradient,) = torch.autograd.grad(u_BD, h_BnD, g_BD)
+    for image, tokens_nD in enumerate(h_BnD.detach().numpy()):
+        for feature in range(64):
+            column = tokens_nD[:, feature].tolist()
+            expected = sum(column) / 12 if kind == "mean" else max(column)
+            assert float(u_BD.detach()[image, feature]) == pytest.approx(expected, rel=ROUNDING)
+            whole = float(g_BD[image, feature])
+            shares = [whole / 12 if kind == "mean" else whole * (value == max(column)) for value in column]
+            assert gradient[image, :, feature].tolist() == pytest.approx(shares, rel=ROUNDING)
+
+
+@pytest.mark.parametrize("depth", range(5))
+def test_depths(depth: int) -> None:
+    """As many blocks as asked for, one after the other; without any u is u0 and nothing else."""
+    pooler = make_pooler(pretrain_config(pooler_depth=depth))
+    assert isinstance(pooler, AttentionPooler)
+    assert len(pooler.blocks) == depth
+    x_BTD = pooler.double().eval().with_u0(random(3, 12, 64))
+    u_BD, y_BTD = pooler(x_BTD), x_BTD
+    for block in pooler.blocks:
+        y_BTD = block(y_BTD)
+    assert_near(u_BD, y_BTD[:, 0], ROUNDING)
+    if depth == 0:
+        assert torch.equal(u_BD, pooler.u0.expand(3, -1))
 
 
 def test_initial_weights() -> None:

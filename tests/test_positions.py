@@ -30,9 +30,11 @@ def test_a_7x7_grid_has_rows_and_columns() -> None:
 
 
 @pytest.mark.parametrize("grid", [4, 7])
-def test_each_vector_starts_with_variance_1(grid: int) -> None:
+@pytest.mark.parametrize("deviation", [None, 0.02, 0.3, 3.0])
+def test_each_vector_starts_with_variance_1_or_as_asked(grid: int, deviation: float | None) -> None:
     torch.manual_seed(0)
-    e_ND = Positions(grid, 8192)().detach()
+    positions = Positions(grid, 8192) if deviation is None else Positions(grid, 8192, deviation)
+    e_ND = positions().detach() / (deviation or 1)
     assert e_ND.dtype == torch.float32
     torch.testing.assert_close(e_ND.var(dim=1), torch.ones(grid * grid), rtol=0, atol=0.08)  # 5 standard errors
     torch.testing.assert_close(e_ND.mean(dim=1), torch.zeros(grid * grid), rtol=0, atol=0.06)

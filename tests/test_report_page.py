@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from fastselfie.config import PretrainConfig
 from fastselfie.report.page import report
 from fastselfie.report.palette import COLOURS, DARK, DASHES, LIGHT, colour_of, dashes_of
+from fastselfie.report.runs import of_kind, read_runs
+from fastselfie.report.tables import headlines
 from tests.command import succeed
 from tests.run_folders import pretraining_lines, write_finetuning, write_pretraining, write_run
 
@@ -227,3 +230,20 @@ def test_runs_beyond_the_colours_have_dashes() -> None:
     looks = [(colour_of(index), dashes_of(index)) for index in range(COLOURS * len(DASHES))]
     assert all(one != other for one, other in combinations(looks, 2))
     assert not any(dashes for _, dashes in looks[:COLOURS])
+
+
+def test_the_gap_has_its_interval_beside_it(tmp_path: Path) -> None:
+    """Where the run measured one; a control's gap is 0 whatever is measured."""
+    measured = {"held_out_accuracy": 0.5, "accuracy_shuffled": 0.46, "context_gap": 0.04}
+    ends = {"context_gap_low": -0.0049, "context_gap_high": 0.0851}
+    expected = {
+        "new": (measured | ends, {}, "95% \u22120.5 to +8.5\u00a0points; 46.0% with another image's summary"),
+        "old": (measured, {}, "46.0% with another image's summary"),
+        "control": (measured | ends, {"pooler": "none"}, "by construction, with --pooler none"),
+        "blind": (measured | ends, {"pooler_depth": 0}, "by construction, with --pooler-depth 0"),
+    }
+    for name, (figures, settings, beside) in expected.items():
+        line = {"step": 10, "loss": 1.0, **figures}
+        (run,) = of_kind(read_runs([write_run(tmp_path / name, "pretrain", [line], line, **settings)]), PretrainConfig)
+        gap = headlines(run)[1]
+        assert (gap.name, gap.beside) == ("context gap", beside)

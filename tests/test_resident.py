@@ -149,16 +149,16 @@ class Detective:
         number_B = torch.arange(len(places_BN))
         return number_B[:, None], number_B[:, None, None].expand(-1, MASKED, 1)
 
-    def judge(self, u_BD: Tensor, h_BmD: Tensor, places_BN: Tensor) -> tuple[Tensor, Tensor]:
+    def right_answers(self, u_BD: Tensor, h_BmD: Tensor, places_BN: Tensor) -> Tensor:
         self.asked.append(u_BD[:, 0].tolist())
-        return torch.tensor(0.0), 2 * (u_BD[:, 0] == h_BmD[:, 0, 0]).sum()
+        return 2 * (u_BD[:, 0] == h_BmD[:, 0, 0])
 
 
 def test_the_control_takes_u_from_another_image(split: Split) -> None:
     network = Detective()
     counts = make_task(network).context_counts(next(make(split).in_order([(0, 6)])))
     assert counts.dtype == torch.int64
-    assert counts.tolist() == [12, 0, 6 * MASKED]
+    assert counts.tolist() == [12, 0, 6 * MASKED, 6, 6 * 2**2]
     assert network.asked[0] == list(range(6))
     assert sorted(network.asked[1]) == list(range(6))  # each u is used once, by another image
     assert all(u != image for image, u in enumerate(network.asked[1]))
@@ -167,8 +167,10 @@ def test_the_control_takes_u_from_another_image(split: Split) -> None:
 def test_a_network_without_context_has_no_gap(split: Split) -> None:
     torch.manual_seed(0)
     network = Selfie(CONFIG).eval()
-    own, shuffled, questions = make_task(network).context_counts(next(make(split).in_order([(0, IMAGES)]))).tolist()
+    counts = make_task(network).context_counts(next(make(split).in_order([(0, IMAGES)])))
+    own, shuffled, questions, images, squares = counts.tolist()
     assert own == shuffled
+    assert (images, squares) == (IMAGES, 0)
     assert questions == IMAGES * MASKED
     assert 0 < own < questions
 

@@ -16,6 +16,9 @@ from tests.small_networks import SETTINGS, assert_near, pretrain_config, questio
 
 FP64 = 1e-12  # fp64 all the way: rounding alone, 1.5e-14 when written
 IMAGES = 3
+POOLERS: list[dict[str, Any]] = [
+    {}, {"pooler": "mean"}, {"pooler": "max"}, {"pooler": "none"}, {"pooler_depth": 0}, {"pooler_depth": 1},
+]  # fmt: skip
 
 
 def network_of(config: PretrainConfig) -> Selfie:
@@ -102,11 +105,11 @@ def test_splits(settings: dict[str, Any], keep: float, visible: int) -> None:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=["4x4", "7x7"])
-@pytest.mark.parametrize("pooler", ["attention", "none"])
-def test_the_loss_depends_on_visible_pixels(settings: dict[str, Any], pooler: Any) -> None:
-    """In evaluation mode, where batch norm does not join patches: on every visible patch through u, and on none
-    without a pooler. On masked patches always."""
-    config = pretrain_config(**settings, pooler=pooler)
+@pytest.mark.parametrize("pooler", POOLERS, ids=str)
+def test_the_loss_depends_on_visible_pixels(settings: dict[str, Any], pooler: dict[str, Any]) -> None:
+    """In evaluation mode, where batch norm does not join patches: on every visible patch through u, with a maximum on
+    those that are largest somewhere, and on none without a pooler or with one without blocks. On masked ones always."""
+    config = pretrain_config(**settings, **pooler)
     network = network_of(config).eval()
     patches, places_BN = question(config, IMAGES)
     loss, _ = network(patches.requires_grad_(), places_BN)
@@ -114,10 +117,44 @@ def test_the_loss_depends_on_visible_pixels(settings: dict[str, Any], pooler: An
     strength_BN = gradient.flatten(1).abs().amax(dim=1).unflatten(0, (IMAGES, config.patches))
     visible_Bn, masked_Bm = strength_BN.tensor_split([config.visible], dim=1)
     assert (masked_Bm > 1e-6 * strength_BN.max()).all()
-    if pooler == "attention":
+    if config.pooler == "max":
+        assert (visible_Bn > 1e-6 * strength_BN.max()).any(dim=1).all()
+    elif config.pooler != "none" and config.pooler_depth:
         assert (visible_Bn > 1e-6 * strength_BN.max()).all()
     else:
         assert (visible_Bn == 0).all()
+
+
+@pytest.mark.parametrize("positions", ["both", "query"])
+@pytest.mark.parametrize("pooler", POOLERS, ids=str)
+def test_every_parameter_is_used(pooler: dict[str, Any], positions: Any) -> None:
+    """With one that is not, DDP would wait for its gradient without end."""
+    config = pretrain_config(**pooler, positions=positions)
+    network = network_of(config)
+    loss, _ = network(*question(config, IMAGES))
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    for name, gradient in zip(names, torch.autograd.grad(loss, parameters), strict=True):
+        assert bool((gradient != 0).any()), name
+
+
+@pytest.mark.parametrize("kind", ["mean", "max"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=["4x4", "7x7"])
+def test_plain_poolers_see_features_and_positions(settings: dict[str, Any], kind: Any) -> None:
+    """u patch by patch: the trunk on each visible patch, its place's vector added."""
+    config = pretrain_config(**settings, pooler=kind)
+    network = network_of(config).eval()
+    patches, places_BN = question(config, 2)
+    with torch.no_grad():
+        u_BD, _ = network.encode(patches, places_BN)
+        e_ND = network.positions()
+        for image in range(2):
+            tokens = []
+            for j in range(config.visible):
+                index = image * config.patches + j
+                tokens.append(network.trunk(patches[index : index + 1])[0] + e_ND[places_BN[image, j]])
+            u_D = sum(tokens) / len(tokens) if kind == "mean" else torch.stack(tokens).max(dim=0).values
+            assert isinstance(u_D, Tensor)
+            assert_near(u_BD[image], u_D, FP64)
 
 
 def test_images_are_apart_in_evaluation() -> None:

@@ -104,7 +104,7 @@ def _told_start(config: FinetuneConfig, start: Pretrained | StartingPoint | None
 def _positions(config: FinetuneConfig) -> Literal["both", "query"]:
     """Where position vectors are added: as asked, else as in pretraining, else to the features too."""
     if config.positions is None and config.pretrained is not None and not is_weights_file(config.pretrained):
-        return "query" if read_settings(config.pretrained).get("positions") == "query" else "both"
+        return "query" if read_settings(config.pretrained)["positions"] == "query" else "both"
     return config.positions or "both"
 
 

@@ -12,14 +12,17 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fastselfie.config import FinetuneConfig, ModelConfig
+from fastselfie.config import FinetuneConfig, ModelConfig, PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier
-from fastselfie.training.run_folder import read_config
+from fastselfie.training.run_folder import read_config, with_defaults
 from fastselfie.training.session import ENCODER
 
-# Settings that finetuning shares with the pretrained network: it cannot take the weights otherwise.
-SHARED = (*(field.name for field in dataclasses.fields(ModelConfig) if field.name != "dropout"), "positions")
+ATTENTION = "resnet36-attention"
+# Settings that finetuning shares with the pretrained network: it cannot take the weights otherwise. The last ones are
+# of the pooler, for an encoder that takes that too.
+SHAPE = tuple(field.name for field in dataclasses.fields(ModelConfig) if field.name != "dropout")
+SHARED, POOLER = (*SHAPE, "positions"), ("pooler", "pooler_depth")
 # Those, and what the weights are used to: defaults of finetuning, where a run to start from is named.
 INHERITED = (*SHARED, "mean", "std")
 
@@ -53,8 +56,22 @@ def read_settings(path: Path) -> dict[str, Any]:
     record = read_config(path)
     if record["command"] != "pretrain":
         raise UserError(f"--from {path}: is a {record['command']} run; name the folder of a pretraining run")
-    settings: dict[str, Any] = record["settings"]
+    settings: dict[str, Any] = with_defaults(PretrainConfig, record["settings"])
     return settings
+
+
+def inherited(settings: dict[str, Any], encoder: str) -> dict[str, Any]:
+    """Fields of `FinetuneConfig` that finetuning ``encoder`` takes over from the `read_settings` of a run, unless told
+    otherwise. Those of the pooler come with the only encoder that has one."""
+    names, taken = INHERITED, {}
+    if encoder == ATTENTION and _has_pooler(settings):
+        names, taken = (*INHERITED, *POOLER), {"encoder": encoder}
+    return taken | {name: tuple(v) if isinstance(v := settings[name], list) else v for name in names}
+
+
+def _has_pooler(settings: dict[str, Any]) -> bool:
+    """Whether u depends on the image."""
+    return bool(settings["pooler"] != "none" and settings["pooler_depth"] > 0)
 
 
 def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
@@ -64,14 +81,17 @@ def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
         UserError: it is not finished, damaged, or its network does not fit ``config``.
     """
     settings = read_settings(path)
-    for name in SHARED:
-        if getattr(config, name) != settings.get(name):
-            flag = "--" + name.replace("_", "-")
-            raise UserError(f"{flag} {getattr(config, name)}: {path} was pretrained with {flag} {settings.get(name)}")
-    if config.encoder == "resnet36-attention" and settings.get("pooler") == "none":
+    takes_pooler = config.encoder == ATTENTION and config.pooler_weights == "pretrained"
+    if takes_pooler and not _has_pooler(settings):
+        flag = "--pooler none" if settings["pooler"] == "none" else "--pooler-depth 0"
         raise UserError(
-            f"--from {path}: was pretrained with --pooler none, so there is no pooler for --encoder {config.encoder}"
+            f"--from {path}: was pretrained with {flag}, so there is no pooler for --encoder {config.encoder};"
+            " take --pooler-weights fresh or --encoder resnet50"
         )
+    for name in (*SHARED, *POOLER) if takes_pooler else SHAPE if config.pooler_weights == "fresh" else SHARED:
+        if getattr(config, name) != settings[name]:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} {getattr(config, name)}: {path} was pretrained with {flag} {settings[name]}")
     weights, fingerprint = read_weights(path, f"--from {path}")
     return Pretrained(weights=weights, fingerprint=fingerprint)
 

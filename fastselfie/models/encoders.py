@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastselfie.config import FinetuneConfig, ModelConfig
-from fastselfie.models.pooler import AttentionPooler
+from fastselfie.config import FinetuneConfig
+from fastselfie.models.patches import cut
+from fastselfie.models.pooler import make_pooler
 from fastselfie.models.positions import Positions
 from fastselfie.models.resnet import ResNetV2, trunk
 from fastselfie.models.weights import load_weights
@@ -22,16 +23,17 @@ NOT_PRETRAINED = (
 
 
 class ResNet50Classifier(nn.Module):
-    """ResNet-50v2 on the whole image and a linear classifier."""
+    """ResNet-50v2 on the whole image, or its first three stages patch by patch, and a linear classifier."""
 
-    def __init__(self, config: ModelConfig, classes: int) -> None:
+    def __init__(self, config: FinetuneConfig, classes: int) -> None:
         super().__init__()
+        self.grid, self.by_patch = config.grid, config.trunk_input == "patches"
         self.trunk = ResNetV2(config, stages=4)
         self.classifier = _linear_classifier(self.trunk.features, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, H) to scores (B, C)."""
-        return self.classifier(self.trunk(images))
+        return self.classifier(self.trunk.forward_patches(images, self.grid) if self.by_patch else self.trunk(images))
 
     def load_pretrained(self, state: dict[str, Tensor]) -> None:
         """Take stem and stages 1 to 3 from a Selfie network's weights; P's final batch norm becomes stage 4's first.
@@ -48,31 +50,41 @@ class ResNet50Classifier(nn.Module):
 
 
 class AttentionClassifier(nn.Module):
-    """ResNet-36 on the whole image, its map averaged to the patch grid, attention pooling, a linear classifier on u."""
+    """ResNet-36 on the whole image, its map averaged to the patch grid, or patch by patch; pooling as in pretraining,
+    attention in the paper, with all patches visible; a linear classifier on u."""
 
     def __init__(self, config: FinetuneConfig, classes: int) -> None:
         super().__init__()
-        self.grid = config.grid
+        self.grid, self.by_patch = config.grid, config.trunk_input == "patches"
+        self.fresh_pooler = config.pooler_weights == "fresh"
         self.positions_in_encoder = config.positions != "query"
         self.trunk = trunk(config)
-        self.pooler = AttentionPooler(config)
+        pooler = make_pooler(config)
+        assert pooler is not None
+        self.pooler = pooler
         # With "query" nothing here would use them, and an unused parameter stalls DDP.
         self.positions = Positions(config.grid, config.features) if self.positions_in_encoder else None
         self.classifier = _linear_classifier(config.features, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, H) to scores (B, C)."""
-        map_BDGG = F.adaptive_avg_pool2d(self.trunk.forward_map(images), self.grid)
-        h_BND = map_BDGG.flatten(2).transpose(1, 2)
+        h_BND = self._features(images)
         if self.positions is not None:
             h_BND = h_BND + self.positions()
         return self.classifier(self.pooler(self.pooler.with_u0(h_BND)))
 
+    def _features(self, images: Tensor) -> Tensor:
+        """One vector a patch, row by row: (B, N, D)."""
+        if self.by_patch:
+            return self.trunk(cut(images, self.grid)).unflatten(0, (len(images), -1))
+        return F.adaptive_avg_pool2d(self.trunk.forward_map(images), self.grid).flatten(2).transpose(1, 2)
+
     def load_pretrained(self, state: dict[str, Tensor]) -> None:
-        """Take trunk, pooler and positions from a Selfie network's weights. The classifier stays fresh."""
-        if self.positions is None:
-            state = {name: value for name, value in state.items() if not name.startswith("positions.")}
-        load_weights(self, state, fresh=("classifier.",))
+        """Take trunk, pooler and positions from a Selfie network's weights, or the trunk alone where the pooler is to
+        be fresh. The classifier stays fresh."""
+        left = ("pooler.", "positions.") if self.fresh_pooler else ("positions.",) if self.positions is None else ()
+        taken = {name: value for name, value in state.items() if not name.startswith(left)}
+        load_weights(self, taken, fresh=("classifier.", *left))
 
 
 def encoder(config: FinetuneConfig, classes: int) -> ResNet50Classifier | AttentionClassifier:

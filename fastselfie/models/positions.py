@@ -14,18 +14,19 @@ LARGEST_TABLE = 4
 class Positions(nn.Module):
     """One learned vector a place: 16 vectors for a 4x4 grid, 7 + 7 for 7x7.
 
-    Each e starts as N(0, 1): with smaller vectors all queries of an image look alike at the start and learning
-    stalls. Row and column vectors start with variance 1/2, so that their sum has variance 1 too.
+    Each e starts as N(0, 1), or with another ``deviation``: with much smaller vectors all queries of an image look
+    alike at the start and learning stalls. Row and column vectors start with half of the variance, so that their sum
+    has all of it.
     """
 
-    def __init__(self, grid: int, features: int) -> None:
+    def __init__(self, grid: int, features: int, deviation: float = 1.0) -> None:
         super().__init__()
         self.table: nn.Parameter | None = None
         if grid <= LARGEST_TABLE:
-            self.table = nn.Parameter(torch.randn(grid * grid, features))
+            self.table = nn.Parameter(torch.randn(grid * grid, features) * deviation)
         else:
-            self.row = nn.Parameter(torch.randn(grid, features) * 0.5**0.5)
-            self.column = nn.Parameter(torch.randn(grid, features) * 0.5**0.5)
+            self.row = nn.Parameter(torch.randn(grid, features) * (0.5**0.5 * deviation))
+            self.column = nn.Parameter(torch.randn(grid, features) * (0.5**0.5 * deviation))
 
     def forward(self) -> Tensor:
         """All vectors, row by row: (N, D), fp32."""

@@ -16,9 +16,11 @@ from fastselfie.config import EXPANSION, ModelConfig
 from fastselfie.models import fused
 from fastselfie.models.convolution import Conv1x1, Conv3x3
 from fastselfie.models.norm import norm_relu, pre_activation
+from fastselfie.models.patches import cut, join
 
 N = TypeVar("N", bound=nn.Module)
 DEPTHS = (3, 4, 6, 3)
+PATCH_STAGES = 3
 
 
 class Bottleneck(nn.Module):
@@ -95,13 +97,7 @@ class ResNetV2(nn.Module):
     def forward_stages(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, 3, P, P) to the last map before the final batch norm, (B, features, h, w), and its `channel_sums` where
         the kernel that wrote it gave them too; no gradient goes through those."""
-        x = self.stem(x)
-        blocks = cast(list[Bottleneck], [block for stage in self.stages for block in cast(nn.Sequential, stage)])
-        if fused.runs_fused(x, blocks):
-            return fused.forward(blocks, x)
-        for stage in self.stages:
-            x = stage(x)
-        return x, None
+        return _through(list(self.stages), self.stem(x))
 
     def forward_map(self, x: Tensor) -> Tensor:
         """(B, 3, P, P) to the last map after batch norm and ReLU, (B, features, h, w)."""
@@ -110,6 +106,23 @@ class ResNetV2(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, P, P) to (B, features): the map averaged over its positions."""
         return self.forward_map(x).mean(dim=(2, 3))
+
+    def forward_patches(self, images: Tensor, grid: int) -> Tensor:
+        """(B, 3, H, H) to (B, features): stem and stages 1 to 3 on each patch by itself, as P in pretraining, and what
+        comes after them on the patches' maps put together on the grid."""
+        maps, _ = _through(list(self.stages[:PATCH_STAGES]), self.stem(cut(images, grid)))
+        whole, _ = _through(list(self.stages[PATCH_STAGES:]), join(maps, grid))
+        return norm_relu(self.norm, whole).mean(dim=(2, 3))
+
+
+def _through(stages: list[nn.Module], x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """See `ResNetV2.forward_stages`."""
+    blocks = cast(list[Bottleneck], [block for stage in stages for block in cast(nn.Sequential, stage)])
+    if fused.runs_fused(x, blocks):
+        return fused.forward(blocks, x)
+    for stage in stages:
+        x = stage(x)
+    return x, None
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -133,7 +146,7 @@ def synchronised(network: N) -> N:
 
 def trunk(config: ModelConfig) -> ResNetV2:
     """P: ResNet-36, the first three stages."""
-    return ResNetV2(config, stages=3)
+    return ResNetV2(config, stages=PATCH_STAGES)
 
 
 def _initialise(module: nn.Module) -> None:

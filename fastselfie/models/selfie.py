@@ -5,6 +5,7 @@ Shapes: B images, N patches an image, n visible and m = N - n masked, D features
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from fastselfie.config import PretrainConfig
 from fastselfie.kernels import location_head, location_scores, patch_tokens
 from fastselfie.kernels.dispatch import fused
 from fastselfie.models.norm import norm_relu
-from fastselfie.models.pooler import AttentionPooler
+from fastselfie.models.pooler import make_pooler
 from fastselfie.models.positions import Positions
 from fastselfie.models.resnet import trunk
 from fastselfie.models.statistics import statistics
@@ -22,7 +23,8 @@ class Selfie(nn.Module):
     """Masked-patch classification.
 
     All N patches go through the trunk in one call, so batch-norm statistics are over visible and masked ones together.
-    With ``pooler="none"`` u is 0: the control that can only judge a patch by its own looks.
+    With ``pooler="none"`` u is 0: the control that can only judge a patch by its own looks. With an attention pooler
+    of depth 0 u is learned, but still of no image: visible patches then count in batch-norm statistics alone.
     """
 
     def __init__(self, config: PretrainConfig) -> None:
@@ -31,8 +33,8 @@ class Selfie(nn.Module):
         self.scale = config.features**-0.5 if config.logit_scale == "rsqrt" else 1.0
         self.positions_in_encoder = config.positions == "both"
         self.trunk = trunk(config)
-        self.pooler = AttentionPooler(config) if config.pooler == "attention" else None
-        self.positions = Positions(config.grid, config.features)
+        self.pooler = make_pooler(config)
+        self.positions = Positions(config.grid, config.features, config.position_std)
 
     def forward(self, patches: Tensor, places_BN: Tensor) -> tuple[Tensor, Tensor]:
         """Loss (fp32 scalar) and number of right answers among B * m (int64 scalar). Arguments as in `encode`."""
@@ -81,10 +83,17 @@ class Selfie(nn.Module):
 
         Arguments as in `encode`. A patch may be put at several places: each place is a question of its own.
         """
-        u_BD, h_BmD = self.encode(patches, places_BN)
-        places_Bm = places_BN[:, self.visible :]
-        return location_scores(u_BD, self.positions(), places_Bm, h_BmD, self.scale).argmax(dim=2)
+        return self._chosen(*self.encode(patches, places_BN), places_BN)
 
     def judge(self, u_BD: Tensor, h_BmD: Tensor, places_BN: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and number of right answers for summaries ``u_BD``, which need not be those images' own."""
         return location_head(u_BD, self.positions(), places_BN[:, self.visible :], h_BmD, self.scale)
+
+    def right_answers(self, u_BD: Tensor, h_BmD: Tensor, places_BN: Tensor) -> Tensor:
+        """Right answers of each image, int64 (B,), for summaries as in `judge`: its number of them, image by image."""
+        chosen_Bm = self._chosen(u_BD, h_BmD, places_BN)
+        return (chosen_Bm == torch.arange(chosen_Bm.shape[1], device=chosen_Bm.device)).sum(dim=1)
+
+    def _chosen(self, u_BD: Tensor, h_BmD: Tensor, places_BN: Tensor) -> Tensor:
+        """The best patch at each place, int64 (B, m); the first of equally good ones."""
+        return location_scores(u_BD, self.positions(), places_BN[:, self.visible :], h_BmD, self.scale).argmax(dim=2)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from fastselfie.config import PretrainConfig, RunConfig
 from fastselfie.errors import UserError
-from fastselfie.evaluation.pretrained import INHERITED, read_settings
+from fastselfie.evaluation.pretrained import inherited, read_settings
 from fastselfie.protocol.command import words_of
 from fastselfie.protocol.measured import BASE
 from fastselfie.protocol.settings import Asked
@@ -49,6 +49,8 @@ class Planner:
     def __init__(self, asked: Asked, folder: Path) -> None:
         self.asked, self.folder = asked, folder
         started = asked.protocol.pretrained
+        if started is not None and started.is_file():
+            raise UserError(f"--from {started}: is a file; name the folder of a pretraining run")
         self._given = None if started is None else read_settings(started)
 
     def kinds(self) -> list[Kind]:
@@ -91,7 +93,7 @@ class Planner:
         changes: dict[str, Any] = dict(VARIANTS[kind.variant].finetune)
         if point.lr is not None:
             changes["lr"] = point.lr
-        changes |= self._shape(kind.variant)
+        changes |= self._shape(kind)
         if kind.start == SCRATCH:
             changes["scratch"] = True
         else:
@@ -102,8 +104,8 @@ class Planner:
             changes["hold_back"] = 0.1
             name = f"tune/{kind.variant}/{kind.name}/{_named(_known(point))}"
         config = dataclasses.replace(
-            self.asked.finetune, **changes, data=protocol.data, out=self.folder / name, encoder=kind.encoder,
-            labels=kind.labels, label_seed=label_seed, seed=seed,
+            self.asked.finetune, **changes, data=protocol.data, out=self.folder / name, labels=kind.labels,
+            label_seed=label_seed, seed=seed,
         )  # fmt: skip
         return self._task(name, "finetune", config, pretraining)
 
@@ -129,13 +131,23 @@ class Planner:
                     f" {value}; leave --from out, so that every pretraining is made here"
                 )
 
-    def _shape(self, variant: str) -> dict[str, Any]:
+    def _shape(self, kind: Kind) -> dict[str, Any]:
         """The network's shape and the pixels' statistics, which finetuning has as pretraining has them."""
-        if self._given is not None:
-            theirs = {name: self._given[name] for name in INHERITED if name in self._given}
-            return {name: tuple(value) if isinstance(value, list) else value for name, value in theirs.items()}
-        config = dataclasses.replace(self.asked.pretrain, **VARIANTS[variant].pretrain)
-        return {name: getattr(config, name) for name in INHERITED}
+        settings = self._given
+        if settings is None:
+            variant = VARIANTS[kind.variant].pretrain
+            settings = dataclasses.asdict(dataclasses.replace(self.asked.pretrain, **variant))
+        return inherited(settings, kind.encoder) | {"encoder": kind.encoder}
+
+    def _must_have(self, settings: dict[str, Any], variant: str) -> None:
+        given = self._given or {}
+        for name, value in settings.items():
+            if given.get(name) != value:
+                flag = "--" + name.replace("_", "-")
+                raise UserError(
+                    f"--from {self.asked.protocol.pretrained}: has {flag} {given.get(name)}, and {variant} needs"
+                    f" {value}; leave --from out, so that every pretraining is made here"
+                )
 
     def _task(self, name: str, command: str, config: RunConfig, needs: Task | None) -> Task:
         default = self.asked.recipe[0 if isinstance(config, PretrainConfig) else 1]

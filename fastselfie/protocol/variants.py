@@ -42,7 +42,9 @@ VARIANTS: dict[str, Variant] = {
     "logit-scale-none": Variant(about="scores are not divided by sqrt(D)", pretrain={"logit_scale": "none"}),
     "pooler-mean": Variant(about="u is the mean of the visible patches", pretrain={"pooler": "mean"}),
     "pooler-max": Variant(about="u is their maximum", pretrain={"pooler": "max"}),
-    "pooler-depth-0": Variant(about="u is u0: learned, the same for every image", pretrain={"pooler_depth": 0}),
+    "pooler-depth-0": Variant(
+        about="u is u0: learned, the same for every image", pretrain={"pooler_depth": 0}, encoders=("resnet50",)
+    ),
     **{
         f"pooler-depth-{depth}": Variant(about=f"attention blocks: {depth}", pretrain={"pooler_depth": depth})
         for depth in range(1, 5)

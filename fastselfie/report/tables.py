@@ -51,10 +51,12 @@ def percent(share: float | None) -> str:
 
 def difference(shares: float | None) -> str:
     """A difference of two shares in percentage points, signed."""
-    if shares is None:
-        return NONE
+    return NONE if shares is None else f"{_points(shares)}\N{NO-BREAK SPACE}points"
+
+
+def _points(shares: float) -> str:
     points = round(100 * shares, 1)
-    return (f"{points:+.1f}".replace("-", "−") if points else "0.0") + "\N{NO-BREAK SPACE}points"
+    return f"{points:+.1f}".replace("-", "−") if points else "0.0"
 
 
 def number(value: float | None) -> str:
@@ -73,15 +75,20 @@ def steps(run: Run[RunConfig]) -> str:
 
 def headlines(run: Run[PretrainConfig]) -> list[Headline]:
     """What a pretraining run came to, in four figures. Accuracy never stands without the gap beside it."""
-    shuffled = f"{percent(run.figure('accuracy_shuffled'))} with another image's summary"
-    without = "by construction, with --pooler none"
+    beside = f"{percent(run.figure('accuracy_shuffled'))} with another image's summary"
+    low, high = run.figure("context_gap_low"), run.figure("context_gap_high")
+    if low is not None and high is not None:  # runs of earlier versions have none
+        beside = f"95% {_points(low)} to {difference(high)}; {beside}"
+    if run.config.pooler == "none" or run.config.pooler_depth == 0:
+        flag = "--pooler none" if run.config.pooler == "none" else "--pooler-depth 0"
+        beside = f"by construction, with {flag}"
     guessing = percent(chance(run.config))
     return [
         Headline(name="held-out accuracy", value=percent(run.figure("held_out_accuracy")), beside=f"chance {guessing}"),
         Headline(
             name="context gap",
             value=difference(run.figure("context_gap")),
-            beside=without if run.config.pooler == "none" else shuffled,
+            beside=beside,
         ),
         Headline(name="loss", value=number(run.figure("loss")), beside="in training, newest"),
         Headline(

@@ -14,7 +14,7 @@ from fastselfie.models.selfie import Selfie
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.source import AnySplit, Source
 from fastselfie.pipelines.view import View
-from fastselfie.pretext.selfie import SelfieTask, context_gap
+from fastselfie.pretext.selfie import SelfieTask, context_gap, context_gap_interval
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.randomness import Purpose, random_bits
 from fastselfie.training.data import fits, loading, open_data, with_decoder
@@ -126,7 +126,8 @@ def pretraining_job(config: PretrainConfig, world: World, parts: Parts, start: S
 
     def evaluate() -> dict[str, float]:
         images = len(parts.held_out_rows)
-        return context_gap(count_over(world, plain, images, _EVALUATION_CHUNK, 3, task.context_counts, quarantine))
+        counts = count_over(world, plain, images, _EVALUATION_CHUNK, 5, task.context_counts, quarantine)
+        return context_gap(counts) | context_gap_interval(counts)
 
     watch = Placements(config.steps, lambda: next(plain.in_order([(0, IMAGES)])), task.placements)
     return Job(

@@ -57,10 +57,12 @@ class RunFolder:
         Raises:
             UserError: the folder holds something else; names the first setting that differs.
         """
-        settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+        settings = _as_json(dataclasses.asdict(config))
         try:
             if self._config.exists():
-                self._compare(read_config(self.path), command, settings, facts)
+                record = read_config(self.path)
+                theirs = {**with_defaults(type(config), record["settings"]), **record["facts"]}
+                self._compare(record["command"], theirs, command, settings, facts)
             else:
                 self._make({"command": command, "settings": settings, "facts": facts, "made_by": versions()})
         except OSError as error:
@@ -78,10 +80,11 @@ class RunFolder:
                 shutil.rmtree(self.path, ignore_errors=True)
             raise
 
-    def _compare(self, record: dict[str, Any], command: str, settings: dict[str, Any], facts: dict[str, Any]) -> None:
-        if record["command"] != command:
-            raise UserError(f"--out {self.path}: holds a {record['command']} run; choose another folder")
-        theirs = {**record["settings"], **record["facts"]}
+    def _compare(
+        self, their_command: str, theirs: dict[str, Any], command: str, settings: dict[str, Any], facts: dict[str, Any]
+    ) -> None:
+        if their_command != command:
+            raise UserError(f"--out {self.path}: holds a {their_command} run; choose another folder")
         settings = {
             "recipe": settings["recipe"],
             **settings,
@@ -147,6 +150,18 @@ def _differ(theirs: Any, ours: Any) -> bool:
     if isinstance(ours, Probes) and isinstance(theirs, list) and len(theirs) == len(ours):
         return 2 * sum(old != new for old, new in zip(theirs, ours, strict=True)) > len(ours)
     return bool(theirs != ours)
+
+
+def with_defaults(kind: type[RunConfig], settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run, with those that are younger than it at their defaults: that is what it did."""
+    fields = [field for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING]
+    return {**_as_json({field.name: field.default for field in fields}), **settings}
+
+
+def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """As config.json gives them back."""
+    read: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    return read
 
 
 def read_config(path: Path) -> dict[str, Any]:
