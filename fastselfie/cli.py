@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import fastselfie
 from fastselfie.errors import LocalError, UserError
@@ -99,6 +100,10 @@ def _report(words: Sequence[str]) -> int:
     from fastselfie.arguments import ReportArguments, parse
 
     arguments = parse(ReportArguments, words, "fastselfie report")
+    from fastselfie.protocol.record import is_protocol
+
+    if any(is_protocol(path) for path in arguments.runs):
+        return _report_protocol(arguments.runs, arguments.out)
     from fastselfie.report.page import report
 
     report(arguments.runs, arguments.out)
@@ -113,6 +118,17 @@ def _export(words: Sequence[str]) -> int:
     from fastselfie.evaluation.export import export
 
     print(export(asked.run, asked.to))
+    return 0
+
+
+def _report_protocol(folders: Sequence[Path], out: Path) -> int:
+    if len(folders) > 1:
+        raise UserError("fastselfie report: a protocol has a page of its own; name its folder alone")
+    from fastselfie.protocol.page import write_report
+    from fastselfie.protocol.record import read_protocol
+
+    write_report(read_protocol(folders[0]), out)
+    print(f"{out}: written; the protocol's tables and figures by themselves lie in its folder", file=sys.stderr)
     return 0
 
 
@@ -205,7 +221,7 @@ def _help(words: Sequence[str]) -> int:
         "  pretrain RECIPE [options]                        learn from unlabelled images: which patch belongs where?\n"
         "  finetune RECIPE (--from RUN|FILE | --scratch)... learn from labels and test\n"
         "  protocol RECIPE [options]                        both, for subsets and seeds: the paper's tables\n"
-        "  report RUN... [--out FILE.html]                  curves, tables and pictures of runs in one page\n"
+        "  report RUN... | PROTOCOL [--out FILE.html]       curves, tables and pictures of runs in one page\n"
         "  export RUN --to FILE.safetensors                 its ResNet-50v2 for plain PyTorch and timm\n"
         "  render --out DIR                                 write the synthetic scenes as JPEG files\n"
         "  prepare SRC DST                                  check images, shrink them and pack them into shards\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from command import SMALL, in_process, succeed
-from small_networks import finetune_config
+from tests.command import SMALL, in_process, succeed
+from tests.small_networks import finetune_config
 
 from fastselfie.models.encoders import encoder
 from fastselfie.models.weights import load_weights

@@ -16,7 +16,7 @@ from PIL import Image
 from fastselfie.errors import UserError
 from fastselfie.protocol import figure3, figure4, probe_figure, wording
 from fastselfie.protocol.measured import Measured
-from fastselfie.protocol.page import all_tables, protocol_page, write_outputs, write_report
+from fastselfie.protocol.page import all_tables, protocol_page, write_report
 from fastselfie.protocol.panels import Panel, slug
 from fastselfie.report.palette import LIGHT
 from tests.protocol_folders import measured, pretraining, realistic, scores, write_log
@@ -197,7 +197,7 @@ def test_equal_measurements_make_equal_files(written: tuple[Measured, str]) -> N
     files = {path: path.read_bytes() for path in found.folder.glob("tables/*")} | {
         path: path.read_bytes() for path in found.folder.glob("figures/probes.png")
     }
-    write_outputs(dataclasses.replace(found, scores=found.scores[::-1]))
+    write_report(dataclasses.replace(found, scores=found.scores[::-1]), found.folder / "again.html")
     assert {path: path.read_bytes() for path in files} == files
     assert protocol_page(found) == text
 
@@ -213,4 +213,4 @@ def test_damage_is_refused_before_anything_is_written(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "tables").write_text("a file where the folder belongs")
     with pytest.raises(UserError, match=r"tables/table1.md: cannot be written \(File exists\); "):
-        write_outputs(measured(tmp_path, *scores(tmp_path, {0: 0.5})))
+        write_report(measured(tmp_path, *scores(tmp_path, {0: 0.5})), tmp_path / "report.html")

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import SMALL, assert_refused, contents, end, in_process, start, succeed
+from tests.command import SMALL, assert_refused, contents, end, in_process, start, succeed
 
 from fastselfie.protocol.record import read_protocol
 

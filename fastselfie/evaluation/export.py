@@ -49,6 +49,11 @@ def export(run: Path, to: Path) -> str:
             f"{run}: finetuned {config.encoder}, whose pooler and classifier have no place in a ResNet-50; export the"
             " pretraining run, or finetune with --encoder resnet50"
         )
+    if isinstance(config, FinetuneConfig) and config.trunk_input == "patches":
+        raise UserError(
+            f"{run}: was finetuned with --trunk-input patches, and a ResNet-50 elsewhere sees whole images; export the"
+            " pretraining run, or finetune with --trunk-input image"
+        )
     weights, _ = read_weights(run, str(run))
     try:
         state = _finetuned(config, weights) if isinstance(config, FinetuneConfig) else _pretrained(config, weights)

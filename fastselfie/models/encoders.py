@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastselfie.config import FinetuneConfig
+from fastselfie.config import FinetuneConfig, ModelConfig
 from fastselfie.models.patches import cut
 from fastselfie.models.pooler import make_pooler
 from fastselfie.models.positions import Positions
@@ -25,9 +25,9 @@ NOT_PRETRAINED = (
 class ResNet50Classifier(nn.Module):
     """ResNet-50v2 on the whole image, or its first three stages patch by patch, and a linear classifier."""
 
-    def __init__(self, config: FinetuneConfig, classes: int) -> None:
+    def __init__(self, config: ModelConfig, classes: int, by_patch: bool = False) -> None:
         super().__init__()
-        self.grid, self.by_patch = config.grid, config.trunk_input == "patches"
+        self.grid, self.by_patch = config.grid, by_patch
         self.trunk = ResNetV2(config, stages=4)
         self.classifier = _linear_classifier(self.trunk.features, classes)
 
@@ -90,7 +90,7 @@ class AttentionClassifier(nn.Module):
 def encoder(config: FinetuneConfig, classes: int) -> ResNet50Classifier | AttentionClassifier:
     """The encoder that ``config.encoder`` names, with fresh weights."""
     if config.encoder == "resnet50":
-        return ResNet50Classifier(config, classes)
+        return ResNet50Classifier(config, classes, by_patch=config.trunk_input == "patches")
     return AttentionClassifier(config, classes)
 
 

@@ -44,15 +44,6 @@ def write_report(measured: Measured, out: Path) -> None:
     _write(measured.folder, files)
 
 
-def write_outputs(measured: Measured) -> None:
-    """Write ``tables/*.md``, ``.csv``, ``.tex`` and ``figures/*.png`` into the protocol's folder.
-
-    Raises:
-        UserError: as `write_report`.
-    """
-    _write(measured.folder, _files(all_tables(measured), all_figures(measured)))
-
-
 def protocol_page(measured: Measured) -> str:
     """The page's HTML, which needs no other file.
 

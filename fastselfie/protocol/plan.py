@@ -121,16 +121,6 @@ class Planner:
         words += [word for name, value in shared.items() if value != "auto" for word in (f"--{name}", value)]
         return Task(name=name, folder=self.folder / name, words=tuple(words), steps=1, needs=pretraining)
 
-    def _must_have(self, settings: dict[str, Any], variant: str) -> None:
-        given = self._given or {}
-        for name, value in settings.items():
-            if given.get(name) != value:
-                flag = "--" + name.replace("_", "-")
-                raise UserError(
-                    f"--from {self.asked.protocol.pretrained}: has {flag} {given.get(name)}, and {variant} needs"
-                    f" {value}; leave --from out, so that every pretraining is made here"
-                )
-
     def _shape(self, kind: Kind) -> dict[str, Any]:
         """The network's shape and the pixels' statistics, which finetuning has as pretraining has them."""
         settings = self._given

@@ -10,6 +10,7 @@ from fastselfie.config import label_share, require
 from fastselfie.evaluation.labels import labelled_test
 from fastselfie.pipelines.sources import fetch, open_source
 from fastselfie.protocol import record
+from fastselfie.protocol.page import write_report
 from fastselfie.protocol.places import places
 from fastselfie.protocol.plan import PRETRAINED, Kind, Planner, Point
 from fastselfie.protocol.progress import Progress
@@ -18,6 +19,9 @@ from fastselfie.protocol.settings import Asked
 from fastselfie.protocol.task import Task
 from fastselfie.protocol.tune import Tuning
 from fastselfie.training.hardware import choose_device
+from fastselfie.training.reporter import say
+
+PAGE = "report.html"
 
 
 def protocol(asked: Asked) -> Path:
@@ -43,6 +47,8 @@ def protocol(asked: Asked) -> Path:
         runner.run(tuning.tasks(), tuning.hopeless)
     points = {kind: tuning.chosen(kind) if tuning else Point() for kind in kinds}
     _make(asked, planner, runner, points, tuning)
+    write_report(record.read_protocol(folder), folder / PAGE)
+    say(f"{folder}: done; {PAGE}, tables/ and figures/ are written")
     return folder
 
 
@@ -54,21 +60,22 @@ def _make(asked: Asked, planner: Planner, runner: Runner, points: dict[Kind, Poi
         for kind, point in points.items()
     ]
     pretrainings: dict[str, Task] = {}
-    of_variant: dict[str, Path] = {}
+    of_variant: dict[tuple[str, Path], None] = {}
     for kind, point in points.items():
         if kind.start == PRETRAINED:
             task = planner.pretraining(kind.variant, point)
+            folder = asked.protocol.pretrained
             if task is not None:
-                pretrainings[task.name] = task
-            given = asked.protocol.pretrained
-            of_variant.setdefault(kind.variant, task.folder if task is not None else given or Path())
+                pretrainings[task.name], folder = task, task.folder
+            assert folder is not None
+            of_variant[kind.variant, folder] = None
     probes = {}
     if asked.protocol.probe:
         for kind, point in points.items():
             if kind.start == PRETRAINED and kind.variant not in probes:
                 probes[kind.variant] = planner.probe(kind.variant, point)
     record.note(
-        planner.folder, runs=runs, pretrainings=of_variant.items(), probes=probes.items(),
+        planner.folder, runs=runs, pretrainings=of_variant, probes=probes.items(),
         trials=tuning.told() if tuning else (),
     )  # fmt: skip
     unique = {task.name: task for task in (*pretrainings.values(), *(task for _, _, task in runs), *probes.values())}

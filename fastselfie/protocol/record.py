@@ -8,14 +8,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fastselfie.config import FinetuneConfig, PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.protocol.measured import Measured, Pretraining, Probed, Score, Trial
 from fastselfie.protocol.plan import PRETRAINED, Kind
-from fastselfie.protocol.settings import Asked
+from fastselfie.protocol.settings import Asked, ProtocolConfig
 from fastselfie.protocol.task import Task, read_object
 from fastselfie.protocol.variants import variant_names
 from fastselfie.training.files import replace_json
-from fastselfie.training.run_folder import FREE, versions
+from fastselfie.training.run_folder import FREE, versions, with_defaults
 from fastselfie.training.session import RESULT
 
 FILE = "protocol.json"
@@ -38,8 +39,13 @@ def claim(folder: Path, asked: Asked, classes: int) -> None:
     before: dict[str, Any] = {}
     if is_protocol(folder):
         before = read_object(folder / FILE)
-        for part, free in (("protocol", _GROWS), ("pretrain", FREE | {"out"}), ("finetune", FREE | {"out"})):
-            _compare(folder, part, before["settings"][part], settings[part], free)
+        kinds: dict[str, tuple[type[Any], frozenset[str]]] = {
+            "protocol": (ProtocolConfig, _GROWS),
+            "pretrain": (PretrainConfig, FREE),
+            "finetune": (FinetuneConfig, FREE),
+        }
+        for part, (kind, free) in kinds.items():
+            _compare(folder, part, with_defaults(kind, before["settings"][part]), settings[part], free)
     elif folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
         raise UserError(f"--out {folder}: is not an empty folder and holds no protocol; choose another")
     protocol = asked.protocol
@@ -106,11 +112,25 @@ def read_protocol(folder: Path) -> Measured:
             asked=len(record["runs"]), labels=tuple(record["labels"]), encoders=tuple(record["encoders"]),
             seeds=tuple(record["seeds"]), variants=tuple(record["variants"]),
             scores=tuple(_scores(folder, record["runs"])), pretrainings=tuple(_pretrainings(folder, record)),
-            probes=tuple(_probes(folder, record["probes"])), trials=tuple(Trial(**t) for t in record["trials"]),
+            settings=tuple(_told(record)),
+            probes=tuple(_probes(folder, record["probes"])),
+            trials=tuple(Trial(**t) for t in record["trials"]),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
         raise UserError(f"{folder / FILE}: is damaged ({what}); run the protocol's command again") from None
+
+
+def _told(record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """What a reader should know of the settings."""
+    finetune, protocol = record["settings"]["finetune"], record["settings"]["protocol"]
+    rate = "rates tuned on labels held back" if protocol["tune"] else f"peak rate {finetune['lr']:g}"
+    yield "finetuning", f"{finetune['steps']:,} steps of {finetune['batch_size']:,} images, {rate}"
+    yield "width", f"{record['settings']['pretrain']['width']:g}"
+    yield "labelled subsets", "another for every seed" if protocol["vary_labels"] else "one for all seeds"
+    made_by = record["made_by"]
+    yield "made on", made_by.get("gpu") or f"{made_by.get('cores')} CPU cores"
+    yield "versions", f"FastSelfie {made_by.get('fastselfie')}, PyTorch {made_by.get('torch')}"
 
 
 def _scores(folder: Path, runs: Iterable[Mapping[str, Any]]) -> Iterable[Score]:

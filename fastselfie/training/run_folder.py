@@ -152,7 +152,7 @@ def _differ(theirs: Any, ours: Any) -> bool:
     return bool(theirs != ours)
 
 
-def with_defaults(kind: type[RunConfig], settings: dict[str, Any]) -> dict[str, Any]:
+def with_defaults(kind: type[Any], settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run, with those that are younger than it at their defaults: that is what it did."""
     fields = [field for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING]
     return {**_as_json({field.name: field.default for field in fields}), **settings}
