@@ -123,9 +123,10 @@ def test_patches_give_pretrainings_u(settings: dict[str, Any], pooler: Any, posi
 def test_resnet50_patch_by_patch(settings: dict[str, Any], side: int) -> None:
     """Stages 1 to 3 of each patch alone, its map laid into the whole one by hand; then stage 4, norm, average."""
     config = finetune_config(**settings, trunk_input="patches")
-    network = ResNet50Classifier(config, classes=10)
+    network = encoder(config, 10)
+    assert isinstance(network, ResNet50Classifier)
     randomise(network, seed=3)
-    network = network.double().eval()
+    network.double().eval()
     images = torch.randn(2, 3, config.image_size, config.image_size, dtype=torch.float64)
     trunk = network.trunk
     with torch.no_grad():

@@ -138,6 +138,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     finished(folder / "whole", "pretrain")
     finished(folder / "attention", "finetune", encoder="resnet36-attention")
+    finished(folder / "patches", "finetune", trunk_input="patches")
     finished(folder / "unfinished", "pretrain")
     (folder / "unfinished" / "encoder.safetensors").unlink()
     finished(folder / "torn", "finetune")
@@ -161,6 +162,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("whole", "out.pt", "out.pt: must end in .safetensors"),
         ("whole", "file/out.safetensors", "file/out.safetensors: cannot be written"),
         ("attention", "out.safetensors", "finetuned resnet36-attention, whose pooler and classifier have no place"),
+        ("patches", "out.safetensors", "was finetuned with --trunk-input patches"),
         ("unfinished", "out.safetensors", "unfinished: is not finished; run its command again"),
         ("torn", "out.safetensors", "encoder.safetensors: cannot be read"),
         ("foreign", "out.safetensors", "foreign: its weights are not of its config.json"),

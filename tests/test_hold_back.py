@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from tests.command import SMALL, in_process, succeed
-from tests.small_networks import finetune_config
 
 from fastselfie.models.encoders import encoder
 from fastselfie.models.weights import load_weights
 from fastselfie.pipelines.source import Split
 from fastselfie.pipelines.sources import open_source
+from tests.command import SMALL, in_process, succeed
+from tests.small_networks import finetune_config
 
 WORDS = ("finetune", *SMALL, "--scratch", "--labels", "50%", "--steps", "4", "--log-every", "2")
 

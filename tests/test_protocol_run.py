@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.command import SMALL, assert_refused, contents, end, in_process, start, succeed
 
 from fastselfie.protocol.record import read_protocol
+from tests.command import SMALL, assert_refused, contents, end, in_process, start, succeed
 
 WORDS = (
     *("protocol", *SMALL, "--steps", "4", "--labels", "50%", "--encoders", "resnet50", "--no-probe", "--out", "out"),

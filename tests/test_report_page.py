@@ -236,7 +236,7 @@ def test_the_gap_has_its_interval_beside_it(tmp_path: Path) -> None:
     """Where the run measured one; a control's gap is 0 whatever is measured."""
     measured = {"held_out_accuracy": 0.5, "accuracy_shuffled": 0.46, "context_gap": 0.04}
     ends = {"context_gap_low": -0.0049, "context_gap_high": 0.0851}
-    expected: dict[str, tuple[dict[str, float], dict[str, Any], str]] = {
+    expected: dict[str, tuple[dict[str, float], dict[str, str | int], str]] = {
         "new": (measured | ends, {}, "95% \u22120.5 to +8.5\u00a0points; 46.0% with another image's summary"),
         "old": (measured, {}, "46.0% with another image's summary"),
         "control": (measured | ends, {"pooler": "none"}, "by construction, with --pooler none"),
