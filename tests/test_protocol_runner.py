@@ -60,7 +60,7 @@ def times(folder: Path, name: str) -> tuple[float, float]:
 def test_two_at_a_time_and_what_is_needed_first(tmp_path: Path) -> None:
     first = task(tmp_path, "a")
     others = [task(tmp_path, "b", needs=first), task(tmp_path, "c"), task(tmp_path, "d")]
-    runner(tmp_path).run([first, *others])
+    runner(tmp_path).run(lambda: [first, *others])
     assert all(one.done for one in (first, *others))
     spans = {name: times(tmp_path, name) for name in "abcd"}
     assert spans["b"][0] > spans["a"][1]
@@ -72,17 +72,25 @@ def test_two_at_a_time_and_what_is_needed_first(tmp_path: Path) -> None:
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     tasks = [task(tmp_path, "a"), task(tmp_path, "b")]
-    runner(tmp_path).run(tasks)
+    runner(tmp_path).run(lambda: tasks)
     before = {one.name: (one.folder / "events").read_text() for one in tasks}
-    runner(tmp_path).run([*tasks, task(tmp_path, "c")])
+    runner(tmp_path).run(lambda: [*tasks, task(tmp_path, "c")])
     assert before == {one.name: (one.folder / "events").read_text() for one in tasks}
     assert (tmp_path / "c" / "result.json").exists()
+
+
+def test_what_a_task_decides_is_done_while_others_run(tmp_path: Path) -> None:
+    quick, slow, decided = task(tmp_path, "quick", steps=1), task(tmp_path, "slow", steps=30), task(tmp_path, "decided")
+    runner(tmp_path).run(lambda: [quick, slow, *([decided] if quick.done else [])])
+    assert times(tmp_path, "decided")[0] > times(tmp_path, "quick")[1]
+    assert times(tmp_path, "decided")[0] < times(tmp_path, "slow")[1]
+    assert slow.done
 
 
 def test_a_failure_is_told_in_its_own_words_and_the_others_are_saved(tmp_path: Path) -> None:
     bad, long = task(tmp_path, "bad", how="fails"), task(tmp_path, "long", steps=400)
     with pytest.raises(UserError, match=r"bad: failed \(2\): --lr 9: was too much; its log is .*bad\.log"):
-        runner(tmp_path).run([bad, long, task(tmp_path, "never", needs=bad)])
+        runner(tmp_path).run(lambda: [bad, long, task(tmp_path, "never", needs=bad)])
     assert (tmp_path / "long" / "saved").exists()
     assert not (tmp_path / "never").exists()
 
@@ -98,7 +106,7 @@ def test_a_signal_saves_all_once_and_says_what_is_left(tmp_path: Path) -> None:
 
     threading.Thread(target=send).start()
     with pytest.raises(Stopped, match=r"1 of 3 runs done, the others are saved; the same command") as stopped:
-        runner(tmp_path).run(tasks)
+        runner(tmp_path).run(lambda: tasks)
     assert stopped.value.status == 128 + signal.SIGTERM
     assert [one.name for one in tasks if (one.folder / "saved").exists()] == ["a", "b"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -110,7 +118,7 @@ def test_a_hopeless_trial_is_stopped_and_recorded(tmp_path: Path) -> None:
     def hopeless(one: Task) -> dict[str, float] | None:
         return {"step": 3, "validation_accuracy": 0.1} if one.name == "bad" and len(one.lines()) >= 3 else None
 
-    runner(tmp_path).run(tasks, hopeless)
+    runner(tmp_path).run(lambda: tasks, hopeless)
     assert json.loads((tmp_path / "bad" / PRUNED).read_text()) == {"step": 3, "validation_accuracy": 0.1}
     assert not (tmp_path / "good" / PRUNED).exists()
     assert all(one.done for one in tasks)
@@ -122,7 +130,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_protocol_runner import runner, task
-runner(Path({str(tmp_path)!r})).run([task(Path({str(tmp_path)!r}), "a", steps=400)])
+runner(Path({str(tmp_path)!r})).run(lambda: [task(Path({str(tmp_path)!r}), "a", steps=400)])
 """
     parent = subprocess.Popen([sys.executable, "-c", program])
     deadline = time.monotonic() + 60

@@ -16,7 +16,7 @@ _FIGURES = (("test_accuracy", "test accuracy"), ("validation_accuracy", "validat
 
 
 class Progress:
-    """For the user of a protocol. One object serves several rounds of tasks, such as tuning and what follows."""
+    """For the user of a protocol."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -31,7 +31,6 @@ class Progress:
     def expect(self, tasks: Sequence[Task]) -> None:
         """What is to be done, with what is done already."""
         self._tasks = list(tasks)
-        self.show([])
 
     def __enter__(self) -> Progress:
         self._bars.start()

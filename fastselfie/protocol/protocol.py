@@ -43,43 +43,53 @@ def protocol(asked: Asked) -> Path:
     tuning = Tuning(asked, planner) if asked.protocol.tune else None
     record.claim(folder, asked, classes)
     runner = Runner(places(device, asked.protocol.jobs), folder / "logs", Progress())
-    if tuning is not None:
-        runner.run(tuning.tasks(), tuning.hopeless)
-    points = {kind: tuning.chosen(kind) if tuning else Point() for kind in kinds}
-    _make(asked, planner, runner, points, tuning)
+    work = _Work(asked, planner, tuning)
+    runner.run(work.tasks, tuning.hopeless if tuning else None)
     write_report(record.read_protocol(folder), folder / PAGE)
     say(f"{folder}: done; {PAGE}, tables/ and figures/ are written")
     return folder
 
 
-def _make(asked: Asked, planner: Planner, runner: Runner, points: dict[Kind, Point], tuning: Tuning | None) -> None:
-    """All runs that are asked for, with settings as chosen: one seed of everything first, then the next."""
-    runs = [
-        (kind, seed, planner.finetuning(kind, seed, point))
-        for seed in range(asked.protocol.seeds)
-        for kind, point in points.items()
-    ]
-    pretrainings: dict[str, Task] = {}
-    of_variant: dict[tuple[str, Path], None] = {}
-    for kind, point in points.items():
-        if kind.start == PRETRAINED:
-            task = planner.pretraining(kind.variant, point)
-            folder = asked.protocol.pretrained
-            if task is not None:
-                pretrainings[task.name], folder = task, task.folder
-            assert folder is not None
-            of_variant[kind.variant, folder] = None
-    probes = {}
-    if asked.protocol.probe:
+class _Work:
+    """What there is to do, which grows while settings are chosen: of a kind that is decided, one seed after another."""
+
+    def __init__(self, asked: Asked, planner: Planner, tuning: Tuning | None) -> None:
+        self._asked, self._planner, self._tuning = asked, planner, tuning
+
+    def tasks(self) -> list[Task]:
+        """Every task that can be named so far; which folder answers what is put down."""
+        points = {
+            kind: self._tuning.chosen(kind) if self._tuning else Point()
+            for kind in self._planner.kinds()
+            if self._tuning is None or self._tuning.decided(kind)
+        }
+        runs = [
+            (kind, seed, self._planner.finetuning(kind, seed, point))
+            for seed in range(self._asked.protocol.seeds)
+            for kind, point in points.items()
+        ]
+        pretrained = {kind.variant: point for kind, point in points.items() if kind.start == PRETRAINED}
+        probes = [(variant, self._planner.probe(variant, point)) for variant, point in pretrained.items()]
+        probes = probes if self._asked.protocol.probe else []
+        record.note(
+            self._planner.folder, runs=runs, pretrainings=self._pretrainings(points), probes=probes,
+            trials=self._tuning.told() if self._tuning else (),
+        )  # fmt: skip
+        named = [*(self._tuning.tasks() if self._tuning else ()), *(task for _, _, task in runs)]
+        named += [task for _, task in probes]
+        needed = {task.needs.name: task.needs for task in named if task.needs is not None}
+        return list({task.name: task for task in (*needed.values(), *named)}.values())
+
+    def _pretrainings(self, points: dict[Kind, Point]) -> dict[tuple[str, Path], None]:
+        """Which pretraining runs a variant has, more than one where the share that is seen was tuned."""
+        found = {}
         for kind, point in points.items():
-            if kind.start == PRETRAINED and kind.variant not in probes:
-                probes[kind.variant] = planner.probe(kind.variant, point)
-    record.note(
-        planner.folder, runs=runs, pretrainings=of_variant, probes=probes.items(),
-        trials=tuning.told() if tuning else (),
-    )  # fmt: skip
-    unique = {task.name: task for task in (*pretrainings.values(), *(task for _, _, task in runs), *probes.values())}
-    runner.run(list(unique.values()))
+            if kind.start == PRETRAINED:
+                task = self._planner.pretraining(kind.variant, point)
+                folder = self._asked.protocol.pretrained if task is None else task.folder
+                assert folder is not None
+                found[kind.variant, folder] = None
+        return found
 
 
 def _classes(asked: Asked, folder: Path) -> int:

@@ -42,33 +42,44 @@ class Runner:
 
     def __init__(self, place: Place, logs: Path, progress: Progress, program: Sequence[str] = PROGRAM) -> None:
         self._place, self._logs, self._progress, self._program = place, logs, progress, program
+        self._tasks: Sequence[Task] = ()
         self._running: list[Running] = []
         self._signal = 0
 
-    def run(self, tasks: Sequence[Task], hopeless: Callable[[Task], dict[str, float] | None] | None = None) -> None:
+    def run(
+        self, tasks: Callable[[], Sequence[Task]], hopeless: Callable[[Task], dict[str, float] | None] | None = None
+    ) -> None:
         """Do what is not done, in the order given where nothing is waited for.
 
         Args:
+            tasks: all there are; asked again when one has ended, as it may have decided what else is to be done.
             hopeless: looked at now and then for every task that runs; figures that say why it may be stopped early,
                 which ``pruned.json`` keeps.
 
         Raises:
             UserError: a task failed; the others are stopped, their states saved. Stopped: a signal came; likewise.
         """
-        waiting = [task for task in tasks if not task.done]
-        self._progress.expect(tasks)
         with self._signals(), self._progress:
             try:
+                waiting = self._ask(tasks, ())
                 while (waiting or self._running) and not self._signal:
                     self._start(waiting)
                     time.sleep(_POLL_S)
-                    self._look(hopeless)
+                    if self._look(hopeless):
+                        waiting = self._ask(tasks, [running.task for running in self._running])
             finally:
                 self._stop_all()
             if self._signal:
-                done = sum(task.done for task in tasks)
-                what = f"stopped with {done} of {len(tasks)} runs done, the others are saved"
+                done = sum(task.done for task in self._tasks)
+                what = f"stopped with {done} of {len(self._tasks)} runs done, the others are saved"
                 raise Stopped(f"{what}; the same command goes on", 128 + self._signal)
+
+    def _ask(self, tasks: Callable[[], Sequence[Task]], running: Sequence[Task]) -> list[Task]:
+        """What is waiting by now."""
+        self._tasks = tasks()
+        self._progress.expect(self._tasks)
+        names = {task.name for task in running}
+        return [task for task in self._tasks if not task.done and task.name not in names]
 
     def _start(self, waiting: list[Task]) -> None:
         """Start what can be started now."""
@@ -97,7 +108,9 @@ class Runner:
         """The file that a task's words go to."""
         return self._logs / f"{task.name.replace('/', '.')}.log"
 
-    def _look(self, hopeless: Callable[[Task], dict[str, float] | None] | None) -> None:
+    def _look(self, hopeless: Callable[[Task], dict[str, float] | None] | None) -> bool:
+        """See to what runs; whether any has ended."""
+        before = len(self._running)
         for running in list(self._running):
             task, code = running.task, running.process.poll()
             if code is None:
@@ -112,6 +125,7 @@ class Runner:
             elif not task.done:
                 raise UserError(f"{task.name}: failed ({code}): {self._last_words(task)}; its log is {self.log(task)}")
             self._progress.ended(task, time.monotonic() - running.started)
+        return len(self._running) < before
 
     def _last_words(self, task: Task) -> str:
         lines = self.log(task).read_text(encoding="utf-8", errors="replace").split("\n")

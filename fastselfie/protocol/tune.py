@@ -66,8 +66,12 @@ class Tuning:
             trial.report(value, step)
         return {"step": judged[-1][0], JUDGED: judged[-1][1]} if trial.should_prune() else None
 
+    def decided(self, kind: Kind) -> bool:
+        """Whether all trials of a kind are done."""
+        return all(task.done for task in self.trials[dataclasses.replace(kind, variant=BASE)].values())
+
     def chosen(self, kind: Kind) -> Point:
-        """The point whose trial came out best; of equals the first of the grid. Call when all trials are done.
+        """The point whose trial came out best; of equals the first of the grid. Call once it is `decided`.
 
         Raises:
             UserError: no trial of this kind was completed.
@@ -84,7 +88,7 @@ class Tuning:
         found = []
         for kind, points in self.trials.items():
             done = {point: task for point, task in points.items() if task.done}
-            best = self.chosen(kind) if len(done) == len(points) else None
+            best = self.chosen(kind) if self.decided(kind) else None
             for point, task in done.items():
                 score = accuracy(task)
                 stopped = None if score is not None else read_object(task.folder / PRUNED)
