@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -237,7 +238,7 @@ def test_the_gap_has_its_interval_beside_it(tmp_path: Path) -> None:
     """Where the run measured one; a control's gap is 0 whatever is measured."""
     measured = {"held_out_accuracy": 0.5, "accuracy_shuffled": 0.46, "context_gap": 0.04}
     ends = {"context_gap_low": -0.0049, "context_gap_high": 0.0851}
-    expected = {
+    expected: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "new": (measured | ends, {}, "95% \u22120.5 to +8.5\u00a0points; 46.0% with another image's summary"),
         "old": (measured, {}, "46.0% with another image's summary"),
         "control": (measured | ends, {"pooler": "none"}, "by construction, with --pooler none"),
@@ -253,7 +254,7 @@ def test_the_gap_has_its_interval_beside_it(tmp_path: Path) -> None:
 def test_what_a_network_has_not_keeps_no_runs_apart(tmp_path: Path) -> None:
     """ResNet-50 has no position vectors, and a baseline from scratch no pretrained pooler: gains by hand."""
     pretraining = write_pretraining(tmp_path / "selfie", positions="query")
-    attention = {"encoder": "resnet36-attention"}
+    attention: dict[str, Any] = {"encoder": "resnet36-attention"}
     runs = [
         pretraining,
         write_finetuning(tmp_path / "a", 0.5),
