@@ -89,6 +89,13 @@ def pretraining(device: torch.device) -> Job:
     return pretraining_job(config, World(rank=0, size=1, device=device), parts)
 
 
+def ablated(device: torch.device) -> Job:
+    settings: dict[str, Any] = {**SMALL, "device": device.type, "masks": "batch", "pooler": "max"}
+    config = PretrainConfig(**settings, held_out=4)
+    parts = divide(config, synthetic_source(32, train=20, test=10))
+    return pretraining_job(config, World(rank=0, size=1, device=device), parts)
+
+
 def finetuning(device: torch.device) -> Job:
     settings: dict[str, Any] = {**SMALL, "device": device.type}
     config = FinetuneConfig(**settings, scratch=True, encoder="resnet36-attention", positions="both")
@@ -101,7 +108,7 @@ def trainer(make: Callable[[torch.device], Job], device: torch.device, folder: P
     return Trainer(make(device), World(rank=0, size=1, device=device), RunFolder(folder))
 
 
-@pytest.mark.parametrize("make", [pretraining, finetuning])
+@pytest.mark.parametrize("make", [pretraining, ablated, finetuning])
 def test_steps_read_nothing(make: Callable[[torch.device], Job], tmp_path: Path) -> None:
     run = trainer(make, torch.device("cpu"), tmp_path)
     with reads() as seen:
@@ -128,7 +135,7 @@ def test_the_detector(read: Callable[[torch.Tensor], object]) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("make", [pretraining, finetuning])
+@pytest.mark.parametrize("make", [pretraining, ablated, finetuning])
 def test_steps_do_not_stall_the_gpu(make: Callable[[torch.device], Job], tmp_path: Path) -> None:
     run = trainer(make, torch.device("cuda", 0), tmp_path)
     for step in range(3):

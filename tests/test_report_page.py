@@ -6,11 +6,13 @@ import re
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from fastselfie.config import PretrainConfig
+from fastselfie.config import FinetuneConfig, PretrainConfig
+from fastselfie.report.comparison import finetuning_table
 from fastselfie.report.page import report
 from fastselfie.report.palette import COLOURS, DARK, DASHES, LIGHT, colour_of, dashes_of
 from fastselfie.report.runs import of_kind, read_runs
@@ -236,7 +238,7 @@ def test_the_gap_has_its_interval_beside_it(tmp_path: Path) -> None:
     """Where the run measured one; a control's gap is 0 whatever is measured."""
     measured = {"held_out_accuracy": 0.5, "accuracy_shuffled": 0.46, "context_gap": 0.04}
     ends = {"context_gap_low": -0.0049, "context_gap_high": 0.0851}
-    expected: dict[str, tuple[dict[str, float], dict[str, str | int], str]] = {
+    expected: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "new": (measured | ends, {}, "95% \u22120.5 to +8.5\u00a0points; 46.0% with another image's summary"),
         "old": (measured, {}, "46.0% with another image's summary"),
         "control": (measured | ends, {"pooler": "none"}, "by construction, with --pooler none"),
@@ -247,3 +249,27 @@ def test_the_gap_has_its_interval_beside_it(tmp_path: Path) -> None:
         (run,) = of_kind(read_runs([write_run(tmp_path / name, "pretrain", [line], line, **settings)]), PretrainConfig)
         gap = headlines(run)[1]
         assert (gap.name, gap.beside) == ("context gap", beside)
+
+
+def test_what_a_network_has_not_keeps_no_runs_apart(tmp_path: Path) -> None:
+    """ResNet-50 has no position vectors, and a baseline from scratch no pretrained pooler: gains by hand."""
+    pretraining = write_pretraining(tmp_path / "selfie", positions="query")
+    attention: dict[str, Any] = {"encoder": "resnet36-attention"}
+    runs = [
+        pretraining,
+        write_finetuning(tmp_path / "a", 0.5),
+        write_finetuning(tmp_path / "b", 0.56, pretraining, positions="query"),
+        write_finetuning(tmp_path / "c", 0.4, **attention),
+        write_finetuning(tmp_path / "d", 0.43, pretraining, **attention),
+        write_finetuning(tmp_path / "e", 0.41, pretraining, **attention, pooler_weights="fresh"),
+        write_finetuning(tmp_path / "f", 0.49, pretraining, **attention, trunk_input="patches"),
+    ]
+    found = read_runs(runs)
+    table = finetuning_table(of_kind(found, FinetuneConfig), of_kind(found, PretrainConfig))
+    told = {row.cells[0]: (row.cells[4], row.cells[6]) for row in table.rows}
+    assert told == {
+        "a": ("from scratch", "–"), "b": ("from selfie", "+6.0\u00a0points"),
+        "c": ("from scratch", "–"), "d": ("from selfie", "+3.0\u00a0points"),
+        "e": ("from selfie, pooler fresh", "+1.0\u00a0points"),
+        "f": ("from selfie", "–"),  # its baseline would see patches too
+    }  # fmt: skip

@@ -15,7 +15,7 @@ from fastselfie.training.run_folder import FREE
 
 # Settings without influence on a test accuracy, and where the weights come from. Runs that differ in these alone
 # compare. Micro-batches change batch norm's groups, so they are not among these.
-_BESIDE = (FREE - {"micro_batch_size"}) | {"scratch", "log_every", "evaluate_every", "recipe"}
+_BESIDE = (FREE - {"micro_batch_size"}) | {"scratch", "pooler_weights", "log_every", "evaluate_every", "recipe"}
 _SEEDS = ("seed", "label_seed")
 
 
@@ -47,7 +47,8 @@ def finetuning_table(runs: Sequence[Run[FinetuneConfig]], pretraining: Sequence[
 
 def comparable(run: Run[FinetuneConfig]) -> dict[str, Any]:
     """What two finetuned runs must have in common for their test accuracies to compare."""
-    settings = {name: value for name, value in dataclasses.asdict(run.config).items() if name not in _BESIDE}
+    beside = _BESIDE | {"positions"} if run.config.encoder == "resnet50" else _BESIDE  # it has none
+    settings = {name: value for name, value in dataclasses.asdict(run.config).items() if name not in beside}
     return settings | {"images": run.images, "labels": label_share(run.config.labels)}
 
 
@@ -64,12 +65,14 @@ def gain(run: Run[FinetuneConfig], runs: Sequence[Run[FinetuneConfig]]) -> float
 
 
 def origin(run: Run[FinetuneConfig], pretraining: Sequence[Run[PretrainConfig]]) -> str:
-    """Where a finetuned run's weights come from: the pretraining run as the page calls it, or its folder's name."""
+    """Where a finetuned run's weights come from: the pretraining run as the page calls it, or its folder's name; and
+    whether the pooler's come from there too."""
     if run.config.pretrained is None:
         return "from scratch"
     path = Path(run.config.pretrained)
     known = [other.name for other in pretraining if other.path.resolve() == path.resolve()]
-    return f"from {known[0] if known else path.name}"
+    fresh = ", pooler fresh" if run.config.pooler_weights == "fresh" else ""
+    return f"from {known[0] if known else path.name}{fresh}"
 
 
 def seeds_table(runs: Sequence[Run[FinetuneConfig]], pretraining: Sequence[Run[PretrainConfig]]) -> Table | None:
