@@ -21,7 +21,7 @@ from fastselfie.training.session import RESULT
 C = TypeVar("C", bound=RunConfig, covariant=True)
 METRICS = (
     "loss", "accuracy", "held_out_accuracy", "accuracy_shuffled", "context_gap", "test_accuracy", "lr",
-    "images_per_second", "data_wait",
+    "knn_accuracy", "knn_accuracy_pooler", "images_per_second", "data_wait",
 )  # fmt: skip
 """What a report reads of a line of metrics.jsonl and of result.json, beside the step."""
 _LARGEST = 1e100
