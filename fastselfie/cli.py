@@ -55,8 +55,8 @@ def _say(line: str, alone: bool = False) -> None:
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
     commands = {
-        "pretrain": _pretrain, "finetune": _finetune, "report": _report, "render": _render, "prepare": _prepare,
-        "doctor": _doctor, "demo": _demo, "--help": _help, "-h": _help, "--version": _version,
+        "pretrain": _pretrain, "finetune": _finetune, "probe": _probe, "report": _report, "render": _render,
+        "prepare": _prepare, "doctor": _doctor, "demo": _demo, "--help": _help, "-h": _help, "--version": _version,
     }  # fmt: skip
     if name not in commands:
         there = ", ".join(word for word in commands if not word.startswith("-"))
@@ -83,6 +83,16 @@ def _finetune(words: Sequence[str]) -> int:
     from fastselfie.evaluation.finetune import finetune
 
     return _trained(lambda: finetune(config))
+
+
+def _probe(words: Sequence[str]) -> int:
+    from fastselfie.arguments import parse_probe
+
+    config = parse_probe(words)
+    from fastselfie.evaluation.probe import probe
+
+    probe(config)
+    return 0
 
 
 def _report(words: Sequence[str]) -> int:
@@ -184,6 +194,7 @@ def _help(words: Sequence[str]) -> int:
         "usage: fastselfie COMMAND ...   (fastselfie COMMAND --help shows its options)\n\n"
         "  pretrain RECIPE [options]                        learn from unlabelled images: which patch belongs where?\n"
         "  finetune RECIPE (--from RUN | --scratch) ...     learn from labels and test\n"
+        "  probe RECIPE --from RUN [options]                classify by what a network has learnt without labels\n"
         "  report RUN... [--out FILE.html]                  curves, tables and pictures of runs in one page\n"
         "  render --out DIR                                 write the synthetic scenes as JPEG files\n"
         "  prepare SRC DST                                  check images, shrink them and pack them into shards\n"

@@ -87,15 +87,15 @@ def _positions(config: FinetuneConfig) -> Literal["both", "query"]:
     return config.positions or "both"
 
 
-def labelled_test(source: Source) -> AnySplit:
-    """The split to test on.
+def labelled_test(source: Source, work: str = "finetuning") -> AnySplit:
+    """The split to test on; ``work`` says for what.
 
     Raises:
         UserError: the source has no labels or no test images.
     """
     require(
         bool(source.classes),
-        f"--data: the images of {source.name} have no labels; finetuning needs class folders in train/ and val/",
+        f"--data: the images of {source.name} have no labels; {work} needs class folders in train/ and val/",
     )
     if source.test is None:
         raise UserError(f"--data: {source.name} has no val/ or test/ to test on; add one with the same class folders")

@@ -56,7 +56,7 @@ def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
     Raises:
         UserError: it is not finished, damaged, or its network does not fit ``config``.
     """
-    settings, file = read_settings(path), path / ENCODER
+    settings = read_settings(path)
     for name in SHARED:
         if getattr(config, name) != settings.get(name):
             flag = "--" + name.replace("_", "-")
@@ -65,6 +65,16 @@ def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
         raise UserError(
             f"--from {path}: was pretrained with --pooler none, so there is no pooler for --encoder {config.encoder}"
         )
+    return read_encoder(path)
+
+
+def read_encoder(path: Path) -> Pretrained:
+    """The weights that the pretraining run at ``path`` ended with.
+
+    Raises:
+        UserError: it is not finished, or they are damaged.
+    """
+    file = path / ENCODER
     try:
         data = file.read_bytes()
         weights = safetensors.torch.load(data)

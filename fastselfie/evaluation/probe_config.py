@@ -1,4 +1,4 @@
-"""Settings of a probe. Like `fastselfie.config` without torch: field names are the command line's, docstrings its help."""
+"""Settings of a probe, in the manner of `fastselfie.config`: without torch, and with the command line's names."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fastselfie.config import KNN_NEIGHBOURS, KNN_TEMPERATURE, label_share, requ
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """Classifiers on the features of a pretrained network that stays as it is. Its shape, seed and channel statistics
-    are the run's, and so is nothing here."""
+    """Classifiers on the features of a pretrained network that stays as it is. What it is and how it
+    sees pixels is the run's affair: none of that can be set here."""
 
     recipe: str
     """The recipe whose images are looked at."""
@@ -50,7 +50,7 @@ class ProbeConfig:
     hardware_share: float | None = None
     """Share of the JPEG images that a GPU's hardware decoder takes. None: 0.65."""
     index: Path | None = None
-    """Folder in which listings of the data are kept, so that the next start is quick. None: .index beside the result."""
+    """Folder in which listings of the data are kept. None: .index beside the result."""
     max_bad_share: float = 0.01
     """Share of the images that may turn out unusable; they are named in quarantine.csv and left out."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

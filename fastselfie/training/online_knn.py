@@ -1,4 +1,4 @@
-"""Nearest neighbours while pretraining goes on: are the features getting better? Labels are looked at, not trained on."""
+"""Nearest neighbours while pretraining goes on: do the features get better? Labels are looked at, not trained on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.source import AnySplit, Source
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.pretext.task import PixelFormat
-from fastselfie.randomness import Purpose, random_bits
+from fastselfie.randomness import epoch_order
 from fastselfie.training.data import loading
 from fastselfie.training.features import POOLER, TRUNK_IMAGE, Extractor, gather_features
 from fastselfie.training.job import Evaluation
@@ -47,10 +47,11 @@ def online_knn(
     """``knn_accuracy`` of the trunk on whole images and, where there is a pooler, ``knn_accuracy_pooler`` of u.
 
     Args:
-        train: the split whose images may be neighbours. asked: a pipeline of plain views over ``images`` others.
+        train: the split whose images may be neighbours, the first that training would meet. asked: a pipeline of plain
+            views over ``images`` others.
     """
     labels_S, view = torch.from_numpy(train.labels_S), View.of(config, config.grid).plain()
-    rows = _drawn(config.seed, len(train))[: config.knn_images].sort().values
+    rows = epoch_order(config.seed, 0, len(train))[: config.knn_images].sort().values
     known = open_pipeline(
         train, view=view, seed=config.seed, device=world.device, rows=rows, loading=loading(config, world, _CHUNK)
     )
@@ -72,9 +73,3 @@ def online_knn(
         return {_METRICS[kind]: of_kind / total for kind, of_kind in zip(kinds, right, strict=True)}
 
     return Evaluation(every=config.knn_every, measure=measure)
-
-
-def _drawn(seed: int, images: int) -> Tensor:
-    """The order in which images become neighbours: int64 (images,)."""
-    sample_S = torch.arange(images)
-    return random_bits(seed, Purpose.LABELS, torch.zeros_like(sample_S), sample_S, 1)[:, 0].argsort(stable=True)
