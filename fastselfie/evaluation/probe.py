@@ -21,11 +21,11 @@ from fastselfie.errors import LocalError
 from fastselfie.evaluation.finetune import SUBSET, labelled_test
 from fastselfie.evaluation.frozen import frozen_network, frozen_settings, read_weights
 from fastselfie.evaluation.linear import check_labels, linear_probe
-from fastselfie.evaluation.pretrained import Pretrained
 from fastselfie.evaluation.probe_config import ProbeConfig
 from fastselfie.evaluation.probe_features import ProbedImages
 from fastselfie.evaluation.probe_table import show
 from fastselfie.evaluation.subsets import labelled_subset, write_subset
+from fastselfie.models.selfie import Selfie
 from fastselfie.pipelines.view import View
 from fastselfie.training.data import open_data, with_decoder
 from fastselfie.training.features import Features
@@ -55,6 +55,7 @@ def probe(config: ProbeConfig) -> Path:
         run, world = here.config, here.world
         require(world.size == 1, "fastselfie probe: works in one process; start it without torchrun")
         weights, step = read_weights(config.pretrained, run, config.checkpoint)
+        network = frozen_network(run, world, weights)
         source = open_data(run, world)
         run, how = with_decoder(run, source, View.of(run, run.grid).plain(), world)
         test = labelled_test(source, "probing")
@@ -82,7 +83,7 @@ def probe(config: ProbeConfig) -> Path:
                 "data": source.name, "labels": config.labels, "label_seed": config.label_seed,
                 "labelled_images": len(rows), "classes": len(source.classes),
             }  # fmt: skip
-            result = about | _probed(config, images, weights, step) | {"made_by": _versions()}
+            result = about | _probed(config, images, network, step) | {"made_by": _versions()}
             replace_json(out / RESULT, result)
         show(result)
         say(f"{out}: done")
@@ -100,7 +101,7 @@ def _check(config: ProbeConfig, labels_n: Tensor) -> None:
         check_labels(labels_n, config.labels)
 
 
-def _probed(config: ProbeConfig, images: ProbedImages, weights: Pretrained, step: int) -> dict[str, Any]:
+def _probed(config: ProbeConfig, images: ProbedImages, pretrained: Selfie, step: int) -> dict[str, Any]:
     """Figures of the networks that are asked for, one after the other."""
     assert config.out is not None
     world, quarantine = images.world, images.quarantine
@@ -109,7 +110,7 @@ def _probed(config: ProbeConfig, images: ProbedImages, weights: Pretrained, step
     about: dict[str, Any] = {"knn_neighbours": config.neighbours, "temperature": config.temperature}
     for name in ("pretrained", "fresh") if config.fresh else ("pretrained",):
         started = time.perf_counter()
-        network = frozen_network(images.run, world, weights if name == "pretrained" else None)
+        network = pretrained if name == "pretrained" else frozen_network(images.run, world, None)
         try:
             train, test = images.features(network, patch_statistics=name == "fresh")
         except torch.OutOfMemoryError:
