@@ -131,6 +131,8 @@ def test_statistics_are_means_of_the_batches_moments(norm: str) -> None:
     columns = [maps.double().numpy().transpose(1, 0, 2, 3).reshape(maps.shape[1], -1) for maps in reached]
     estimated = copied.get_submodule(norm)
     assert isinstance(estimated, nn.BatchNorm2d)
+    assert estimated.running_mean is not None
+    assert estimated.running_var is not None
     np.testing.assert_allclose(estimated.running_mean, np.mean([c.mean(axis=1) for c in columns], axis=0), atol=2e-4)
     variance = np.mean([c.var(axis=1, ddof=1) for c in columns], axis=0)
     np.testing.assert_allclose(estimated.running_var, variance, rtol=2e-3)

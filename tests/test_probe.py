@@ -29,16 +29,15 @@ NETWORK = ("--width", "0.0625", "--heads", "4", "--device", "cpu", "--precision"
 STEPS = 6
 PRETRAIN = (
     *("pretrain", "tiny", *NETWORK, "--batch-size", "16", "--steps", str(STEPS), "--held-out", "60"),
-    *("--checkpoint-every", "3", "--log-every", "4", "--knn-every", "2", "--knn-images", "120"),
+    *("--checkpoint-every", "3", "--log-every", "4", "--knn-every", "2", "--knn-images", "900"),
 )
 
 
 def write_cifar(folder: Path, labels: np.ndarray[Any, Any], shown: np.ndarray[Any, Any]) -> Path:
-    """CIFAR-10's layout: images of the colours ``shown``, a little noise on them, that are called ``labels``."""
-    generator, folder = np.random.default_rng(0), folder / "cifar-10-batches-py"
+    """CIFAR-10's layout: images all of one of the colours ``shown``, that are called ``labels``."""
+    folder = folder / "cifar-10-batches-py"
     folder.mkdir(parents=True)
-    noise = generator.integers(-8, 9, (len(shown), 3, 1024))
-    pixels = (COLOURS[shown][:, :, None] + noise).clip(0, 255).astype(np.uint8).reshape(-1, 3072)
+    pixels = np.repeat(COLOURS[shown].astype(np.uint8), 1024, axis=1)  # channel by channel
     edges = [*range(0, TRAIN + 1, TRAIN // 5), TRAIN + TEST]
     names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
     for name, start, stop in zip(names, edges[:-1], edges[1:], strict=True):
@@ -54,8 +53,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def colours(here: Path) -> Path:
-    """Ten classes, of one colour each."""
-    labels = np.random.default_rng(1).integers(0, 10, TRAIN + TEST)
+    """Ten classes, of one colour each, with as many images to train on as neighbours vote."""
+    generator = np.random.default_rng(1)
+    labels = np.concatenate([generator.permutation(np.arange(images) % 10) for images in (TRAIN, TEST)])
     return write_cifar(here / "colours", labels, labels)
 
 
@@ -244,8 +244,8 @@ def test_refusals(run: Path, colours: Path, tmp_path: Path) -> None:
         "was pretrained by recipe tiny on 32x32 images, and imagenet224 has 224x224; probe with recipe tiny"
     )
     for data, lack in ((flat, "labels"), (untested, "val/ or test/ to ask for")):
-        words = ("--data", data, "--batch-size", "4", "--knn-every", "5", "--device", "cpu")
-        line = assert_refused(in_process("pretrain", "tiny", *words, cwd=tmp_path))
+        asked = ("--data", data, "--batch-size", "4", "--knn-every", "5", "--device", "cpu")
+        line = assert_refused(in_process("pretrain", "tiny", *asked, cwd=tmp_path))
         assert f"--knn-every 5: {data.name} has no {lack}" in line
     assert {name: data for name, data in contents(tmp_path).items() if ".index" not in name} == before
 

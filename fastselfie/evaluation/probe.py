@@ -16,7 +16,7 @@ import sklearn
 import torch
 from torch import Tensor
 
-from fastselfie.config import label_share, require
+from fastselfie.config import PretrainConfig, label_share, require
 from fastselfie.errors import LocalError
 from fastselfie.evaluation.finetune import SUBSET, labelled_test
 from fastselfie.evaluation.frozen import frozen_network, frozen_settings, read_weights
@@ -26,6 +26,7 @@ from fastselfie.evaluation.probe_features import ProbedImages
 from fastselfie.evaluation.probe_table import show
 from fastselfie.evaluation.subsets import labelled_subset, write_subset
 from fastselfie.models.selfie import Selfie
+from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.view import View
 from fastselfie.training.data import open_data, with_decoder
 from fastselfie.training.features import Features
@@ -34,7 +35,7 @@ from fastselfie.training.neighbours import nearest_classes
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.reporter import say
 from fastselfie.training.run_folder import RunFolder, versions
-from fastselfie.training.session import RESULT, session
+from fastselfie.training.session import RESULT, Session, session
 
 
 def probe(config: ProbeConfig) -> Path:
@@ -47,47 +48,52 @@ def probe(config: ProbeConfig) -> Path:
     Raises:
         UserError: see `fastselfie.errors`.
     """
-    require(config.pretrained is not None, "--from RUN: name the pretraining run whose network is looked at")
-    assert config.pretrained is not None
-    out = config.out or Path("runs") / f"{config.recipe}-probe"
+    path, out = config.pretrained, config.out or Path("runs") / f"{config.recipe}-probe"
+    require(path is not None, "--from RUN: name the pretraining run whose network is looked at")
+    assert path is not None
     config = dataclasses.replace(config, out=out)
-    with session(frozen_settings(config, config.pretrained)) as here:
-        run, world = here.config, here.world
-        require(world.size == 1, "fastselfie probe: works in one process; start it without torchrun")
-        weights, step = read_weights(config.pretrained, run, config.checkpoint)
-        network = frozen_network(run, world, weights)
-        source = open_data(run, world)
-        run, how = with_decoder(run, source, View.of(run, run.grid).plain(), world)
-        test = labelled_test(source, "probing")
-        labels_S = torch.from_numpy(source.train.labels_S)
-        rows = labelled_subset(labels_S, label_share(config.labels), config.label_seed)
-        _check(config, labels_S[rows])
+    with session(frozen_settings(config, path)) as here:
+        require(here.world.size == 1, "fastselfie probe: works in one process; start it without torchrun")
+        weights, step = read_weights(path, here.config, config.checkpoint)
+        network = frozen_network(here.config, here.world, weights)
+        images, source, how = _images(config, here)
         facts = {"images": source.fingerprint(), "contents": source.probes(), "weights": weights.fingerprint}
-        resolved = {name: getattr(run, name) for name in ("device", "precision", "kernels", "decoder")}
+        resolved = {name: getattr(images.run, name) for name in ("device", "precision", "kernels", "decoder")}
         folder = RunFolder(out)
         folder.claim(dataclasses.replace(config, **resolved), "probe", facts)
         if (out / RESULT).exists():
             say(f"{out}: already done; its figures are in {RESULT}")
             show(json.loads((out / RESULT).read_text()))
             return out
-        with folder.locked(world):
-            say(f"data {source.name}: {len(rows)} labelled images, {len(test)} to test on{how}")
+        about = {
+            "recipe": config.recipe, "pretrained": str(path), "step": step, "seed": images.run.seed,
+            "data": source.name, "labels": config.labels, "label_seed": config.label_seed,
+            "labelled_images": len(images.rows), "classes": len(source.classes),
+        }  # fmt: skip
+        with folder.locked(here.world):
+            say(f"data {source.name}: {len(images.rows)} labelled images, {len(images.test)} to test on{how}")
             say("using " + ", ".join(f"{name} {resolved[name]}" for name in ("device", "precision", "kernels")))
-            write_subset(out / SUBSET, rows)
-            quarantine = Quarantine(len(rows) + len(test), config.max_bad_share)
-            images = ProbedImages(
-                run=run, world=world, train=source.train, rows=rows, test=test, quarantine=quarantine
-            )  # fmt: skip
-            about = {
-                "recipe": config.recipe, "pretrained": str(config.pretrained), "step": step, "seed": run.seed,
-                "data": source.name, "labels": config.labels, "label_seed": config.label_seed,
-                "labelled_images": len(rows), "classes": len(source.classes),
-            }  # fmt: skip
-            result = about | _probed(config, images, network, step) | {"made_by": _versions()}
+            write_subset(out / SUBSET, images.rows)
+            made_by = versions() | {"scikit-learn": sklearn.__version__}
+            result = about | _probed(config, images, network, step) | {"made_by": made_by}
             replace_json(out / RESULT, result)
-        show(result)
-        say(f"{out}: done")
+    show(result)
+    say(f"{out}: done")
     return out
+
+
+def _images(config: ProbeConfig, here: Session[PretrainConfig]) -> tuple[ProbedImages, Source, str]:
+    """What is looked at, its source, and a line for the user on how it is loaded."""
+    source = open_data(here.config, here.world)
+    run, how = with_decoder(here.config, source, View.of(here.config, here.config.grid).plain(), here.world)
+    test, labels_S = labelled_test(source, "probing"), torch.from_numpy(source.train.labels_S)
+    rows = labelled_subset(labels_S, label_share(config.labels), config.label_seed)
+    _check(config, labels_S[rows])
+    quarantine = Quarantine(len(rows) + len(test), config.max_bad_share)
+    images = ProbedImages(
+        run=run, world=here.world, train=source.train, rows=rows, test=test, quarantine=quarantine
+    )  # fmt: skip
+    return images, source, how
 
 
 def _check(config: ProbeConfig, labels_n: Tensor) -> None:
@@ -150,7 +156,3 @@ def _classified(
         right = (chosen_T == test.labels_S).double().mean().item()
         found |= {"knn": right, "knn_s": round(time.perf_counter() - started, 1)}
     return found
-
-
-def _versions() -> dict[str, str | None]:
-    return versions() | {"scikit-learn": sklearn.__version__}
