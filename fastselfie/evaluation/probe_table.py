@@ -25,7 +25,7 @@ def show(result: dict[str, Any]) -> None:
         f" {result['tested_images']} test images; the most frequent class has {result['most_frequent_class']:.3f}",
         title_justify="left",
     )
-    table.add_column("features of a frozen network")
+    table.add_column("features", no_wrap=True)
     for network, classifier in columns:
         table.add_column(f"{_NETWORKS[network]}, {_CLASSIFIERS[classifier]}", justify="right")
     for kind in dict.fromkeys(p["features"] for p in probes):
