@@ -14,11 +14,12 @@ from tyro import _errors as tyro_errors  # its documented hook for parse errors,
 
 from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, require
 from fastselfie.errors import UserError
+from fastselfie.evaluation.probe_config import ProbeConfig
 from fastselfie.pipelines.allotment import cores
 from fastselfie.recipes import RECIPES, recipe
 from fastselfie.training.weights_header import header_settings, is_weights_file
 
-C = TypeVar("C", bound=RunConfig)
+C = TypeVar("C", bound=RunConfig | ProbeConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,15 @@ class FinetuneArguments(FinetuneConfig):
     pretrained: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN|FILE")] = None
     """A pretraining run's folder to start from; its --width and the rest of its shape become the defaults. Or a
     .safetensors file, what `fastselfie export` writes or saved from timm's resnetv2_50."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeArguments(ProbeConfig):
+    """Classify by the features of a frozen network. Usage: fastselfie probe RECIPE --from RUN [options]."""
+
+    recipe: Annotated[str, tyro.conf.Suppress] = ""
+    pretrained: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """The pretraining run whose network is looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,15 +175,31 @@ def parse_finetune(words: Sequence[str]) -> FinetuneConfig:
         from fastselfie.evaluation.pretrained import inherited, read_settings  # torch: only when there is a run to read
 
         settings = read_settings(Path(started_from))
-        theirs, size = settings.get("recipe"), settings.get("image_size")
-        if theirs != name and size != default.image_size:
-            raise UserError(
-                f"--from {started_from}: was pretrained by recipe {theirs} on {size}x{size} images, and {name} has"
-                f" {default.image_size}x{default.image_size}; finetune with recipe {theirs}"
-            )
+        _same_size("finetune", started_from, settings, name, default.image_size)
         encoder = _value_of("--encoder", options) or default.encoder
         default = dataclasses.replace(default, **inherited(settings, encoder))
     return _parse(FinetuneArguments, FinetuneConfig, default, options, f"fastselfie finetune {name}")
+
+
+def parse_probe(words: Sequence[str]) -> ProbeConfig:
+    """What a probe looks at. Raises `UserError` in one line."""
+    name, options = split_recipe("probe", words)
+    started_from, size = _value_of("--from", options), recipe(name).pretrain.image_size
+    if started_from is not None:
+        from fastselfie.evaluation.pretrained import read_settings  # torch: only when there is a run to read
+
+        _same_size("probe", started_from, read_settings(Path(started_from)), name, size)
+    return _parse(ProbeArguments, ProbeConfig, ProbeConfig(recipe=name), options, f"fastselfie probe {name}")
+
+
+def _same_size(command: str, run: str, settings: dict[str, Any], name: str, size: int) -> None:
+    """Refuse a run whose images are not of the size that recipe ``name`` has."""
+    theirs, its = settings.get("recipe"), settings.get("image_size")
+    if theirs != name and its != size:
+        raise UserError(
+            f"--from {run}: was pretrained by recipe {theirs} on {its}x{its} images, and {name} has {size}x{size};"
+            f" {command} with recipe {theirs}"
+        )
 
 
 def parse(kind: type[Any], words: Sequence[str], program: str) -> Any:

@@ -56,9 +56,9 @@ def _say(line: str, alone: bool = False) -> None:
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
     commands = {
-        "pretrain": _pretrain, "finetune": _finetune, "protocol": _protocol, "report": _report, "export": _export,
-        "render": _render, "prepare": _prepare, "doctor": _doctor, "demo": _demo, "--help": _help, "-h": _help,
-        "--version": _version,
+        "pretrain": _pretrain, "finetune": _finetune, "probe": _probe, "protocol": _protocol, "report": _report,
+        "export": _export, "render": _render, "prepare": _prepare, "doctor": _doctor, "demo": _demo,
+        "--help": _help, "-h": _help, "--version": _version,
     }  # fmt: skip
     if name not in commands:
         there = ", ".join(word for word in commands if not word.startswith("-"))
@@ -85,6 +85,16 @@ def _finetune(words: Sequence[str]) -> int:
     from fastselfie.evaluation.finetune import finetune
 
     return _trained(lambda: finetune(config))
+
+
+def _probe(words: Sequence[str]) -> int:
+    from fastselfie.arguments import parse_probe
+
+    config = parse_probe(words)
+    from fastselfie.evaluation.probe import probe
+
+    probe(config)
+    return 0
 
 
 def _protocol(words: Sequence[str]) -> int:
@@ -220,6 +230,7 @@ def _help(words: Sequence[str]) -> int:
         "usage: fastselfie COMMAND ...   (fastselfie COMMAND --help shows its options)\n\n"
         "  pretrain RECIPE [options]                        learn from unlabelled images: which patch belongs where?\n"
         "  finetune RECIPE (--from RUN|FILE | --scratch)... learn from labels and test\n"
+        "  probe RECIPE --from RUN [options]                classify by what a network has learnt without labels\n"
         "  protocol RECIPE [options]                        both, for subsets and seeds: the paper's tables\n"
         "  report RUN... | PROTOCOL [--out FILE.html]       curves, tables and pictures of runs in one page\n"
         "  export RUN --to FILE.safetensors                 its ResNet-50v2 for plain PyTorch and timm\n"

@@ -17,6 +17,8 @@ from fastselfie.errors import UserError
 STAGE_WIDTHS = (64, 128, 256, 512)
 EXPANSION = 4
 POOLER_DEPTH = 3
+KNN_NEIGHBOURS, KNN_TEMPERATURE = 20, 0.07
+"""Of the weighted nearest neighbours, as usual for frozen features (Wu et al. 2018 take 200 and 0.07)."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -233,9 +235,21 @@ class PretrainConfig(RunConfig):
     held_out: int = 1_024
     """Test images on which accuracy and context gap are measured, without padding or crop. Of a source without any,
     at most a tenth of the training images is set aside for it. 0: none, and no gap is measured."""
+    knn_every: int = 0
+    """Steps between looks at the features: the classes of the held-out images by their nearest neighbours among
+    training images. Takes labels, which training does not see. 0: none."""
+    knn_images: int = 5_000
+    """Training images that may be neighbours, at most; the seed decides which."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.knn_every >= 0, f"--knn-every {self.knn_every}: must be at least 1, or 0 for none")
+        require(self.knn_images >= 1, f"--knn-images {self.knn_images}: must be at least 1")
+        require(
+            not self.knn_every or self.held_out > 0,
+            f"--knn-every {self.knn_every}: asks for the classes of the held-out images, and --held-out 0 has none;"
+            " leave one of them out",
+        )
         require(math.isfinite(self.keep) and 0 < self.keep < 1, f"--keep {self.keep}: must be above 0 and below 1")
         visible = visible_patches(self.keep, self.patches)
         require(

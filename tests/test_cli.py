@@ -24,12 +24,19 @@ SHARED = (
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ((), ("pretrain", "finetune", "report", "render", "prepare", "doctor", "demo", "cifar10", "tiny")),
-        (("--help",), ("pretrain", "finetune", "report", "render", "prepare", "doctor", "demo", "cifar10", "tiny")),
+        ((), ("pretrain", "finetune", "probe", "report", "render", "prepare", "doctor", "demo", "cifar10", "tiny")),
+        (
+            ("--help",),
+            ("pretrain", "finetune", "probe", "report", "render", "prepare", "doctor", "demo", "cifar10", "tiny"),
+        ),
         (("pretrain", "--help"), ("--keep", "--task", *(f"--{name}" for name in SHARED))),
         (("pretrain", "imagenet224", "--help"), ("--keep", "224")),
         (("finetune", "-h"), ("--from", "--scratch", "--encoder", "--labels", *(f"--{name}" for name in SHARED))),
         (("finetune", "tiny", "--help"), ("--from", "resnet36-attention")),
+        (
+            ("probe", "tiny", "--help"),
+            ("--from", "--checkpoint", "--labels", "--neighbours", "--temperature", "--no-fresh"),
+        ),
         (("report", "--help"), ("RUN...", "--out")),
         (("prepare", "--help"), ("SRC", "DST", "--size", "--side", "--quality", "--workers", "--shard-mb")),
         (("doctor", "--help"), ()),

@@ -10,6 +10,7 @@ import pytest
 
 from fastselfie.config import FinetuneConfig, PretrainConfig, label_share
 from fastselfie.errors import UserError
+from fastselfie.evaluation.probe_config import ProbeConfig
 from fastselfie.recipes import RECIPES, recipe
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -42,6 +43,17 @@ REFUSED_IN_PRETRAINING: list[tuple[str, dict[str, Any]]] = [
     *[("--pooler-depth", {"pooler_depth": value}) for value in (-1, 5)],
     *[("--pooler-depth", {"pooler": pooler, "pooler_depth": 2}) for pooler in ("mean", "max", "none")],
     *[("--position-std", {"position_std": value}) for value in (NAN, 0.0, -1.0, INFINITY)],
+    *[("--knn-every", settings) for settings in ({"knn_every": -1}, {"knn_every": 5, "held_out": 0})],
+    *[("--knn-images", {"knn_images": value}) for value in (0, -1)],
+]
+REFUSED_IN_PROBING: list[tuple[str, dict[str, Any]]] = [
+    *[("--labels", {"labels": value}) for value in ("0%", "8")],
+    *[("--label-seed", {"label_seed": value}) for value in (-1, 2**63)],
+    *[("--checkpoint", {"checkpoint": value}) for value in (0, -1)],
+    *[("--neighbours", {"neighbours": value}) for value in (0, -1)],
+    *[("--temperature", {"temperature": value}) for value in (NAN, INFINITY, 0.0, -0.07)],
+    *[("--batch-size", {"batch_size": value}) for value in (0, -1)],
+    ("--no-linear", {"linear": False, "knn": False}),
 ]
 REFUSED_IN_FINETUNING: list[tuple[str, dict[str, Any]]] = [
     *[("--labels", {"labels": value}) for value in ("0%", "0.0%", "120%", "abc", "", "8", "-8%", "nan%", "8%%")],
@@ -85,6 +97,11 @@ def test_nonsense_is_refused_in_pretraining(flag: str, settings: dict[str, Any])
 @pytest.mark.parametrize(("flag", "settings"), REFUSED_IN_FINETUNING)
 def test_nonsense_is_refused_in_finetuning(flag: str, settings: dict[str, Any]) -> None:
     assert starts_with_flag(refusal(FinetuneConfig, settings), flag)
+
+
+@pytest.mark.parametrize(("flag", "settings"), REFUSED_IN_PROBING)
+def test_nonsense_is_refused_in_probing(flag: str, settings: dict[str, Any]) -> None:
+    assert starts_with_flag(refusal(ProbeConfig, settings), flag)
 
 
 def test_an_error_is_one_line_whatever_it_quotes() -> None:

@@ -22,7 +22,7 @@ from tests.command import (
 
 STEPS = 24
 LENGTH = ("--steps", str(STEPS), "--log-every", "5", "--checkpoint-every", "9", "--evaluate-every", "7")
-PRETRAIN = ("pretrain", *SMALL, "--held-out", "20", *LENGTH)
+PRETRAIN = ("pretrain", *SMALL, "--held-out", "20", "--knn-every", "4", "--knn-images", "60", *LENGTH)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fastselfie.errors import UserError
-from fastselfie.report.charts import MOST_POINTS, Quantity, points
+from fastselfie.report.charts import CHARTS, MOST_POINTS, Quantity, points, quantities_of
 from fastselfie.report.page import report
 from fastselfie.report.runs import distinct_names, read_runs
 from fastselfie.report.tables import differences
@@ -49,6 +49,18 @@ def test_what_pretraining_started_from_is_told(tmp_path: Path) -> None:
         write_run(tmp_path / f"tuned{n}", "finetune", [{"step": 1}], pretrained=file) for n, file in enumerate(files)
     ]
     assert differences(read_runs(tuned)) is None
+
+
+def test_nearest_neighbours_have_a_chart(tmp_path: Path) -> None:
+    lines = [{"step": step, "loss": 1.0, "knn_accuracy": 0.3 + step / 100} for step in (10, 20)]
+    run = write_run(tmp_path / "run", "pretrain", lines)
+    (read,) = read_runs([run])
+    (chart,) = [chart for chart in CHARTS if chart.name == "knn_accuracy"]
+    (quantity,) = quantities_of(chart, [read])  # of the pooler there is nothing to show
+    assert points(read, quantity) == [(10, 0.4), (20, 0.5)]
+    report([run], tmp_path / "page.html")
+    assert chart.title in (tmp_path / "page.html").read_text()
+    assert (run / "figures" / "knn_accuracy.png").exists()
 
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ STEPS = 40
 COMMAND = (
     *("pretrain", *SMALL, "--held-out", "20", "--steps", str(STEPS)),
     *("--log-every", "7", "--checkpoint-every", "10", "--evaluate-every", "9"),
+    *("--knn-every", "12", "--knn-images", "60"),
 )
 
 
@@ -58,7 +59,7 @@ def killed(killed_run: Path, tmp_path: Path) -> Path:
 
 
 def test_the_reference_run_logs_what_it_should(reference: Path) -> None:
-    assert [line["step"] for line in metrics(reference)] == [7, 9, 14, 18, 21, 27, 28, 35, 36, 40]
+    assert [line["step"] for line in metrics(reference)] == [7, 9, 12, 14, 18, 21, 24, 27, 28, 35, 36, 40]
     assert checkpoints(reference) == [30, 40]
     assert all(is_whole(checkpoint(reference, step)) for step in (30, 40))
 

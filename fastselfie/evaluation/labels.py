@@ -40,22 +40,22 @@ def divide(config: FinetuneConfig, source: Source) -> tuple[Tensor, Judged]:
     return rows, Judged(split=source.train, rows=judged, name="validation")
 
 
-def labelled(source: Source) -> AnySplit:
-    """The training split. Raises `UserError` where it has no labels."""
+def labelled(source: Source, work: str = "finetuning") -> AnySplit:
+    """The training split; ``work`` says for what. Raises `UserError` where it has no labels."""
     require(
         bool(source.classes),
-        f"--data: the images of {source.name} have no labels; finetuning needs class folders in train/ and val/",
+        f"--data: the images of {source.name} have no labels; {work} needs class folders in train/ and val/",
     )
     return source.train
 
 
-def labelled_test(source: Source) -> AnySplit:
-    """The split to test on.
+def labelled_test(source: Source, work: str = "finetuning") -> AnySplit:
+    """The split to test on; ``work`` says for what.
 
     Raises:
         UserError: the source has no labels or no test images.
     """
-    labelled(source)
+    labelled(source, work)
     if source.test is None:
         raise UserError(f"--data: {source.name} has no val/ or test/ to test on; add one with the same class folders")
     return source.test

@@ -92,6 +92,15 @@ def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
         if getattr(config, name) != settings[name]:
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag} {getattr(config, name)}: {path} was pretrained with {flag} {settings[name]}")
+    return read_encoder(path)
+
+
+def read_encoder(path: Path) -> Pretrained:
+    """The weights that the pretraining run at ``path`` ended with.
+
+    Raises:
+        UserError: it is not finished, or they are damaged.
+    """
     weights, fingerprint = read_weights(path, f"--from {path}")
     return Pretrained(weights=weights, fingerprint=fingerprint)
 

@@ -78,6 +78,14 @@ class Selfie(nn.Module):
             h_BnD = h_BnD + F.embedding(places_BN[:, : self.visible], self.positions())
         return self.pooler(self.pooler.with_u0(h_BnD)), h_BmD
 
+    def summarise(self, h_BND: Tensor) -> Tensor:
+        """u (B, D) of images of which all N patches are visible, from what the trunk makes of these, row by row in the
+        grid. There is none with ``pooler="none"``."""
+        assert self.pooler is not None, "this network has no pooler"
+        if self.positions_in_encoder:
+            h_BND = h_BND + self.positions()
+        return self.pooler(self.pooler.with_u0(h_BND))
+
     def place(self, patches: Tensor, places_BN: Tensor) -> Tensor:
         """Which masked patch the network puts at each masked place: int64 (B, m), indices into the m masked patches.
 

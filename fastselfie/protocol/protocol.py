@@ -82,7 +82,7 @@ class _Work:
 
     def _pretrainings(self, points: dict[Kind, Point]) -> dict[tuple[str, Path], None]:
         """Which pretraining runs a variant has, more than one where the share that is seen was tuned."""
-        found = {}
+        found: dict[tuple[str, Path], None] = {}
         for kind, point in points.items():
             if kind.start == PRETRAINED:
                 task = self._planner.pretraining(kind.variant, point)

@@ -9,7 +9,12 @@ from typing import Literal
 from fastselfie.config import PretrainConfig, RunConfig
 from fastselfie.report.runs import Run
 
-EVALUATED = frozenset({"held_out_accuracy", "accuracy_shuffled", "context_gap", "test_accuracy", "test_loss"})
+EVALUATED = frozenset(
+    {
+        *("held_out_accuracy", "accuracy_shuffled", "context_gap", "test_accuracy", "test_loss"),
+        *("knn_accuracy", "knn_accuracy_pooler"),
+    }
+)
 """Metrics that are measured now and then, on images that the run does not train on."""
 MOST_POINTS = 240
 """A curve of more lines than this is averaged over neighbours: a chart is that many points wide."""
@@ -77,6 +82,15 @@ CHARTS = (
         ),
         share=True,
         signed=True,
+    ),
+    Chart(
+        name="knn_accuracy",
+        title="Nearest neighbours on frozen features",
+        quantities=(
+            Quantity(metric="knn_accuracy", label="of the trunk on whole images"),
+            Quantity(metric="knn_accuracy_pooler", label="of the pooler's summary", role="second"),
+        ),
+        share=True,
     ),
     Chart(
         name="learning_rate",

@@ -21,7 +21,8 @@ from fastselfie.training.session import RESULT
 C = TypeVar("C", bound=RunConfig, covariant=True)
 METRICS = (
     "loss", "accuracy", "held_out_accuracy", "accuracy_shuffled", "context_gap", "context_gap_low",
-    "context_gap_high", "test_accuracy", "test_loss", "lr", "images_per_second", "data_wait",
+    "context_gap_high", "knn_accuracy", "knn_accuracy_pooler", "test_accuracy", "test_loss", "lr",
+    "images_per_second", "data_wait",
 )  # fmt: skip
 """What a report reads of a line of metrics.jsonl and of result.json, beside the step."""
 _LARGEST = 1e100

@@ -65,7 +65,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
         _remove_old(folder, checkpoint.step, keep)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        newest = max(_steps(folder), default=None)
+        newest = max(saved_steps(folder), default=None)
         left = "there is no earlier one" if newest is None else f"the one of step {newest} is as it was"
         raise UserError(
             f"{folder}: cannot write the checkpoint of step {checkpoint.step} ({error.strerror}); {left};"
@@ -75,7 +75,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
 
 def _remove_old(folder: Path, newest: int, keep: int) -> None:
     """Keep ``keep`` checkpoints up to step ``newest``, none beyond: training fell back from those, they are damaged."""
-    steps = _steps(folder)
+    steps = saved_steps(folder)
     for step in [*[s for s in steps if s > newest], *[s for s in steps if s <= newest][:-keep]]:
         shutil.rmtree(folder / f"{_PREFIX}{step:09d}")
 
@@ -90,7 +90,7 @@ def newest_whole(folder: Path, warn: Callable[[str], None]) -> int | None:
         UserError: there are checkpoints and all are damaged.
     """
     damaged = []
-    for step in reversed(_steps(folder)):
+    for step in reversed(saved_steps(folder)):
         try:
             load(folder, step)
         except UserError as error:
@@ -136,7 +136,7 @@ def _load(folder: Path) -> Checkpoint:
     )  # fmt: skip
 
 
-def _steps(folder: Path) -> list[int]:
+def saved_steps(folder: Path) -> list[int]:
     """Steps of the checkpoints below ``folder``, ascending."""
     names = (path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*"))
     return sorted(int(name) for name in names if name.isdigit())

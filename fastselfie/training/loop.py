@@ -153,7 +153,7 @@ class Trainer:
             UserError: the loss is not finite, or more images are bad than may be; then the state is saved.
         """
         config, line, evaluated = self.job.config, {}, {}
-        if done % config.evaluate_every == 0 or done == config.steps:
+        if self.job.due(done):
             with self.throughput.paused():
                 evaluated = self._evaluate_or_save(done)
         if done % config.log_every == 0 or done == config.steps:
@@ -180,23 +180,21 @@ class Trainer:
 
     def owes(self, start: int) -> bool:
         """Whether a checkpoint was written after ``start`` steps because their evaluation met a bad file."""
-        config = self.job.config
-        due = start % config.evaluate_every == 0 or start == config.steps
-        return due and start > 0 and not self.world.in_main(lambda: self.folder.has_line(start))
+        return start > 0 and bool(self.job.due(start)) and not self.world.in_main(lambda: self.folder.has_line(start))
 
     def _evaluate_or_save(self, done: int) -> dict[str, float]:
         """Evaluate before anything of this step is logged: where a bad file prevents it, a resumed run begins here."""
         try:
-            return self.evaluate()
+            return self.evaluate(done)
         except LocalError:
             if not self.world.distributed:
                 self.save(done)
             raise
 
-    def evaluate(self) -> dict[str, float]:
-        """The job's figures of the network as it stands."""
+    def evaluate(self, done: int) -> dict[str, float]:
+        """The figures that ``done`` steps make due, of the network as it stands."""
         with self._evaluation():
-            return self.job.evaluate()
+            return {name: value for measure in self.job.due(done) for name, value in measure().items()}
 
     def watch(self, done: int) -> None:
         """Look at single images after ``done`` steps, where that is due."""

@@ -19,6 +19,7 @@ from fastselfie.pretext.task import PixelFormat
 from fastselfie.randomness import Purpose, random_bits
 from fastselfie.training.data import fits, loading, open_data, with_decoder
 from fastselfie.training.job import Job, micro_batch_size
+from fastselfie.training.online_knn import check_labels, online_knn
 from fastselfie.training.placements import IMAGES, Placements
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.session import count_over, make_network, run, session
@@ -43,6 +44,7 @@ def pretrain(config: PretrainConfig) -> Path:
         start = read_starting_point(config, config.pretrained) if config.pretrained is not None else None
         source = open_data(config, world)
         config, how = with_decoder(config, source, View.of(config, config.grid), world)
+        check_labels(config, source)
         parts = divide(config, source)
         fits(config, len(parts.rows))
         job = pretraining_job(config, world, parts, start)
@@ -111,7 +113,8 @@ def pretraining_job(config: PretrainConfig, world: World, parts: Parts, start: S
 
     network: Selfie = make_network(make, config, world)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    task = SelfieTask(config, network, PixelFormat.of(config, world.device, dtype))
+    pixels = PixelFormat.of(config, world.device, dtype)
+    task = SelfieTask(config, network, pixels)
     pipeline = open_pipeline(
         parts.train, view=task.view, seed=config.seed, device=world.device, rows=parts.rows,
         loading=loading(config, world, micro_batch_size(config, world)),
@@ -130,8 +133,13 @@ def pretraining_job(config: PretrainConfig, world: World, parts: Parts, start: S
         return context_gap(counts) | context_gap_interval(counts)
 
     watch = Placements(config.steps, lambda: next(plain.in_order([(0, IMAGES)])), task.placements)
+    also = []
+    if config.knn_every:
+        images = len(parts.held_out_rows)
+        also.append(online_knn(config, world, network, parts.train, pixels, plain, images, quarantine))
     return Job(
-        config=config, task=task, pipeline=pipeline, evaluate=evaluate, quarantine=quarantine, watch=watch
+        config=config, task=task, pipeline=pipeline, evaluate=evaluate, quarantine=quarantine, watch=watch,
+        also=tuple(also),
     )  # fmt: skip
 
 

@@ -19,7 +19,8 @@ from fastselfie.training.world import World
 _SHOWN = (
     ("loss", "loss {:.3f}"), ("accuracy", "accuracy {:.3f}"), ("images_per_second", "{:.0f} images/s"),
     ("data_wait", "data wait {:.1%}"), ("context_gap", "context gap {:+.3f}"),
-    ("test_accuracy", "test accuracy {:.4f}"), ("validation_accuracy", "validation accuracy {:.4f}"),
+    ("knn_accuracy", "kNN accuracy {:.3f}"), ("test_accuracy", "test accuracy {:.4f}"),
+    ("validation_accuracy", "validation accuracy {:.4f}"),
 )  # fmt: skip
 
 

@@ -12,20 +12,22 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import safetensors
 import torch
 
 import fastselfie
-from fastselfie.config import RunConfig
 from fastselfie.errors import UserError
 from fastselfie.kernels.dispatch import triton_version
 from fastselfie.pipelines.decoder import dali_version
 from fastselfie.pipelines.source import Probes
 from fastselfie.training.files import replace_bytes, replace_json
 from fastselfie.training.world import World
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 # What a run may change when it goes on: where things lie, how often it saves, and how a step is computed. The last
 # changes rounding, and micro-batches change batch norm's groups. The images and the pretrained weights are compared by
@@ -48,11 +50,12 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self._config = path / "config.json"
 
-    def claim(self, config: RunConfig, command: str, facts: dict[str, Any]) -> None:
+    def claim(self, config: DataclassInstance, command: str, facts: dict[str, Any]) -> None:
         """Make the folder, or check that it holds a run of the same settings.
 
         Args:
-            facts: what the settings resolve to that must be the same again, such as the images' fingerprint.
+            config: settings by their names on the command line. facts: what the settings resolve to that must be the
+                same again, such as the images' fingerprint.
 
         Raises:
             UserError: the folder holds something else; names the first setting that differs.

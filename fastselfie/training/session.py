@@ -99,19 +99,26 @@ def make_network(make: Callable[[], nn.Module], config: RunConfig, world: World)
     return network
 
 
+def turns(world: World, images: int, chunk: int) -> list[tuple[int, int]]:
+    """This process's chunks [start, stop) of ``images``, at most ``chunk`` long: processes take turns at them.
+
+    They are of nearly equal size, so none is left with a single image.
+    """
+    chunks = -(-images // chunk)
+    edges = [images * index // chunks for index in range(chunks + 1)]
+    return [(edges[index], edges[index + 1]) for index in range(world.rank, chunks, world.size)]
+
+
 def count_over(
     world: World, pipeline: Pipeline, images: int, chunk: int, values: int, count: Callable[[Batch], Tensor],
     quarantine: Quarantine,
 ) -> Tensor:  # fmt: skip
     """Sum ``count(batch)``, int64 (values,), over the first ``images`` of a pipeline, at most ``chunk`` at a time.
 
-    Processes take turns at the chunks. They are of nearly equal size, so none is left with a single image. Images that
-    cannot be used are left out and noted in ``quarantine``.
+    Images that cannot be used are left out and noted in ``quarantine``.
     """
-    chunks = -(-images // chunk)
-    edges = [images * index // chunks for index in range(chunks + 1)]
     total = torch.zeros(values, dtype=torch.int64, device=world.device)
-    for batch in pipeline.in_order([(edges[i], edges[i + 1]) for i in range(world.rank, chunks, world.size)]):
+    for batch in pipeline.in_order(turns(world, images, chunk)):
         quarantine.note(batch.refused)
         total += count(batch)
     return world.sum_(total)

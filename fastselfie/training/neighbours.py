@@ -1,0 +1,50 @@
+"""Weighted k nearest neighbours on frozen features (Wu, Xiong, Yu, Lin 2018, section 3.4).
+
+Shapes: S labelled images, B asked ones, D features, C classes, k neighbours.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastselfie.config import KNN_NEIGHBOURS, KNN_TEMPERATURE
+
+_CHUNK = 1 << 24  # similarities held at once
+
+
+@torch.no_grad()
+def nearest_classes(
+    asked_BD: Tensor, known_SD: Tensor, labels_S: Tensor, *, k: int = KNN_NEIGHBOURS,
+    temperature: float = KNN_TEMPERATURE,
+) -> Tensor:  # fmt: skip
+    """The class that the ``k`` nearest neighbours of each asked image vote for: int64 (B,).
+
+    Near is a large cosine similarity s; a neighbour's vote weighs exp(s / temperature). Of equally near ones the first
+    of ``known_SD`` count, of equally strong classes the first. Computed in fp32 whatever autocast says, votes in fp64.
+
+    Args:
+        asked_BD, known_SD: features, on one device, known ones at least one. labels_S: int64 (S,), likewise.
+        k: more than S means all.
+    """
+    k, C = min(k, len(known_SD)), int(labels_S.max()) + 1
+    with torch.autocast(known_SD.device.type, enabled=False):
+        known_DS = F.normalize(known_SD.float(), dim=1).T
+        asked_BD = F.normalize(asked_BD.float(), dim=1)
+        parts = asked_BD.split(max(1, _CHUNK // len(known_SD)))
+        votes = [_votes(part @ known_DS, labels_S, k, temperature, C) for part in parts]
+    return torch.cat(votes).argmax(dim=1) if votes else labels_S[:0]
+
+
+def _votes(similarity_BS: Tensor, labels_S: Tensor, k: int, temperature: float, classes: int) -> Tensor:
+    """Weights of the classes, fp64 (B, C), up to a factor a row."""
+    similarity_Bk, index_Bk = similarity_BS.topk(k, dim=1)
+    # Which of equally near ones `topk` takes is nobody's promise.
+    tied_B = (similarity_BS >= similarity_Bk[:, -1:]).sum(dim=1) > k
+    if bool(tied_B.any()):
+        index_Bk[tied_B] = similarity_BS[tied_B].argsort(dim=1, descending=True, stable=True)[:, :k]
+    # Relative to the nearest, which changes no winner: exp(1 / temperature) may be out of range.
+    weight_Bk = ((similarity_Bk - similarity_Bk[:, :1]).double() / temperature).exp()
+    chosen_BkC = F.one_hot(labels_S[index_Bk], classes).double()
+    return (weight_Bk[:, :, None] * chosen_BkC).sum(dim=1)

@@ -1,0 +1,104 @@
+"""The linear classifier on frozen features, against another solver, and what it must not look at."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastselfie.errors import UserError
+from fastselfie.evaluation.linear import STRENGTHS, check_labels, linear_probe
+
+
+def problem(images: int, seed: int, signal: float = 1.5) -> tuple[Tensor, Tensor]:
+    """Features of very different scales, some of which tell the class a little; the last is constant."""
+    generator = torch.Generator().manual_seed(seed)
+    labels_S = torch.randint(0, 3, (images,), generator=generator)
+    x_SD = torch.randn(images, 8, generator=generator)
+    x_SD[:, :3] += signal * torch.eye(3)[labels_S]
+    x_SD = x_SD * torch.tensor([1.0, 100.0, 0.01, 1.0, 5.0, 1.0, 30.0, 0.0]) + 4
+    return x_SD, labels_S
+
+
+def fitted(x: NDArray[np.float64], y: NDArray[np.int64], strength: float) -> NDArray[np.float64]:
+    """Weights and biases, (D + 1, 3), that minimise C times the cross entropies plus half the weights' squared norm."""
+    bias, one_hot = np.ones((len(x), 1)), np.eye(3)[y]
+    rows = np.concatenate([x, bias], axis=1)
+
+    def objective(flat: NDArray[np.float64]) -> float:
+        w = flat.reshape(-1, 3)
+        scores = rows @ w
+        losses = scipy.special.logsumexp(scores, axis=1) - (scores * one_hot).sum(axis=1)
+        return float(strength * losses.sum() + 0.5 * (w[:-1] ** 2).sum())
+
+    solved = scipy.optimize.minimize(objective, np.zeros(rows.shape[1] * 3), method="BFGS")
+    weights: NDArray[np.float64] = solved.x.reshape(-1, 3)
+    return weights
+
+
+def share(x: NDArray[np.float64], y: NDArray[np.int64], w: NDArray[np.float64]) -> float:
+    return float(((x @ w[:-1] + w[-1]).argmax(axis=1) == y).mean())
+
+
+def standardised(x: Tensor, by: Tensor) -> NDArray[np.float64]:
+    mean, deviation = by.double().mean(dim=0), by.double().std(dim=0, correction=0)
+    return ((x.double() - mean) / torch.where(deviation > 0, deviation, 1.0)).numpy()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_another_solver_agrees(seed: int) -> None:
+    (x, y), (test_x, test_y) = problem(300, seed), problem(500, seed + 10)
+    found = linear_probe(x, y, test_x, test_y, seed=3)
+    scores = []
+    for strength in STRENGTHS:  # the tenth that is held back is found by what the others give
+        w = fitted(standardised(x, x), y.numpy(), strength)
+        scores.append(share(standardised(test_x, x), test_y.numpy(), w))
+    assert found.accuracy == pytest.approx(scores[STRENGTHS.index(found.c)], abs=0.0041)  # two at the border
+    assert found.converged
+    assert 0.6 < found.accuracy < 0.95
+
+
+def test_the_penalty_is_chosen_on_training_labels_alone() -> None:
+    (x, y), (test_x, test_y) = problem(300, 0), problem(60, 5)
+    own, other = (linear_probe(x, y, test_x, labels, seed=0) for labels in (test_y, (test_y + 1) % 3))
+    assert (own.c, own.validation_accuracy) == (other.c, other.validation_accuracy)
+    assert own.accuracy > other.accuracy
+
+
+def test_a_strong_penalty_is_chosen_where_features_are_noise_in_many_dimensions() -> None:
+    """With as many features as images a weak one learns the noise by heart."""
+    generator = torch.Generator().manual_seed(0)
+    y, test_y = torch.arange(400) % 2, torch.arange(400) % 2
+    x, test_x = (torch.randn(400, 400, generator=generator) + 0.1 * labels[:, None] for labels in (y, test_y))
+    found = linear_probe(x, y, test_x, test_y, seed=0)
+    assert found.c <= 1e-2
+    assert found.accuracy > 0.7
+
+
+def test_shuffled_labels_give_chance() -> None:
+    x, _ = problem(300, 0)
+    test_x, _ = problem(1000, 1)
+    generator = torch.Generator().manual_seed(2)
+    y, test_y = (torch.randint(0, 3, (count,), generator=generator) for count in (300, 1000))
+    found = linear_probe(x, y, test_x, test_y, seed=0)
+    low, high = scipy.stats.binom.ppf([1e-6, 1 - 1e-6], 1000, 1 / 3) / 1000
+    assert low <= found.accuracy <= high
+
+
+def test_a_class_with_one_image_is_trained_on() -> None:
+    """Ten images of two classes, one of a third that lies far away: held back, it could not be learnt."""
+    x = torch.cat([torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([[50.0, 50.0]])])
+    x[:10, 0] += 20
+    y = torch.tensor([0] * 10 + [1] * 10 + [2])
+    found = linear_probe(x, y, x, y, seed=0)
+    assert found.validation_accuracy == 1
+    assert found.accuracy >= 20 / 21
+
+
+def test_nothing_to_hold_back() -> None:
+    check_labels(torch.tensor([0, 1, 1]), "1%")
+    with pytest.raises(UserError, match="--labels 1%: leaves one image of each class"):
+        check_labels(torch.arange(10), "1%")
