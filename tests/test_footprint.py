@@ -82,7 +82,7 @@ def test_it_is_the_sum_of_what_is_held(tmp_path: Path) -> None:
     size = sum(path.stat().st_size for path in tmp_path.iterdir()) / 10
     loading = Loading(threads=3, prefetch=5, batch=200, decoder="turbo")
     told = footprint(files, View(size=16), loading, CPU)
-    expected = 10 * 5 * 8 + 1000 * 2 * size + (1000 + 400) * 16 * 16 * 3 + 3 * 2 * 8 * 12 * 3 + (25 << 20)
+    expected = 1000 * 2 * size + (1000 + 400) * 16 * 16 * 3 + 3 * 2 * 8 * 12 * 3 + (25 << 20)
     assert told == Footprint(host=round(expected), device=0)
     on_device = footprint(files, View(size=16), loading, torch.device("cuda"))
     assert on_device.device == 400 * 16 * 16 * 3
