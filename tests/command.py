@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from unittest import mock
 
 from tests.warm_start import Forked, environment
@@ -26,6 +26,7 @@ SMALL = (
     *("--device", "cpu", "--precision", "fp32"),
 )
 """Recipe and options of a run of a few seconds."""
+Process: TypeAlias = subprocess.Popen[str] | Forked
 PROGRAM = (sys.executable, "-m", "fastselfie")
 
 
@@ -37,7 +38,7 @@ def torchrun(processes: int) -> tuple[str, ...]:
 
 def start(
     *words: str | Path, cwd: Path, program: Sequence[str] = (), before: Callable[[], None] | None = None
-) -> subprocess.Popen[str] | Forked:
+) -> Process:
     """Start a command, where nothing is said by which ``program`` or what is to run in the child ``before`` it, in a
     process that need not import torch."""
     if not program and before is None:
@@ -48,7 +49,7 @@ def start(
     )  # fmt: skip
 
 
-def end(process: subprocess.Popen[str] | Forked) -> subprocess.CompletedProcess[str]:
+def end(process: Process) -> subprocess.CompletedProcess[str]:
     """Wait until it ends; kill it where it does not."""
     try:
         out, err = process.communicate(timeout=TIMEOUT_S)
