@@ -19,7 +19,7 @@ demo: $(VENV)/ready
 
 # Two at a time: the tests compute with one thread each. A file's tests stay together and share its runs.
 test: $(VENV)/ready
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # `kernels/` and `pipelines/` lie beside the package that they are installed into; the type checker sees them inside.
 lint: $(VENV)/ready

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +57,12 @@ class Kernel:
 
 
 @contextmanager
-def compiled_for(architecture: int) -> Iterator[list[Kernel]]:
+def compiled_for(
+    architecture: int, left_out: Callable[[str, str], bool] = lambda name, arguments: False
+) -> Iterator[list[Kernel]]:
     """Inside, launches compile for ``architecture``. The list gets each kernel once: one that differs in nothing but
-    which of its arguments are divisible by 16 is not compiled again."""
+    which of its arguments are divisible by 16 is not compiled again. ``left_out`` is asked once for each, by name and
+    arguments as in `Kernel`, whether to leave it out."""
     kernels: list[Kernel] = []
     seen: set[tuple[str, str]] = set()
     asked: list[tuple[str, str]] = []
@@ -71,6 +74,8 @@ def compiled_for(architecture: int) -> Iterator[list[Kernel]]:
         if one in seen:
             return True
         seen.add(one)
+        if left_out(*one):
+            return True
         asked.append(one)
         return False
 

@@ -2,9 +2,9 @@
 
 The shards are made on the spot: a few hundred images of 32 pixels a side over and over, so all of them are in the page
 cache. Each measurement is a process of its own, the sizes taking turns. ``open`` is from the path to the source,
-``first`` from there to the first batch: what is imported is imported before. Peaks are of resident memory, the pages
-of the mapped index among them, when the batches are through; growth is against the fewest images. ``order`` is what
-sorting an epoch's order takes by itself, which is part of ``first``.
+``first`` from there to the first batch: what is imported is imported before. Peaks are of resident memory, mapped
+files among it, when the batches are through; growth is against the fewest images. ``order`` is what a batch's entries
+in the order of an epoch take by themselves, which is part of ``first``.
 
     python -m bench.many_images --out bench/results/many_images_cpu.json
 """
@@ -36,13 +36,12 @@ from fastselfie.pipelines.decoders import choose_decoder
 from fastselfie.pipelines.file_pipeline import Loading
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.pipeline import Pipeline
+from fastselfie.pipelines.sampler import Sampler
 from fastselfie.pipelines.sources import open_source
 from fastselfie.pipelines.view import View
-from fastselfie.randomness import epoch_order
 
 _VIEW = View(size=SIDE, grid=4, crop="resized", min_area=0.08, flip=True)
 _CPU = torch.device("cpu")
-_EPOCH_UNUSED = 12345  # of which the sampler keeps no order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,7 @@ def measured(folder: Path, loading: Loading, seconds: float) -> Measured:
     rate = loaded / (time.perf_counter() - first)
     peak_mib = _peak_mib()
     before = time.perf_counter()
-    epoch_order(0, _EPOCH_UNUSED, len(source.train))
+    Sampler(seed=0, size=len(source.train), device=_CPU).samples(0, loading.batch)
     return Measured(
         open_s=opened - started, first_s=first - opened, order_s=time.perf_counter() - before, peak_mib=peak_mib,
         images_per_second=rate,

@@ -81,6 +81,19 @@ def _faults(row: Row) -> Iterable[str]:
         yield f"{row}: {row.shared_bytes} bytes of shared memory, a block may have {limit}"
 
 
+def heaviest(rows: Iterable[Row]) -> set[tuple[str, str, int]]:
+    """Keys of those that take most registers, stack or shared memory, of each kernel in bf16 or not on each
+    architecture: they come to a limit first."""
+    alike: dict[tuple[str, bool, int], list[Row]] = {}
+    for row in rows:
+        alike.setdefault((row.kernel, "bf16" in row.arguments, row.architecture), []).append(row)
+    return {
+        max(group, key=lambda row, name=name: getattr(row, name) or 0).key  # type: ignore[misc]
+        for group in alike.values()
+        for name in ("registers", "stack_bytes", "shared_bytes")
+    }
+
+
 def table(rows: Iterable[Row]) -> str:
     """For a terminal, a line a row."""
     lines = [f"{'arch':6} {'registers':>9} {'stack':>5} {'shared':>6}  kernel"]

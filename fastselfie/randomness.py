@@ -5,21 +5,28 @@ Every random choice about a sample is a pure function of (seed, epoch, sample, p
 ``mix(state + (d + 1) * GAMMA)``. Written with wrapping int64 arithmetic alone, so that NumPy arrays, CPU tensors and
 CUDA tensors give the same bits.
 
-Shapes: B samples, K draws a sample, N items to permute, S samples in a data set.
+Shapes: B samples, K draws a sample, N items to permute.
 """
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
-_CHUNK = 1 << 18
+_ROUNDS, _LEAST_SIDE = 12, 4
+
+STREAM = 2
+"""The number of the stream: another one when another order, crop or mask comes of the same seed. A run is finished
+under the number that it was begun under."""
 
 
 class Purpose(IntEnum):
@@ -116,11 +123,59 @@ def permutations(seed: int, purpose: Purpose, epoch_B: Tensor, sample_B: Tensor,
     return random_bits(seed, purpose, epoch_B, sample_B, items).argsort(dim=1, stable=True)
 
 
-def epoch_order(seed: int, epoch: int, size: int, device: torch.device | str = "cpu") -> Tensor:
-    """The order in which epoch ``epoch`` visits a data set of ``size`` samples: int64 (size,), a permutation."""
-    key_S = torch.empty(size, device=device, dtype=torch.int64)
-    for start in range(0, size, _CHUNK):  # a million at once would take a dozen times their memory on the way
-        sample_B = torch.arange(start, min(start + _CHUNK, size), device=device, dtype=torch.int64)
-        epoch_B = torch.full_like(sample_B, epoch)
-        key_S[start : start + _CHUNK] = random_bits(seed, Purpose.ORDER, epoch_B, sample_B, 1)[:, 0]
-    return key_S.argsort(stable=True)
+def shuffled(key: int | NDArray[np.uint64], place_B: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """What lies at each place of a shuffled [0, size), place by place: the cost is that of the places asked for.
+
+    A Feistel network of twelve rounds (Luby, Rackoff 1988) permutes a grid that is hardly larger than ``size``; what
+    it sends out of [0, size) goes through again until it is inside (Black, Rogaway 2002). Round r adds to one
+    coordinate draw r * 2**20 + other coordinate of the generator whose state is ``key``. Computed on the host: whether
+    to go on is a look at the numbers, for which a device would have to be waited for.
+
+    Args:
+        key: `scalar_key` of what the permutation depends on, or one a place, uint64 (B,).
+        place_B: int64 (B,), each in [0, size). size: at most 2**40.
+
+    Returns:
+        int64 (B,), each in [0, size); for one key different places give different numbers.
+    """
+    if not 0 < size <= 1 << 40:
+        raise ValueError(f"size must be in [1, 2**40], got {size}")
+    key_B = np.broadcast_to(np.asarray(key, dtype=np.uint64), place_B.shape)
+    at_B = _feistel(key_B, place_B.astype(np.uint64), *_grid(size))
+    while len(outside_K := np.flatnonzero(at_B >= size)):
+        at_B[outside_K] = _feistel(key_B[outside_K], at_B[outside_K], *_grid(size))
+    return at_B.astype(np.int64)
+
+
+def _grid(size: int) -> tuple[int, int]:
+    """Columns and rows. An even number of columns makes odd permutations as likely as even ones; grids of fewer than
+    four would have to be mixed for longer."""
+    columns = max(math.isqrt(size - 1) + 1, _LEAST_SIDE)
+    columns += columns % 2
+    return columns, max(-(-size // columns), _LEAST_SIDE)
+
+
+def _feistel(key_B: NDArray[np.uint64], place_B: NDArray[np.uint64], columns: int, rows: int) -> NDArray[np.uint64]:
+    row_B, column_B = np.divmod(place_B, np.uint64(columns))
+    for number in range(0, _ROUNDS, 2):
+        column_B = _wrapped(column_B + _drawn(key_B, number, row_B, columns), columns)
+        row_B = _wrapped(row_B + _drawn(key_B, number + 1, column_B, rows), rows)
+    return row_B * np.uint64(columns) + column_B
+
+
+def _wrapped(sum_B: NDArray[np.uint64], high: int) -> NDArray[np.uint64]:
+    """``sum_B % high`` of numbers below 2 * high, without a division: what would be negative is huge."""
+    return np.minimum(sum_B, sum_B - np.uint64(high))
+
+
+def _drawn(key_B: NDArray[np.uint64], number: int, half_B: NDArray[np.uint64], high: int) -> NDArray[np.uint64]:
+    """Integers on [0, high) by the formula of `integers`: draw ``number * 2**20 + half`` of the state ``key``."""
+    x = key_B + (half_B + np.uint64((number << 20) + 1)) * np.uint64(_GAMMA)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
+    return (((x ^ (x >> np.uint64(31))) >> np.uint64(21)) * np.uint64(high)) >> np.uint64(43)
+
+
+def epoch_order(seed: int, epoch: int, size: int) -> Tensor:
+    """The order in which epoch ``epoch`` visits a data set of ``size`` samples, whole: int64 (size,), a permutation."""
+    return torch.from_numpy(shuffled(scalar_key(seed, Purpose.ORDER, epoch), np.arange(size), size))

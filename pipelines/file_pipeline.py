@@ -22,6 +22,7 @@ from fastselfie.pipelines.decoders import HARDWARE_SHARE, DecoderName, make_deco
 from fastselfie.pipelines.draws import window_draws
 from fastselfie.pipelines.gathering import Gatherer, Request
 from fastselfie.pipelines.graph_runner import Encoded
+from fastselfie.pipelines.rows import AllBut, Rows
 from fastselfie.pipelines.sampler import Sampler
 from fastselfie.pipelines.source import EncodedImages
 from fastselfie.pipelines.undecodable import Undecodable
@@ -57,12 +58,12 @@ class FilePipeline:
 
     def __init__(
         self, images: EncodedImages, *, view: View, seed: int, device: torch.device, loading: Loading,
-        rows: Tensor | None = None,
+        rows: Rows | None = None,
     ) -> None:  # fmt: skip
         self.view, self.seed = view, seed
         self._device, self._loading = device, loading
-        self._labels_S = torch.from_numpy(images.labels_S)
-        self._rows = torch.arange(len(images)) if rows is None else rows.cpu()
+        rows = AllBut(len(images)) if rows is None else rows
+        self._rows = rows.cpu() if isinstance(rows, Tensor) else rows
         self._sampler = Sampler(seed=seed, size=len(self._rows), device=torch.device("cpu"))
         self._gatherer = Gatherer(images, self._rows, seed, loading.threads)
         self._decoder = make_decoder(
@@ -177,7 +178,7 @@ class FilePipeline:
             flip_B = self._there(self._flip(epoch_K, sample_K).bool())
         return Batch(
             view=view, pixels=self._there(pixels), epoch_B=self._there(epoch_K), sample_B=self._there(sample_K),
-            labels_B=self._there(self._labels_S[request.images()]), corner_B2=corner_B2, flip_B=flip_B,
+            labels_B=self._there(self._gatherer.labels(request)), corner_B2=corner_B2, flip_B=flip_B,
             # Only in the stream does another image stand in for a bad one.
             entry=request.asked[0] if request.substituted else None, refused=tuple(request.refused.values()),
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """How much memory a loader will take, told before it starts: the sum of what it holds, from a look at a few images.
 
 What is bounded: batches being read, batches being decoded, and of each thread the largest image that it meets. Nothing
-grows with the number of steps; with the number of images grow only labels and orders, 8 bytes each.
+grows with the number of steps, and of packed shards nothing with the number of images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from fastselfie.pipelines.view import View
 
 _LOOKED_AT = 256  # images
 _READERS = 4
-_ORDERS = 5  # int64 an image: its label, its row, two epochs' orders, and one more while an order is made
 _DALI_BYTES, _TURBO_BYTES = 30 << 20, 25 << 20  # threads, decoders and graph; measured on a CPU
 # Holes between what is in use, measured on a CPU with batches of 16 to 256: DALI's, and turbo's where the process
 # keeps freed memory.
@@ -53,14 +52,14 @@ def footprint(
     batch, depth = loading.batch, loading.prefetch
     view_bytes = 3 * view.size**2
     cropped = (1 + view.min_area) / 2 if view.crop == "resized" else 1.0  # the mean area of a random resized crop
-    reading, lists = depth * batch * encoded, 8 * _ORDERS * len(images)
+    reading = depth * batch * encoded
     if loading.decoder == "turbo":  # bytes once; of each thread an image and its window
-        host = lists + reading + depth * batch * (encoded + view_bytes) + loading.threads * 2 * 3 * largest
+        host = reading + depth * batch * (encoded + view_bytes) + loading.threads * 2 * 3 * largest
         copies = _IN_HAND * batch * view_bytes
         on_device = copies if device.type == "cuda" else 0
         return Footprint(host=round(holes * (host + copies + _TURBO_BYTES)), device=round(on_device))
     held = _DALI_HOLES * depth * batch * (3 * pixels * cropped + 2 * view_bytes)  # windows, views, views flipped
-    host = lists + reading + depth * batch * 2 * encoded + _DALI_BYTES  # bytes: ours and DALI's copy
+    host = reading + depth * batch * 2 * encoded + _DALI_BYTES  # bytes: ours and DALI's copy
     if device.type == "cuda":
         return Footprint(host=round(host), device=round(held + _IN_HAND * batch * view_bytes))
     host += held + _IN_HAND * batch * view_bytes + loading.threads * 3 * largest

@@ -18,6 +18,7 @@ from fastselfie.errors import LocalError
 from fastselfie.pipelines.image_bytes import BadImage
 from fastselfie.pipelines.reading import Reader, Result
 from fastselfie.pipelines.refusal import Refused, substitutes
+from fastselfie.pipelines.rows import Rows
 from fastselfie.pipelines.source import EncodedImages
 
 _FORGIVEN = 8  # bad images of a batch that do not make one think of a disk that is gone
@@ -58,15 +59,15 @@ class Request:
         there_K = torch.tensor(self.there())
         return self.epoch_B[there_K], self.sample_B[there_K]
 
-    def images(self) -> Tensor:
-        """The image in each of them: int64 (K,)."""
-        return torch.tensor([self.used[place] for place in self.there()])
+    def images(self) -> list[int]:
+        """The image in each of them."""
+        return [self.used[place] for place in self.there()]
 
 
 class Gatherer:
-    """Reads batches of ``images``, of which ``rows``, int64 (S,), may stand in for one another."""
+    """Reads batches of ``images``, of which ``rows`` may stand in for one another."""
 
-    def __init__(self, images: EncodedImages, rows: Tensor, seed: int, threads: int) -> None:
+    def __init__(self, images: EncodedImages, rows: Rows, seed: int, threads: int) -> None:
         self._images, self._rows, self._seed = images, rows, seed
         self._reader = Reader(images, threads)
 
@@ -91,6 +92,21 @@ class Gatherer:
                 self.refuse(request, place, str(result))
         if not request.there():
             raise LocalError(self._too_many(request))
+
+    def labels(self, request: Request) -> Tensor:
+        """Of the images of ``request``: int64 (K,).
+
+        Raises:
+            LocalError: they cannot be read.
+        """
+        used = request.images()
+        try:
+            return torch.from_numpy(self._images.labels(used))
+        except OSError as error:
+            raise LocalError(
+                f"{self._images.name(used[0])}: its label cannot be read ({error.strerror or error}): see to it that"
+                " the index is there and run the same command again"
+            ) from None
 
     def refuse(self, request: Request, place: int, reason: str) -> None:
         """Put another image into ``place``, whose image cannot be used, or leave it out.

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines.file_pipeline import FilePipeline, Loading
 from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.resident import ResidentPipeline
+from fastselfie.pipelines.rows import Rows
 from fastselfie.pipelines.source import AnySplit, EncodedImages
 from fastselfie.pipelines.view import View
 
 
 def open_pipeline(
-    split: AnySplit, *, view: View, seed: int, device: torch.device, loading: Loading, rows: Tensor | None = None
+    split: AnySplit, *, view: View, seed: int, device: torch.device, loading: Loading, rows: Rows | None = None
 ) -> Pipeline:
-    """A pipeline over the images of ``split`` that ``rows``, int64, names, or over all.
+    """A pipeline over the images of ``split`` that ``rows`` names, or over all.
 
     Raises:
         UserError: random resized crops of images in memory are asked for, or files are to be read without a decoder.

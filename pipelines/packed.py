@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastselfie.errors import UserError
+from fastselfie.pipelines.entries import Entries
 from fastselfie.pipelines.index_file import index_path, keep_bytes
 from fastselfie.pipelines.packed_format import ENTRY, FORMAT, MANIFEST
 from fastselfie.pipelines.shards import Shards
@@ -99,22 +100,21 @@ def _open(
 ) -> Shards:
     _check_shards(storage, split)
     entries_S = _entries(storage, split, index)
-    labels_S = np.zeros(split.images, dtype=np.int64)
-    fits = len(entries_S) == split.images and _within(entries_S["shard"], len(split.sizes))
-    if fits and classes:
-        labels_S[:] = entries_S["label"]
-        fits = _within(labels_S, len(classes))
-    if not fits:
+    ends = {"shard": len(split.sizes)} | ({"label": len(classes)} if classes else {})
+    fits = len(entries_S) == split.images
+    if not fits or not all(_within(block, ends) for block in Entries(entries_S).blocks()):
         raise UserError(f"{storage.place}/{split.index} does not fit {MANIFEST}: {_AGAIN}")
     # The manifest speaks for all splits, but two of them are not the same data.
     described = name.encode() + text
     return Shards(
-        storage, shards=list(split.sizes), entries_S=entries_S, labels_S=labels_S, members=None, described=described
-    )
+        storage, shards=list(split.sizes), entries_S=entries_S, labelled=bool(classes), members=None,
+        described=described,
+    )  # fmt: skip
 
 
-def _within(numbers: NDArray[Any], end: int) -> bool:
-    return bool(numbers.min() >= 0 and numbers.max() < end)
+def _within(rows: NDArray[np.void], ends: dict[str, int]) -> bool:
+    """Whether the numbers of each column are at least 0 and below its end."""
+    return all(rows[column].min() >= 0 and rows[column].max() < end for column, end in ends.items())
 
 
 def _check_shards(storage: Storage, split: _Described) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from fastselfie.pipelines.rows import Rows
 from fastselfie.randomness import Purpose, random_bits
 
 CANDIDATES = 16
@@ -29,10 +29,11 @@ class Refused:
     reason: str
 
 
-def substitutes(seed: int, epoch: int, sample: int, rows: Tensor) -> Iterator[int]:
-    """Images to take in the place of image ``sample`` in ``epoch``, of ``rows``, int64 (S,); the first good one is."""
+def substitutes(seed: int, epoch: int, sample: int, rows: Rows) -> Iterator[int]:
+    """Images to take in the place of image ``sample`` in ``epoch``, of ``rows``; the first good one is."""
     keys = torch.tensor([epoch]), torch.tensor([sample])
     for bits in random_bits(seed, Purpose.SUBSTITUTE, *keys, CANDIDATES)[0].tolist():
-        index = int(rows[bits % len(rows)])
+        entry = bits % len(rows)
+        index = int(rows[entry : entry + 1])
         if index != sample:
             yield index

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from fastselfie.pipelines.rows import AllBut, Rows
 from fastselfie.pipelines.sampler import Sampler
 from fastselfie.pipelines.source import Split
 from fastselfie.pipelines.view import Batch, View
@@ -22,13 +23,11 @@ class ResidentPipeline:
     A sample's key is its index in the whole split, so a subset's images are cropped and flipped as they would be there.
     """
 
-    def __init__(
-        self, split: Split, *, view: View, seed: int, device: torch.device, rows: Tensor | None = None
-    ) -> None:
+    def __init__(self, split: Split, *, view: View, seed: int, device: torch.device, rows: Rows | None = None) -> None:
         self.view, self.seed = view, seed
         self._pixels = torch.from_numpy(split.images_SHW3).to(device)
         self._labels_S = torch.from_numpy(split.labels_S).to(device)
-        self._rows = torch.arange(len(split), device=device) if rows is None else rows.to(device)
+        self._rows = (AllBut(len(split)) if rows is None else rows)[:].to(device)
         self._sampler = Sampler(seed=seed, size=len(self._rows), device=device)
 
     def announce(self, requests: Iterable[tuple[int, int]]) -> None:

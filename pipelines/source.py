@@ -51,7 +51,8 @@ class EncodedImages(ABC):
     Reading is safe from several threads at once, and an object can be pickled.
 
     Attributes:
-        labels_S: int64 (S,), each in [0, number of classes); all 0 where there are no classes. May be memory-mapped.
+        labels_S: int64 (S,), each in [0, number of classes); all 0 where there are no classes. Of shards
+            read when it is first asked for: `labels` does with those of a batch, and `len` without any.
         readers: how many reads at once pay; None for as many as there are threads that decode.
     """
 
@@ -60,6 +61,14 @@ class EncodedImages(ABC):
 
     def __len__(self) -> int:
         return len(self.labels_S)
+
+    def labels(self, index_B: Sequence[int]) -> NDArray[np.int64]:
+        """The labels of some images: int64 (B,).
+
+        Raises:
+            OSError: the storage fails.
+        """
+        return self.labels_S[np.asarray(index_B, dtype=np.int64)]
 
     @abstractmethod
     def name(self, index: int) -> str:

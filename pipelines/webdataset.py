@@ -169,7 +169,7 @@ def _source(storage: Storage, states: dict[str, dict[str, FileState]], index: In
         entries_S = index.arrays[f"{part} entries"]
         opened.append(
             Shards(
-                storage, shards=list(own), entries_S=entries_S, labels_S=entries_S["label"].astype(np.int64),
+                storage, shards=list(own), entries_S=entries_S, labelled=bool(index.header["classes"]),
                 members=Names(index.arrays[f"{part} names"], index.arrays[f"{part} ends"]),
                 described=json.dumps([(name, size) for name, (size, _) in own.items()]).encode(),
             )

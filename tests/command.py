@@ -13,8 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from unittest import mock
+
+from tests.warm_start import Forked, environment
 
 TIMEOUT_S = 180
 MEASURED = frozenset({"images_per_second", "data_wait", "peak_gib"})
@@ -24,15 +26,8 @@ SMALL = (
     *("--device", "cpu", "--precision", "fp32"),
 )
 """Recipe and options of a run of a few seconds."""
+Process: TypeAlias = subprocess.Popen[str] | Forked
 PROGRAM = (sys.executable, "-m", "fastselfie")
-
-
-def environment() -> dict[str, str]:
-    """This process's, with one thread and without what a terminal, an outer torchrun or the kernels' tests add."""
-    dropped = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "FORCE_COLOR", "TTY_COMPATIBLE"}
-    dropped.add("TRITON_INTERPRET")
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return kept | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
 
 
 def torchrun(processes: int) -> tuple[str, ...]:
@@ -42,27 +37,31 @@ def torchrun(processes: int) -> tuple[str, ...]:
 
 
 def start(
-    *words: str | Path, cwd: Path, program: Sequence[str] = PROGRAM, before: Callable[[], None] | None = None
-) -> subprocess.Popen[str]:
-    """Start a command. ``before`` runs in the child, before the program."""
+    *words: str | Path, cwd: Path, program: Sequence[str] = (), before: Callable[[], None] | None = None
+) -> Process:
+    """Start a command, where nothing is said by which ``program`` or what is to run in the child ``before`` it, in a
+    process that need not import torch."""
+    if not program and before is None:
+        return Forked(list(map(str, words)), cwd)
     return subprocess.Popen(
-        [*program, *map(str, words)], cwd=cwd, env=environment(), text=True, preexec_fn=before,
+        [*(program or PROGRAM), *map(str, words)], cwd=cwd, env=environment(), text=True, preexec_fn=before,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
-def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+def end(process: Process) -> subprocess.CompletedProcess[str]:
     """Wait until it ends; kill it where it does not."""
     try:
         out, err = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         raise
+    assert process.returncode is not None
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def fastselfie(
-    *words: str | Path, cwd: Path, program: Sequence[str] = PROGRAM, before: Callable[[], None] | None = None
+    *words: str | Path, cwd: Path, program: Sequence[str] = (), before: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, whatever that is."""
     return end(start(*words, cwd=cwd, program=program, before=before))
@@ -79,7 +78,7 @@ def in_process(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
-def succeed(*words: str | Path, cwd: Path, program: Sequence[str] = PROGRAM) -> subprocess.CompletedProcess[str]:
+def succeed(*words: str | Path, cwd: Path, program: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """Run a command that must do its work."""
     ended = fastselfie(*words, cwd=cwd, program=program)
     assert ended.returncode == 0, ended.stderr
@@ -87,7 +86,7 @@ def succeed(*words: str | Path, cwd: Path, program: Sequence[str] = PROGRAM) -> 
 
 
 def stop_at(
-    step: int, number: signal.Signals, *words: str | Path, run: Path, program: Sequence[str] = PROGRAM
+    step: int, number: signal.Signals, *words: str | Path, run: Path, program: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     """Start a command, send it a signal as soon as metrics.jsonl in ``run`` tells of ``step``, and wait for its end."""
     process = start(*words, cwd=run.parent, program=program)

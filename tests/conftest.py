@@ -52,7 +52,16 @@ def _in_bounds(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+# Files of few tests that take long. Handed out first, none of them keeps one of two workers busy alone at the end.
+_LONG = (
+    "test_bench_smoke.py", "test_distributed.py", "test_kernel_resources.py", "test_trunk_network.py",
+    "test_bad_photographs.py", "test_resume.py", "test_kernels_in_training.py", "test_full_disk.py",
+    "test_photo_resume.py", "test_overfit.py", "test_footprint.py", "test_compile.py",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
     if torch.cuda.is_available():
         return
     for item in items:

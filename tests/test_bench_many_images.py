@@ -13,7 +13,7 @@ import pytest
 
 from fastselfie.pipelines.shards import Shards
 from fastselfie.pipelines.sources import open_source
-from tests.command import environment
+from tests.warm_start import environment
 
 pytest.importorskip("PIL")
 from bench import tiny_shards

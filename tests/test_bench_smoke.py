@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bench.__main__ import main
-from tests.command import environment
+from tests.warm_start import environment
 
 pytest.importorskip("matplotlib")
 from PIL import Image

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from fastselfie.kernels import patch_tokens
 from fastselfie.models.resnet import batch_norm, synchronised
 from fastselfie.models.statistics import statistics
-from tests.command import TIMEOUT_S, environment
+from tests.command import TIMEOUT_S
 from tests.kernel_checks import generator, needs_interpreter, orders
 from tests.small_networks import assert_near
+from tests.warm_start import environment
 
 pytest.importorskip("triton")
 pytestmark = needs_interpreter  # the processes compute on the CPU

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.resource_table import Row, changes, faults, noted, read, write
+from bench.resource_table import Row, changes, faults, heaviest, noted, read, write
 from fastselfie.evaluation import finetune
 from fastselfie.training import pretrain
 
@@ -27,7 +27,7 @@ def compiled(cache: Path, part: str, *options: str) -> str:
     environment |= {"TRITON_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
     name = {"around": "kernel", "trunk": "trunk"}[part]
     table = ROOT / "bench" / "results" / f"{name}_resources_triton-{triton.__version__}.json"
-    check = ["--check", str(table)] if table.exists() else []
+    check = ["--check", str(table), "--heaviest"] if table.exists() else []
     command = [sys.executable, "-m", "bench.kernel_resources", "--part", part, *check, *options]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -35,9 +35,9 @@ def compiled(cache: Path, part: str, *options: str) -> str:
 
 
 def test_kernels_take_what_is_recorded(tmp_path: Path) -> None:
-    """On one architecture: all four take two minutes of a core's time."""
+    """On one architecture, and of each kernel what takes most: all four take two minutes of a core's time."""
     told = compiled(tmp_path, "around", "--architectures", "90")
-    assert told.count("sm_90") > 50
+    assert told.count("sm_90") >= 20
     for operation in (
         "patch_batch.",
         "channel_sums.",
@@ -50,9 +50,9 @@ def test_kernels_take_what_is_recorded(tmp_path: Path) -> None:
 
 
 def test_the_trunk_takes_what_is_recorded(tmp_path: Path) -> None:
-    """On one architecture: all four take six minutes of a core's time."""
+    """Likewise: all four take six minutes of a core's time."""
     told = compiled(tmp_path, "trunk", "--architectures", "90")
-    assert told.count("sm_90") > 50
+    assert told.count("sm_90") >= 15
     for operation in ("_convolution_kernel", "_weight_kernel", "_normalise_kernel", "_partial_sums_kernel"):
         assert operation in told
 
@@ -100,6 +100,18 @@ def test_a_row_worse_than_recorded_is_named(found: list[Row], change: str) -> No
     (told,) = changes(found, [ROW])
     assert change in told
     assert "head._kernel" in told
+
+
+def test_the_heaviest_are_those_that_come_to_a_limit_first() -> None:
+    more, shared, stack = (
+        replace(ROW, arguments="h:*bf16 N=64 warps=4", registers=101),
+        replace(ROW, arguments="h:*bf16 N=49 warps=4", shared_bytes=9000),
+        replace(ROW, arguments="h:*bf16 N=9", stack_bytes=4),
+    )
+    fp32, other = replace(ROW, arguments="h:*fp32 N=16 warps=4"), replace(ROW, kernel="tokens._kernel")
+    elsewhere = replace(ROW, architecture=80, registers=250)
+    rows = [ROW, more, shared, stack, fp32, other, elsewhere]
+    assert heaviest(rows) == {row.key for row in rows[1:]}
 
 
 def test_a_note_lets_a_spill_pass_and_no_larger_one() -> None:

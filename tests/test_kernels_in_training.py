@@ -29,7 +29,7 @@ from fastselfie.training.pretrain import pretrain
 from tests.small_networks import assert_near
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-STEPS, BATCH = 5, 16
+STEPS, BATCH = 3, 16
 TINY: dict[str, Any] = {"recipe": "tiny", "width": 0.25, "batch_size": BATCH, "data": "synthetic:64", "held_out": 16}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 
 from fastselfie.cli import status
-from tests.command import TIMEOUT_S, assert_refused, contents, end, fastselfie, start
+from tests.command import TIMEOUT_S, Process, assert_refused, contents, end, fastselfie, start
 from tests.packing import members, refused
 from tests.photographs import jpeg, noise, write
 
@@ -65,12 +64,12 @@ def test_the_number_of_processes_changes_nothing(many: Path, undisturbed: Path) 
     assert contents(folder) == contents(undisturbed)
 
 
-def children(process: subprocess.Popen[str]) -> list[int]:
+def children(process: Process) -> list[int]:
     tasks = Path(f"/proc/{process.pid}/task").glob("*/children")  # a thread starts the pool
     return [int(number) for task in tasks for number in task.read_text().split()]
 
 
-def workers(process: subprocess.Popen[str]) -> list[int]:
+def workers(process: Process) -> list[int]:
     """The processes of the pool, known by how multiprocessing starts them."""
     return [number for number in children(process) if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes()]
 
@@ -107,7 +106,7 @@ def _as_in_a_terminal() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def begin(many: Path, folder: Path, finished: int) -> subprocess.Popen[str]:
+def begin(many: Path, folder: Path, finished: int) -> Process:
     """A pass that is held (SIGSTOP) while it writes a shard; SIGCONT lets it go on."""
     process = start("prepare", many, folder, *OPTIONS, "--workers", "2", cwd=many.parent, before=_as_in_a_terminal)
     there = in_mid_shard(folder, finished)

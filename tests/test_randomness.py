@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from fastselfie.randomness import Purpose, epoch_order, integers, permutations, random_bits, scalar_key, uniform
+from fastselfie.randomness import (
+    Purpose,
+    epoch_order,
+    integers,
+    permutations,
+    random_bits,
+    scalar_key,
+    shuffled,
+    uniform,
+)
 
 WORD = 1 << 64
 GAMMA = 0x9E3779B97F4A7C15
@@ -38,6 +50,25 @@ def twin_bits(seed: int, purpose: int, epoch: int, sample: int, draws: int) -> l
 
 def keys() -> tuple[Tensor, Tensor]:
     return torch.tensor(EPOCHS), torch.tensor(SAMPLES)
+
+
+def twin_shuffled(key: int, place: int, size: int) -> int:
+    """Twelve rounds on a grid of an even number of columns, until a number below ``size`` comes out."""
+    columns = max(4, math.ceil(math.sqrt(size)))
+    columns += columns % 2
+    rows = max(4, math.ceil(size / columns))
+    while True:
+        row, column = divmod(place, columns)
+        for number in range(12):
+            sides, other = ((columns, row), (rows, column))[number % 2]
+            drawn = (twin_mix(key + (number * 2**20 + other + 1) * GAMMA) >> 21) * sides // 2**43
+            if number % 2 == 0:
+                column = (column + drawn) % columns
+            else:
+                row = (row + drawn) % rows
+        place = row * columns + column
+        if place < size:
+            return place
 
 
 def chi_square(counts: Tensor) -> float:
@@ -76,8 +107,15 @@ def test_numbers_equal_the_twins(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("epoch", [0, 3, 2**35])
 def test_epoch_order_equals_the_twins(seed: int, epoch: int) -> None:
-    firsts = [twin_bits(seed, Purpose.ORDER, epoch, sample, 1)[0] for sample in range(50)]
-    assert epoch_order(seed, epoch, 50).tolist() == sorted(range(50), key=firsts.__getitem__)
+    key = twin_state(seed, Purpose.ORDER, epoch) >> 1
+    for size in (1, 16, 50):
+        assert epoch_order(seed, epoch, size).tolist() == [twin_shuffled(key, place, size) for place in range(size)]
+
+
+@pytest.mark.parametrize("size", [1_000_000, 1_281_167, 2**31 + 11, 2**40])
+def test_places_of_large_sets_equal_the_twins(size: int) -> None:
+    places = [0, 1, 12345, size // 2, size - 1]
+    assert shuffled(77, np.array(places), size).tolist() == [twin_shuffled(77, place, size) for place in places]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -150,12 +188,69 @@ def test_permutations_are_uniform() -> None:
     assert chi_square(counts) < 225 + 6 * 21.3
 
 
-@pytest.mark.parametrize("size", [1, 2, 1000])
+@pytest.mark.parametrize("size", [*range(1, 21), 37, 255, 256, 257, 1000, 50_000])
 def test_epoch_orders_are_permutations(size: int) -> None:
-    assert epoch_order(0, 0, size).sort().values.tolist() == list(range(size))
-    if size == 1000:  # two random orders agree at about one place
+    for epoch in range(50 if size <= 20 else 2):
+        assert epoch_order(0, epoch, size).sort().values.tolist() == list(range(size))
+    if size >= 1000:  # two random orders agree at about one place
         for other in (epoch_order(0, 1, size), epoch_order(1, 0, size), torch.arange(size)):
             assert int((epoch_order(0, 0, size) == other).sum()) < 10
+
+
+@pytest.mark.parametrize("size", [6, 1000])
+def test_a_place_does_not_see_its_batch(size: int) -> None:
+    whole, keys_B = epoch_order(4, 9, size).numpy(), np.arange(size, dtype=np.uint64) % np.uint64(3)
+    key, backwards = scalar_key(4, Purpose.ORDER, 9), np.arange(size - 1, -1, -1)
+    assert np.array_equal(shuffled(key, backwards, size), whole[::-1])
+    for place in (0, 3, size - 1):
+        assert shuffled(key, np.array([place]), size)[0] == whole[place]
+        assert shuffled(keys_B, np.arange(size), size)[place] == shuffled(place % 3, np.array([place]), size)[0]
+    assert shuffled(key, np.arange(0), size).shape == (0,)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2**40 + 1])
+def test_sets_that_cannot_be_shuffled(size: int) -> None:
+    with pytest.raises(ValueError, match="size"):
+        shuffled(0, np.arange(1), size)
+
+
+def epochs_of(size: int, epochs: int) -> list[Tensor]:
+    """The samples at the first 7 places, each int64 (epochs,)."""
+    keys_B = np.array([scalar_key(3, Purpose.ORDER, epoch) for epoch in range(epochs)], dtype=np.uint64)
+    return [torch.from_numpy(shuffled(keys_B, np.full(epochs, place), size)) for place in range(min(size, 7))]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 6])
+def test_every_order_is_as_likely(size: int) -> None:
+    places, orders = epochs_of(size, 40_000), math.factorial(size)
+    code = sum(place * size**digit for digit, place in enumerate(places))
+    assert isinstance(code, Tensor)
+    counts = code.unique(return_counts=True)[1]
+    assert len(counts) == orders
+    assert chi_square(counts) < orders - 1 + 6 * math.sqrt(2 * (orders - 1))
+
+
+@pytest.mark.parametrize("size", [7, 16, 20, 37, 100])
+def test_places_and_pairs_of_places_are_uniform(size: int) -> None:
+    """Neighbours, which share a row of the grid, and places of different rows."""
+    places = epochs_of(size, 40_000)
+    for place in places:
+        assert chi_square(place.bincount(minlength=size)) < size - 1 + 6 * math.sqrt(2 * (size - 1))
+    pairs = size * (size - 1)
+    for first, second in ((0, 1), (1, 2), (0, 6), (5, 6)):
+        counts = (places[first] * size + places[second]).bincount(minlength=size * size)
+        different = counts.reshape(size, size)[~torch.eye(size, dtype=torch.bool)]
+        assert chi_square(different) < pairs - 1 + 6 * math.sqrt(2 * (pairs - 1))
+
+
+@pytest.mark.parametrize("size", [1000, 1_281_167])
+def test_a_batch_is_spread_over_a_large_set(size: int) -> None:
+    """Where the first entries of many epochs come from, and how far apart neighbours are."""
+    keys_B = np.array([scalar_key(3, Purpose.ORDER, epoch) for epoch in range(200)], dtype=np.uint64)
+    batch_EB = shuffled(keys_B.repeat(100), np.tile(np.arange(100), 200), size).reshape(200, 100)
+    steps = np.diff(batch_EB, axis=1) % size
+    for numbers in (batch_EB, steps[:, ::2]):
+        assert chi_square(torch.from_numpy(numbers.ravel() * 50 // size).bincount(minlength=50)) < 49 + 6 * 9.9
 
 
 @pytest.mark.gpu
@@ -172,4 +267,3 @@ def test_cuda_gives_the_same_bits(seed: int) -> None:
             draw(seed, Purpose.MASK, epoch_B.cuda(), sample_B.cuda(), 49).tolist()
             == draw(seed, Purpose.MASK, epoch_B, sample_B, 49).tolist()
         )
-    assert epoch_order(seed, 2, 1000, "cuda").tolist() == epoch_order(seed, 2, 1000).tolist()

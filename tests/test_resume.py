@@ -5,6 +5,7 @@ Log lines, checkpoints and evaluations fall on different steps, so that a checkp
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from collections.abc import Callable
@@ -126,11 +127,27 @@ def test_every_checkpoint_damaged(killed: Path) -> None:
     assert contents(killed) == before
 
 
-def test_finished_run_is_left_alone(reference: Path) -> None:
-    before = contents(reference)
-    ended = succeed(*COMMAND, "--out", reference, cwd=reference.parent)
+def test_a_run_begun_with_another_order_of_images_is_not_gone_on_with(killed: Path) -> None:
+    """Before runs said which, there was one."""
+    record = json.loads((killed / "config.json").read_text())
+    assert record["facts"].pop("stream") == 2
+    (killed / "config.json").write_text(json.dumps(record))
+    before = contents(killed)
+    said = assert_refused(fastselfie(*COMMAND, "--out", killed, cwd=killed.parent))
+    assert f"--out {killed}: was begun by a FastSelfie with another order of images (stream 1, now 2)" in said
+    assert contents(killed) == before
+
+
+def test_finished_run_is_left_alone(reference: Path, tmp_path: Path) -> None:
+    """Also one that an earlier FastSelfie has made, with another order of images."""
+    finished = Path(shutil.copytree(reference, tmp_path / "run"))
+    record = json.loads((finished / "config.json").read_text())
+    del record["facts"]["stream"]
+    (finished / "config.json").write_text(json.dumps(record))
+    before = contents(finished)
+    ended = succeed(*COMMAND, "--out", finished, cwd=tmp_path)
     assert "already done" in ended.stderr.splitlines()[-1]
-    assert contents(reference) == before
+    assert contents(finished) == before
 
 
 def test_may_go_on_with_other_micro_batches_and_checkpoints(killed: Path, reference: Path) -> None:

@@ -79,6 +79,19 @@ def test_asking_again_or_out_of_order_changes_nothing() -> None:
     assert entries(sampler, 100, 130) == first == entries(make(37), 100, 130)
 
 
+def test_a_batch_of_more_images_than_any_memory_holds() -> None:
+    epoch_B, sample_B = make(2**40).samples(3 * 2**40 - 2, 3 * 2**40 + 2)
+    assert epoch_B.tolist() == [2, 2, 3, 3]
+    assert len(set(sample_B.tolist())) == 4
+
+
+@pytest.mark.gpu
+def test_on_cuda_it_is_the_same_stream() -> None:
+    on_device = Sampler(seed=3, size=37, device=torch.device("cuda")).samples(20, 200)
+    assert all(tensor.is_cuda for tensor in on_device)
+    assert [tensor.tolist() for tensor in on_device] == [tensor.tolist() for tensor in make(37, 3).samples(20, 200)]
+
+
 def test_epochs_and_seeds_have_different_orders() -> None:
     epochs = [make(37, seed).samples(start, start + 37)[1] for seed in (0, 1) for start in (0, 37)]
     assert len({tuple(sample_B.tolist()) for sample_B in epochs}) == 4

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,31 @@ def test_from_a_url(packed: Path, remote: Callable[[Path], str], kept: bool, tmp
         for path in index.iterdir():
             path.write_bytes(path.read_bytes()[:-1] + b"\x01")  # kept, and then damaged: fetched again
         assert all_of(shards(open_source(url, 224, index).train)) == TRAIN
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_index_leaves_nothing_in_memory(
+    packed: Path, remote: Callable[[Path], str], kept: bool, tmp_path: Path
+) -> None:
+    """Of the mapped file, nothing is resident after all images and labels were read."""
+    spec = remote(packed) if kept else str(packed)
+    train = shards(open_source(spec, 224, tmp_path / "kept").train)
+    assert all_of(train) == TRAIN
+    assert train.labels(range(8)).tolist() == LABELS == train.labels_S.tolist()
+    assert isinstance(train.entries_S, np.memmap)
+    mapping = Path("/proc/self/smaps").read_text().split(str(train.entries_S.filename))[1]
+    assert int(re.search(r"Rss:\s+([0-9]+) kB", mapping)[1]) == 0  # type: ignore[index]
+    assert train.entries_S["label"].tolist() == LABELS  # and now they were looked at through the mapping
+    mapping = Path("/proc/self/smaps").read_text().split(str(train.entries_S.filename))[1]
+    assert int(re.search(r"Rss:\s+([0-9]+) kB", mapping)[1]) > 0  # type: ignore[index]
+
+
+def test_an_index_that_goes_missing_while_it_is_used(packed: Path) -> None:
+    """It was opened; one that becomes shorter is an error of the storage."""
+    train = shards(open_source(str(packed), 224).train)
+    os.truncate(packed / "train.npy", 200)
+    with pytest.raises(OSError, match="has become shorter"):
+        train.labels([7])
 
 
 def test_a_file_url_is_a_folder_of_this_machine(packed: Path) -> None:

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from fastselfie.kernels import using
 from fastselfie.models import fused
 from fastselfie.models.resnet import Bottleneck, synchronised
-from tests.command import TIMEOUT_S, environment
+from tests.command import TIMEOUT_S
 from tests.kernel_checks import generator, needs_interpreter
 from tests.small_networks import assert_near, randomise
 from tests.trunk_cases import maps
+from tests.warm_start import environment
 
 pytest.importorskip("triton")
 pytestmark = needs_interpreter  # the processes compute on the CPU

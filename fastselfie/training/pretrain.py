@@ -6,17 +6,19 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastselfie.config import PretrainConfig, require
 from fastselfie.models.selfie import Selfie
 from fastselfie.pipelines.opening import open_pipeline
+from fastselfie.pipelines.rows import AllBut, Rows
 from fastselfie.pipelines.source import AnySplit, Source
 from fastselfie.pipelines.view import View
 from fastselfie.pretext.selfie import SelfieTask, context_gap, context_gap_interval
 from fastselfie.pretext.task import PixelFormat
-from fastselfie.randomness import Purpose, random_bits
+from fastselfie.randomness import Purpose, scalar_key, shuffled
 from fastselfie.training.data import fits, loading, open_data, with_decoder
 from fastselfie.training.job import Job, micro_batch_size
 from fastselfie.training.online_knn import check_labels, online_knn
@@ -65,11 +67,11 @@ class Parts:
     """Which images a pretraining run learns from, and which the context gap is measured on.
 
     Attributes:
-        train: the split that ``rows``, int64, are of. held_out: likewise of ``held_out_rows``.
+        train: the split that ``rows`` are of. held_out: likewise of ``held_out_rows``, int64.
     """
 
     train: AnySplit
-    rows: Tensor
+    rows: Rows
     held_out: AnySplit
     held_out_rows: Tensor
 
@@ -86,20 +88,20 @@ def divide(config: PretrainConfig, source: Source) -> Parts:
     Raises:
         UserError: there are too few images to hold any out.
     """
-    train = torch.arange(len(source.train))
+    images = len(source.train)
     if source.test is not None or not config.held_out:
         test = source.test or source.train
         require(len(test) >= 2, f"--data: {source.name} has a single test image; two are needed, or --held-out 0")
-        drawn = _drawn(config.seed, len(test))[: config.held_out]
-        return Parts(train=source.train, rows=train, held_out=test, held_out_rows=drawn)
-    count = min(config.held_out, len(train) // 10)
+        drawn = _drawn(config.seed, len(test), config.held_out)
+        return Parts(train=source.train, rows=AllBut(images), held_out=test, held_out_rows=drawn)
+    count = min(config.held_out, images // 10)
     require(
         count >= 2,
-        f"--held-out {config.held_out}: {source.name} has no val/ or test/, and its {len(train)} images are too few to"
+        f"--held-out {config.held_out}: {source.name} has no val/ or test/, and its {images} images are too few to"
         " set a tenth aside; add val/, or take --held-out 0 to measure no context gap",
     )
-    aside = _drawn(config.seed, len(train))[:count]
-    return Parts(train=source.train, rows=train[~torch.isin(train, aside)], held_out=source.train, held_out_rows=aside)
+    aside = _drawn(config.seed, images, count)
+    return Parts(train=source.train, rows=AllBut(images, aside), held_out=source.train, held_out_rows=aside)
 
 
 def pretraining_job(config: PretrainConfig, world: World, parts: Parts, start: StartingPoint | None = None) -> Job:
@@ -143,8 +145,7 @@ def pretraining_job(config: PretrainConfig, world: World, parts: Parts, start: S
     )  # fmt: skip
 
 
-def _drawn(seed: int, images: int) -> Tensor:
-    """The order in which images are held out: int64 (images,)."""
-    sample_S = torch.arange(images)
-    bits = random_bits(seed, Purpose.HELD_OUT, torch.zeros_like(sample_S), sample_S, 1)[:, 0]
-    return bits.argsort(stable=True)
+def _drawn(seed: int, images: int, count: int) -> Tensor:
+    """``count`` of the images, or all where there are fewer: int64, more of them begin with the same ones."""
+    place_K = np.arange(min(count, images))
+    return torch.from_numpy(shuffled(scalar_key(seed, Purpose.HELD_OUT), place_K, images))

@@ -19,10 +19,12 @@ import safetensors
 import torch
 
 import fastselfie
+from fastselfie.config import require
 from fastselfie.errors import UserError
 from fastselfie.kernels.dispatch import triton_version
 from fastselfie.pipelines.decoder import dali_version
 from fastselfie.pipelines.source import Probes
+from fastselfie.randomness import STREAM
 from fastselfie.training.files import replace_bytes, replace_json
 from fastselfie.training.world import World
 
@@ -67,6 +69,7 @@ class RunFolder:
                 theirs = {**with_defaults(type(config), record["settings"]), **record["facts"]}
                 self._compare(record["command"], theirs, command, settings, facts)
             else:
+                facts = facts | {"stream": STREAM}
                 self._make({"command": command, "settings": settings, "facts": facts, "made_by": versions()})
         except OSError as error:
             raise UserError(f"--out {self.path}: cannot be written ({error.strerror}); choose another folder") from None
@@ -104,6 +107,19 @@ class RunFolder:
                     f"--out {self.path}: holds a run with {flag} {theirs.get(name)}, not {value};"
                     " repeat its settings to go on with it or choose another folder"
                 )
+
+    def check_stream(self) -> None:
+        """Refuse to go on with a run that was begun with another stream of images.
+
+        Raises:
+            UserError: it was.
+        """
+        began = read_config(self.path)["facts"].get("stream", 1)
+        require(
+            began == STREAM,
+            f"--out {self.path}: was begun by a FastSelfie with another order of images (stream {began}, now {STREAM});"
+            " finish it with that one, which its config.json names, or choose another folder",
+        )
 
     @contextmanager
     def locked(self, world: World) -> Iterator[None]:

@@ -142,6 +142,7 @@ def run(
         if world.is_main:
             say(f"{folder.path}: already done, {config.steps} steps; its figures are in {RESULT}")
         return folder.path
+    world.in_main(folder.check_stream)
     with folder.locked(world):
         world.in_main(lambda: prepare(folder.path))
         train(job, world, folder, f"{images}\n{session.used}")

@@ -1,0 +1,65 @@
+"""The rows of an index, read when they are wanted. Of a mapped index every page that was looked at stays in the memory
+of the process, after an epoch all of it; so those are read from the file, by position, and nothing is kept.
+
+Shapes: S images, B of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastselfie.pipelines.packed_format import ENTRY
+from fastselfie.pipelines.storage import LocalFolder
+
+_AT_ONCE = 1 << 15  # rows
+
+
+class Entries:
+    """Rows of `fastselfie.pipelines.packed_format.ENTRY`. Safe to use from several threads, and can be pickled."""
+
+    def __init__(self, entries_S: NDArray[np.void]) -> None:
+        """Args: entries_S: ENTRY (S,), in memory or mapped as `numpy.memmap` does it."""
+        mapped = entries_S if isinstance(entries_S, np.memmap) and entries_S.filename is not None else None
+        self._array_S = entries_S if mapped is None else None
+        self._count, self._begin = len(entries_S), 0
+        if mapped is not None:
+            path = Path(mapped.filename)  # type: ignore[arg-type]  # numpy's stubs leave None in
+            self._folder, self._name, self._begin = LocalFolder(path.parent), path.name, mapped.offset
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> tuple[int, int, int, int, int]:
+        """Offset, size, shard, label and checksum of image ``index``.
+
+        Raises:
+            OSError: the index cannot be read any more.
+        """
+        row: tuple[int, int, int, int, int] = self._rows(range(self._count)[index], 1)[0].item()
+        return row
+
+    def blocks(self) -> Iterator[NDArray[np.void]]:
+        """All rows, some thousands at a time."""
+        for start in range(0, self._count, _AT_ONCE):
+            yield self._rows(start, min(_AT_ONCE, self._count - start))
+
+    def labels(self, index_B: Iterable[int]) -> NDArray[np.int64]:
+        """Of some images: int64 (B,)."""
+        return np.array([self[index][3] for index in index_B], dtype=np.int64)
+
+    def every_label(self) -> NDArray[np.int64]:
+        """Int64 (S,), made anew."""
+        return np.concatenate([block["label"] for block in self.blocks()]).astype(np.int64)
+
+    def _rows(self, start: int, count: int) -> NDArray[np.void]:
+        if self._array_S is not None:
+            return self._array_S[start : start + count]
+        size = ENTRY.itemsize
+        data = self._folder.read(self._name, self._begin + start * size, count * size)
+        if len(data) < count * size:
+            raise OSError(f"{self._folder.path(self._name)} has become shorter")
+        return np.frombuffer(data, dtype=ENTRY)
