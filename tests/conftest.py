@@ -25,6 +25,8 @@ torch.set_num_threads(1)
 collect_ignore = [] if importlib.util.find_spec("tyro") else ["test_cli.py"]
 if not all(map(importlib.util.find_spec, ("matplotlib", "PIL", "jinja2"))):
     collect_ignore += ["test_report_page.py", "test_report_pictures.py", "test_report_runs.py"]
+if not all(map(importlib.util.find_spec, ("sklearn", "scipy", "PIL"))):
+    collect_ignore += ["test_linear.py", "test_probe.py"]
 if importlib.util.find_spec("PIL") is None:
     collect_ignore += [path.name for path in Path(__file__).parent.glob("test_*photo*.py")] + ["test_file_pipeline.py"]
 
