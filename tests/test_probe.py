@@ -14,7 +14,13 @@ import pytest
 import scipy.stats
 import torch
 
+from fastselfie.config import PretrainConfig
+from fastselfie.evaluation.frozen import frozen_network
+from fastselfie.evaluation.probe_features import ProbedImages
+from fastselfie.pipelines.cifar import read_cifar10
 from fastselfie.training.features import KINDS
+from fastselfie.training.quarantine import Quarantine
+from fastselfie.training.world import World
 from tests.command import assert_equal_runs, assert_refused, checkpoint, contents, in_process, metrics
 from tests.photographs import jpeg, picture, undecodable, write
 
@@ -264,13 +270,6 @@ def test_weights_of_another_shape(run: Path, colours: Path, tmp_path: Path) -> N
 
 def test_the_untrained_network_has_statistics_of_patches(run: Path, colours: Path) -> None:
     """So that both networks' features on whole images suffer alike; the first norm's are recomputed in NumPy."""
-    from fastselfie.config import PretrainConfig
-    from fastselfie.evaluation.frozen import frozen_network
-    from fastselfie.evaluation.probe_features import ProbedImages
-    from fastselfie.pipelines.cifar import read_cifar10
-    from fastselfie.training.quarantine import Quarantine
-    from fastselfie.training.world import World
-
     settings = PretrainConfig(
         recipe="tiny",
         width=1 / 16,

@@ -110,12 +110,13 @@ class Planner:
         return self._task(name, "finetune", config, pretraining)
 
     def probe(self, variant: str, point: Point = Point()) -> Task:
-        """Classifiers on the frozen features of a variant's pretraining run."""
+        """Classifiers on the frozen features of a variant's pretraining run, with the largest share of labels."""
         protocol, pretraining = self.asked.protocol, self.pretraining(variant, point)
         run = protocol.pretrained if pretraining is None else pretraining.folder
         assert run is not None
         name = f"probe/{BASE if pretraining is None else pretraining.folder.name}"
         words = ["probe", protocol.recipe, "--from", str(run), "--out", str(self.folder / name)]
+        words += ["--labels", protocol.label_shares[-1], "--label-seed", str(self.asked.finetune.label_seed)]
         words += ["--data", protocol.data] if protocol.data else []
         shared = {name: getattr(self.asked.finetune, name) for name in ("device", "precision")}
         words += [word for name, value in shared.items() if value != "auto" for word in (f"--{name}", value)]

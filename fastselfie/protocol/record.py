@@ -129,6 +129,8 @@ def _told(record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "width", f"{record['settings']['pretrain']['width']:g}"
     yield "labelled subsets", "another for every seed" if protocol["vary_labels"] else "one for all seeds"
     made_by = record["made_by"]
+    if record["probes"]:
+        yield "probes", f"with {record['labels'][-1]} of the labels"
     yield "made on", made_by.get("gpu") or f"{made_by.get('cores')} CPU cores"
     yield "versions", f"FastSelfie {made_by.get('fastselfie')}, PyTorch {made_by.get('torch')}"
 
