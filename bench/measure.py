@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fastselfie.training.files import replace_json
-from fastselfie.training.run_folder import versions
+from fastselfie.training.versions import versions
 
 _BURST_CALLS = 16  # few enough for the queue of about a thousand launches that a device keeps
 _HEAD_START = 1.5  # times the host's time of a burst that the device is held up for

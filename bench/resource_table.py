@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from fastselfie.training.run_folder import versions
+from fastselfie.training.versions import versions
 
 SHARED_LIMIT_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 """What a block may have at most (CUDA C++ programming guide, compute capabilities)."""

@@ -1,4 +1,4 @@
-"""From words on the command line to a configuration. Alone with `protocol_arguments` it imports the argument parser."""
+"""From words on the command line to the settings of a run, or to the arguments of another command."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from tyro import _errors as tyro_errors  # its documented hook for parse errors, not yet public: hence the version cap
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, require
+from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig
 from fastselfie.errors import UserError
 from fastselfie.evaluation.probe_config import ProbeConfig
-from fastselfie.pipelines.allotment import cores
 from fastselfie.recipes import RECIPES, recipe
 from fastselfie.training.weights_header import header_settings, is_weights_file
 
@@ -49,104 +48,6 @@ class ProbeArguments(ProbeConfig):
     recipe: Annotated[str, tyro.conf.Suppress] = ""
     pretrained: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """The pretraining run whose network is looked at."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportArguments:
-    """Curves, tables and pictures of runs in one page; the figures also as PNG, in each run's figures/."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
-    """Folders of pretraining and finetuning runs, finished or not; or the folder of one protocol."""
-    out: Path = Path("report.html")
-    """The page: one HTML file that needs no other."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportArguments:
-    """Write a finished run's ResNet-50v2 under the names of timm's resnetv2_50, for plain PyTorch and timm."""
-
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="RUN", metavar="RUN")]
-    """Folder of a finished run: of pretraining, whose three stages get a fresh fourth, or of finetuning ResNet-50."""
-    to: Path
-    """The .safetensors file to write; must not exist yet."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoArguments:
-    """The whole story, small: render JPEG files, pretrain on them, finetune with and without, compare, report."""
-
-    out: Path = Path("demo")
-    """Folder of the demo's runs; a half-done demo there is gone on with."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RenderArguments:
-    """Write the scenes of --data synthetic as JPEG files, in train/ and val/ with class folders."""
-
-    out: Path
-    """Folder to make."""
-    size: int = 256
-    """Pixels a side."""
-    train: int = 8192
-    """Scenes to train on."""
-    test: int = 2048
-    """Scenes to test on."""
-    seed: int = 0
-    """Decides the scenes; 0 has those of --data synthetic."""
-
-    def __post_init__(self) -> None:
-        require(8 <= self.size <= 4096, f"--size {self.size}: must be at least 8 and at most 4096")
-        for name in ("train", "test"):
-            value = getattr(self, name)
-            require(10 <= value <= 10**7, f"--{name} {value}: must be at least 10, one a class, and at most 10000000")
-        require(0 <= self.seed < 2**63, f"--seed {self.seed}: must be at least 0 and below 2**63")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareArguments:
-    """Check every image of a data set, shrink the large ones, and pack all into shards that are read fast.
-
-    May be stopped at any moment: the same command goes on after the last finished shard.
-    """
-
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="SRC", metavar="SRC")]
-    """What --data would name: a folder of photographs, or another data set of encoded images."""
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="DST", metavar="DST")]
-    """Folder to make; give it as --data afterwards."""
-    size: int = 256
-    """Pixels that --side has at most afterwards; nothing is enlarged, and a JPEG that fits keeps its bytes."""
-    side: Literal["shorter", "longer"] = "shorter"
-    """The side that is measured."""
-    quality: int = 95
-    """JPEG quality of what is encoded anew; above 95 with whole chroma."""
-    recode: Literal["needed", "all"] = "needed"
-    """`needed`: a JPEG that fits keeps its bytes. `all`: every image is encoded anew, to decode in less time."""
-    workers: int = dataclasses.field(default_factory=cores)
-    """Processes that decode; as many as there are CPU cores for us."""
-    shard_mb: int = 512
-    """Megabytes (2**20 bytes) of a shard at most."""
-
-    def __post_init__(self) -> None:
-        require(8 <= self.size <= 16384, f"--size {self.size}: must be at least 8 and at most 16384")
-        require(1 <= self.quality <= 100, f"--quality {self.quality}: must be at least 1 and at most 100")
-        require(1 <= self.workers <= 1024, f"--workers {self.workers}: must be at least 1 and at most 1024")
-        require(1 <= self.shard_mb <= 65536, f"--shard-mb {self.shard_mb}: must be at least 1 and at most 65536")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DoctorArguments:
-    """What this machine has, what will be used, what is missing and why it matters."""
-
-    data: str | None = None
-    """Files or shards, as of pretrain: tells how much memory loading them will take."""
-    recipe: str = "imagenet224"
-    """Whose views and batches these are."""
-    batch_size: int | None = None
-    """Images that a process holds at once, --micro-batch-size of pretrain. None: the recipe's --batch-size."""
-    prefetch: int = 2
-    """As of pretrain."""
-    loader_threads: int | None = None
-    """As of pretrain."""
 
 
 def parse_pretrain(words: Sequence[str]) -> PretrainConfig:

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 import fastselfie
-from fastselfie.arguments import DoctorArguments
 from fastselfie.kernels.dispatch import triton_version
 from fastselfie.pipelines.allotment import cores
 from fastselfie.pipelines.decoder import dali_version
@@ -23,6 +22,7 @@ from fastselfie.pipelines.source import EncodedImages
 from fastselfie.pipelines.sources import open_source
 from fastselfie.pipelines.view import View
 from fastselfie.recipes import recipe
+from fastselfie.tool_arguments import DoctorArguments
 from fastselfie.training.data import loading
 from fastselfie.training.hardware import choose_compile, choose_device, choose_kernels, choose_precision, choose_trunk
 from fastselfie.training.world import World

@@ -21,7 +21,7 @@ FLOORS = [
     {"training"},
     {"evaluation", "report"},
     {"protocol"},
-    {"cli", "recipes", "arguments", "protocol_arguments", "demo", "doctor", "__main__"},
+    {"cli", "commands", "recipes", "arguments", "protocol_arguments", "tool_arguments", "demo", "doctor", "__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
@@ -100,7 +100,7 @@ def test_only_arguments_import_the_parser() -> None:
     users = {
         name for name, path in MODULES.items() if any(t.split(".")[0] == "tyro" for t in imports(path.read_text()))
     }
-    assert users == {"fastselfie.arguments", "fastselfie.protocol_arguments"}
+    assert users == {f"fastselfie.{name}" for name in ("arguments", "protocol_arguments", "tool_arguments")}
 
 
 def test_recipes_know_settings_alone() -> None:

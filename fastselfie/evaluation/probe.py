@@ -35,8 +35,9 @@ from fastselfie.training.files import replace_json
 from fastselfie.training.neighbours import nearest_classes
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.reporter import say
-from fastselfie.training.run_folder import RunFolder, versions
+from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.session import RESULT, Session, session
+from fastselfie.training.versions import versions
 
 
 def probe(config: ProbeConfig) -> Path:

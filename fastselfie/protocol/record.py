@@ -16,8 +16,9 @@ from fastselfie.protocol.settings import Asked, ProtocolConfig
 from fastselfie.protocol.task import Task, read_object
 from fastselfie.protocol.variants import variant_names
 from fastselfie.training.files import replace_json
-from fastselfie.training.run_folder import FREE, versions, with_defaults
+from fastselfie.training.run_folder import FREE, with_defaults
 from fastselfie.training.session import RESULT
+from fastselfie.training.versions import versions
 
 FILE = "protocol.json"
 # What a protocol may be asked more or less of when it goes on: runs that are there stay what they are.

@@ -5,27 +5,18 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
-import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy
-import safetensors
-import torch
-
-import fastselfie
 from fastselfie.config import require
 from fastselfie.errors import UserError
-from fastselfie.kernels.dispatch import triton_version
-from fastselfie.pipelines.decoder import dali_version
 from fastselfie.pipelines.source import Probes
 from fastselfie.randomness import STREAM
 from fastselfie.training.files import replace_bytes, replace_json
+from fastselfie.training.versions import versions
 from fastselfie.training.world import World
 
 if TYPE_CHECKING:
@@ -198,34 +189,6 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}/config.json: cannot be read ({error}); remove the folder or restore the file"
         ) from None
-
-
-def versions() -> dict[str, str | None]:
-    """Versions that a result depends on, and the commit of this checkout when it is one."""
-    cuda = torch.cuda.is_available()
-    return {
-        "fastselfie": fastselfie.__version__, "git_commit": _git_commit(), "python": platform.python_version(),
-        "torch": torch.__version__, "numpy": numpy.__version__, "safetensors": safetensors.__version__,
-        "dali": dali_version(), "triton": triton_version(), "processor": platform.processor() or platform.machine(),
-        "cores": str(os.cpu_count()), "gpu": torch.cuda.get_device_name() if cuda else None, "cuda": torch.version.cuda,
-        "cudnn": str(torch.backends.cudnn.version()) if cuda else None, "processes": os.environ.get("WORLD_SIZE", "1"),
-    }  # fmt: skip
-
-
-def _git_commit() -> str | None:
-    here = Path(fastselfie.__file__).parent
-    try:
-        # Installed into another project's tree, git would answer for that project.
-        own = ["git", "-C", str(here), "ls-files", "--error-unmatch", "__init__.py"]
-        if subprocess.run(own, capture_output=True, timeout=10, check=False).returncode != 0:
-            return None
-        asked = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return asked.stdout.strip() or None
 
 
 def _step_of(line: str) -> float:

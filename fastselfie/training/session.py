@@ -29,7 +29,8 @@ from fastselfie.training.loop import train
 from fastselfie.training.memory import keep_freed_memory
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.reporter import say
-from fastselfie.training.run_folder import RunFolder, versions
+from fastselfie.training.run_folder import RunFolder
+from fastselfie.training.versions import versions
 from fastselfie.training.world import World, join_world
 
 C = TypeVar("C", bound=RunConfig)

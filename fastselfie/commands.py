@@ -1,0 +1,179 @@
+"""What each command of the command line does: words in, exit status out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fastselfie.errors import UserError
+
+# What a command needs is imported when it runs: help and refusals come without waiting for torch.
+
+
+def pretrain(words: Sequence[str]) -> int:
+    from fastselfie.arguments import parse_pretrain
+
+    config = parse_pretrain(words)
+    from fastselfie.training.pretrain import pretrain
+
+    return _trained(lambda: pretrain(config))
+
+
+def finetune(words: Sequence[str]) -> int:
+    from fastselfie.arguments import parse_finetune
+
+    config = parse_finetune(words)
+    from fastselfie.evaluation.finetune import finetune
+
+    return _trained(lambda: finetune(config))
+
+
+def probe(words: Sequence[str]) -> int:
+    from fastselfie.arguments import parse_probe
+
+    config = parse_probe(words)
+    from fastselfie.evaluation.probe import probe
+
+    probe(config)
+    return 0
+
+
+def protocol(words: Sequence[str]) -> int:
+    from fastselfie.protocol_arguments import parse_protocol
+
+    asked = parse_protocol(words)
+    from fastselfie.protocol.protocol import protocol
+
+    return _trained(lambda: protocol(asked))
+
+
+def report(words: Sequence[str]) -> int:
+    from fastselfie.arguments import parse
+    from fastselfie.tool_arguments import ReportArguments
+
+    arguments = parse(ReportArguments, words, "fastselfie report")
+    from fastselfie.protocol.record import is_protocol
+
+    if any(is_protocol(path) for path in arguments.runs):
+        return _report_protocol(arguments.runs, arguments.out)
+    from fastselfie.report.page import report
+
+    report(arguments.runs, arguments.out)
+    print(f"{arguments.out}: written; every figure is also a PNG in its run's figures/", file=sys.stderr)
+    return 0
+
+
+def export(words: Sequence[str]) -> int:
+    from fastselfie.arguments import parse
+    from fastselfie.tool_arguments import ExportArguments
+
+    asked = parse(ExportArguments, words, "fastselfie export")
+    from fastselfie.evaluation.export import export
+
+    print(export(asked.run, asked.to))
+    return 0
+
+
+def _report_protocol(folders: Sequence[Path], out: Path) -> int:
+    if len(folders) > 1:
+        raise UserError("fastselfie report: a protocol has a page of its own; name its folder alone")
+    from fastselfie.protocol.page import write_report
+    from fastselfie.protocol.record import read_protocol
+
+    write_report(read_protocol(folders[0]), out)
+    print(f"{out}: written; the protocol's tables and figures by themselves lie in its folder", file=sys.stderr)
+    return 0
+
+
+def render(words: Sequence[str]) -> int:
+    from fastselfie.arguments import parse
+    from fastselfie.tool_arguments import RenderArguments
+
+    asked = parse(RenderArguments, words, "fastselfie render")
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from fastselfie.pipelines.scene_files import write_scenes
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("rendering", total=asked.train + asked.test)
+        write_scenes(
+            asked.out, size=asked.size, train=asked.train, test=asked.test, seed=asked.seed,
+            progress=lambda scenes: bar.advance(task, scenes),
+        )  # fmt: skip
+    print(f"{asked.out}: {asked.train} scenes in train/, {asked.test} in val/")
+    return 0
+
+
+def prepare(words: Sequence[str]) -> int:
+    from fastselfie.arguments import parse
+    from fastselfie.tool_arguments import PrepareArguments
+
+    asked = parse(PrepareArguments, words, "fastselfie prepare")
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fastselfie.pipelines.prepare import open_encoded, prepare
+    from fastselfie.pipelines.shrinking import Shrinking
+
+    source = open_encoded(asked.source)
+    shrinking = Shrinking(size=asked.size, side=asked.side, quality=asked.quality, recode=asked.recode)
+    columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, speed_estimate_period=120, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("packing", total=None)
+        prepared = prepare(
+            source, asked.folder, shrinking=shrinking, shard_bytes=asked.shard_mb << 20, workers=asked.workers,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    print(f"{asked.folder}: {prepared.told()}")
+    return 0
+
+
+def doctor(words: Sequence[str]) -> int:
+    from fastselfie.arguments import parse
+    from fastselfie.tool_arguments import DoctorArguments
+
+    asked = parse(DoctorArguments, words, "fastselfie doctor")
+    from fastselfie.doctor import examine
+
+    examine(asked)
+    return 0
+
+
+def demo(words: Sequence[str]) -> int:
+    from fastselfie.arguments import parse
+    from fastselfie.tool_arguments import DemoArguments
+
+    out = parse(DemoArguments, words, "fastselfie demo").out
+    from fastselfie.demo import demo
+
+    return _trained(lambda: demo(out))
+
+
+def _trained(work: Callable[[], object]) -> int:
+    """Run ``work``; a run that a signal stopped says so and gives the signal's status."""
+    from fastselfie.training.signals import Stopped
+
+    try:
+        work()
+    except Stopped as stopped:
+        say_once(str(stopped))
+        return stopped.status
+    return 0
+
+
+def say_once(line: str, alone: bool = False) -> None:
+    """One line on stderr: from one process a machine, or from any that met something ``alone``."""
+    if alone or os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"fastselfie: {line}", file=sys.stderr)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    command.__name__: command
+    for command in (pretrain, finetune, probe, protocol, report, export, render, prepare, doctor, demo)
+}

@@ -1,0 +1,16 @@
+"""Settings of a run: frozen dataclasses that cannot be built with values that make no sense.
+
+Nothing here imports torch, so that the command line answers at once. Field names are the command line's
+(``batch_size`` is ``--batch-size``); docstrings under the fields are its help.
+"""
+
+from fastselfie.config.checks import label_share, require
+from fastselfie.config.finetuning import FinetuneConfig
+from fastselfie.config.model import EXPANSION, STAGE_WIDTHS, ModelConfig
+from fastselfie.config.pretraining import KNN_NEIGHBOURS, KNN_TEMPERATURE, POOLER_DEPTH, PretrainConfig
+from fastselfie.config.run import RunConfig
+
+__all__ = [
+    "EXPANSION", "KNN_NEIGHBOURS", "KNN_TEMPERATURE", "POOLER_DEPTH", "STAGE_WIDTHS", "FinetuneConfig", "ModelConfig",
+    "PretrainConfig", "RunConfig", "label_share", "require",
+]  # fmt: skip

@@ -1,0 +1,27 @@
+"""What settings are checked with."""
+
+from __future__ import annotations
+
+import re
+
+from fastselfie.errors import UserError
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def label_share(labels: str) -> float:
+    """The share in (0, 1] that a text such as ``8%`` means.
+
+    Raises:
+        UserError: not a percentage, or not above 0% and at most 100%.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)%", labels.strip())
+    require(match is not None, f"--labels {labels}: write a percentage such as 8%")
+    assert match is not None
+    share = float(match[1]) / 100
+    require(0 < share <= 1, f"--labels {labels}: must be above 0% and at most 100%")
+    return share
