@@ -121,6 +121,20 @@ def test_every_variant_is_a_run_that_can_be_asked_for(name: str) -> None:
                 assert words[words.index("--" + key.replace("_", "-")) + 1] == value
 
 
+def test_another_network_has_a_baseline_of_its_own() -> None:
+    plan = planner("cifar10 --data d --labels 5% --variants pooler-mean,trunk-patches,keep-0.5,pooler-fresh")
+    scratch = {(kind.variant, kind.encoder) for kind in plan.kinds() if kind.start == "scratch"}
+    assert scratch == {
+        ("base", "resnet50"), ("base", "resnet36-attention"), ("pooler-mean", "resnet36-attention"),
+        ("trunk-patches", "resnet50"), ("trunk-patches", "resnet36-attention"),
+    }  # fmt: skip
+    for variant, encoder in scratch:
+        config = settings(plan.finetuning(Kind(variant=variant, encoder=encoder, labels="5%", start="scratch"), 0))
+        assert isinstance(config, FinetuneConfig)
+        assert config.pooler == ("mean" if variant == "pooler-mean" else "attention")
+        assert config.trunk_input == ("patches" if variant == "trunk-patches" else "image")
+
+
 def test_from_a_run_that_is_there(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -54,13 +54,17 @@ class Planner:
         self._given = None if started is None else read_settings(started)
 
     def kinds(self) -> list[Kind]:
-        """Every kind of finetuning run that is asked for: base from scratch and pretrained, then the ablations."""
+        """Every kind of finetuning run that is asked for: base from scratch and pretrained, then the ablations.
+
+        An ablation is from scratch too where its network is another than base's.
+        """
         protocol, found = self.asked.protocol, []
         for variant in variant_names(protocol.variants):
-            starts: tuple[Literal["scratch", "pretrained"], ...]
-            starts = ("scratch", "pretrained") if variant == BASE else ("pretrained",)
             for encoder in protocol.encoder_names:
                 if encoder in VARIANTS[variant].encoders:
+                    baseline = variant == BASE or VARIANTS[variant].other_network(encoder)
+                    starts: tuple[Literal["scratch", "pretrained"], ...]
+                    starts = ("scratch", "pretrained") if baseline else ("pretrained",)
                     found += [
                         Kind(encoder=encoder, labels=labels, start=start, variant=variant)
                         for labels in protocol.label_shares

@@ -30,6 +30,11 @@ class Variant:
     finetune: Mapping[str, Any] = field(default_factory=dict)
     encoders: tuple[str, ...] = ("resnet50", "resnet36-attention")
 
+    def other_network(self, encoder: str) -> bool:
+        """Whether it finetunes another network than base does, so that it has a baseline of its own from scratch."""
+        of_pooler = {"pooler", "pooler_depth", "positions"}.intersection(self.pretrain)
+        return "trunk_input" in self.finetune or (encoder == "resnet36-attention" and bool(of_pooler))
+
 
 VARIANTS: dict[str, Variant] = {
     BASE: Variant(about="the recipe as asked for"),
