@@ -121,6 +121,25 @@ def test_every_variant_is_a_run_that_can_be_asked_for(name: str) -> None:
                 assert words[words.index("--" + key.replace("_", "-")) + 1] == value
 
 
+def test_pretraining_is_probed_at_moments_that_it_keeps() -> None:
+    plan = planner("cifar10 --data d --labels 5%,20% --steps 90 --probes 3")
+    pretraining = plan.pretraining("base")
+    assert pretraining is not None
+    config = settings(pretraining)
+    assert (config.checkpoint_every, config.keep_checkpoints, config.steps) == (30, 3, 90)
+    first, second, last = plan.probes("base")
+    for task, step in ((first, 30), (second, 60), (last, None)):
+        assert task.needs == pretraining
+        assert task.words[:4] == ("probe", "cifar10", "--from", str(pretraining.folder))
+        assert task.words[task.words.index("--labels") + 1] == "20%"
+        assert ("--checkpoint" in task.words) == (step is not None)
+        assert step is None or task.words[task.words.index("--checkpoint") + 1] == str(step)
+    assert len({task.folder for task in (first, second, last)}) == 3
+    assert planner("cifar10 --data d --probes 0").probes("base") == []
+    with pytest.raises(UserError, match=r"--probes 7: must divide --pretrain.steps 90"):
+        planner("cifar10 --data d --steps 90 --probes 7").pretraining("base")
+
+
 def test_another_network_has_a_baseline_of_its_own() -> None:
     plan = planner("cifar10 --data d --labels 5% --variants pooler-mean,trunk-patches,keep-0.5,pooler-fresh")
     scratch = {(kind.variant, kind.encoder) for kind in plan.kinds() if kind.start == "scratch"}
@@ -224,6 +243,8 @@ def test_a_trial_above_the_median_goes_on(tmp_path: Path) -> None:
         ("--variants keep-0.6", "--variants keep-0.6: there is none of that name; there are base, control,"),
         ("--learning-rates 0.1,fast", "--learning-rates fast: is no number"),
         ("--learning-rates 0.1,-1", "--learning-rates -1: must be above 0"),
+        ("--probes -1", "--probes -1: must be at least 0"),
+        ("--probes 2 --from run", "--probes 2: a run that --from names has the checkpoints that it has"),
         ("--jobs 0", "--jobs 0: must be at least 1"),
         ("--lr much", "--pretrain.lr"),
         ("--encoder resnet50", "there is no such option"),

@@ -13,7 +13,7 @@ from fastselfie.protocol.record import read_protocol
 from tests.command import SMALL, assert_refused, contents, end, in_process, start, succeed
 
 WORDS = (
-    *("protocol", *SMALL, "--steps", "4", "--labels", "50%", "--encoders", "resnet50", "--no-probe", "--out", "out"),
+    *("protocol", *SMALL, "--steps", "4", "--labels", "50%", "--encoders", "resnet50", "--probes", "0", "--out", "out"),
     *("--log-every", "2", "--evaluate-every", "2", "--held-out", "16"),
 )
 

@@ -85,6 +85,9 @@ class Planner:
             self._must_have(changes, variant)
             return None
         base = self.asked.pretrain
+        if self.asked.protocol.probes > 1:
+            moments = self.moments()
+            base = dataclasses.replace(base, checkpoint_every=moments[0], keep_checkpoints=len(moments))
         changes = {name: value for name, value in changes.items() if value != getattr(base, name)}
         name = f"pretrain/{_named(changes) or BASE}"
         config = dataclasses.replace(base, **changes, data=self.asked.protocol.data, out=self.folder / name)
@@ -113,18 +116,37 @@ class Planner:
         )  # fmt: skip
         return self._task(name, "finetune", config, pretraining)
 
-    def probe(self, variant: str, point: Point = Point()) -> Task:
+    def moments(self) -> list[int]:
+        """Steps after which pretraining is probed, ascending.
+
+        Raises:
+            UserError: its steps do not divide into as many as are asked for.
+        """
+        steps, probes = self.asked.pretrain.steps, self.asked.protocol.probes
+        if probes and steps % probes:
+            raise UserError(f"--probes {probes}: must divide --pretrain.steps {steps}, to be evenly spaced")
+        return [steps * (index + 1) // probes for index in range(probes)]
+
+    def probes(self, variant: str, point: Point = Point()) -> list[Task]:
         """Classifiers on the frozen features of a variant's pretraining run, with the largest share of labels."""
         protocol, pretraining = self.asked.protocol, self.pretraining(variant, point)
         run = protocol.pretrained if pretraining is None else pretraining.folder
         assert run is not None
-        name = f"probe/{BASE if pretraining is None else pretraining.folder.name}"
-        words = ["probe", protocol.recipe, "--from", str(run), "--out", str(self.folder / name)]
+        words = ["probe", protocol.recipe, "--from", str(run)]
         words += ["--labels", protocol.label_shares[-1], "--label-seed", str(self.asked.finetune.label_seed)]
         words += ["--data", protocol.data] if protocol.data else []
         shared = {name: getattr(self.asked.finetune, name) for name in ("device", "precision")}
         words += [word for name, value in shared.items() if value != "auto" for word in (f"--{name}", value)]
-        return Task(name=name, folder=self.folder / name, words=tuple(words), steps=1, needs=pretraining)
+        found = []
+        for step in self.moments():
+            end = step == self.asked.pretrain.steps
+            name = f"probe/{run.name}/{'end' if end else f'step-{step}'}"
+            at = () if end else ("--checkpoint", str(step), "--no-fresh")
+            folder = self.folder / name
+            found.append(
+                Task(name=name, folder=folder, words=(*words, "--out", str(folder), *at), steps=1, needs=pretraining)
+            )
+        return found
 
     def _shape(self, kind: Kind) -> dict[str, Any]:
         """The network's shape and the pixels' statistics, which finetuning has as pretraining has them."""

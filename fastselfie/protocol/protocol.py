@@ -69,8 +69,9 @@ class _Work:
             for kind, point in points.items()
         ]
         pretrained = {kind.variant: point for kind, point in points.items() if kind.start == PRETRAINED}
-        probes = [(variant, self._planner.probe(variant, point)) for variant, point in pretrained.items()]
-        probes = probes if self._asked.protocol.probe else []
+        probes = [
+            (variant, task) for variant, point in pretrained.items() for task in self._planner.probes(variant, point)
+        ]
         record.note(
             self._planner.folder, runs=runs, pretrainings=self._pretrainings(points), probes=probes,
             trials=self._tuning.told() if self._tuning else (),

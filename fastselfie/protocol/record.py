@@ -22,7 +22,7 @@ from fastselfie.training.versions import versions
 
 FILE = "protocol.json"
 # What a protocol may be asked more or less of when it goes on: runs that are there stay what they are.
-_GROWS = frozenset({"labels", "seeds", "encoders", "variants", "probe", "jobs", "out", "data", "pretrained"})
+_GROWS = frozenset({"labels", "seeds", "encoders", "variants", "probes", "jobs", "out", "data", "pretrained"})
 
 
 def is_protocol(path: Path) -> bool:

@@ -44,13 +44,20 @@ class ProtocolConfig:
     """What --tune tries for --keep of pretraining: the paper's. A pretraining run each."""
     pretrain_learning_rates: str = ""
     """What --tune tries for pretraining, a run for each of --keeps. Empty: the rate of pretraining as it is."""
-    probe: bool = True
-    """Also classify by frozen features (`fastselfie probe`), of every pretraining run."""
+    probes: int = 1
+    """Moments of every pretraining run, evenly spaced, whose frozen features are judged (`fastselfie probe`): 1 is the
+    end, 0 is never."""
     jobs: int | None = None
     """Runs side by side. None: one a CPU core, or on GPUs as many as fit into their memory."""
 
     def __post_init__(self) -> None:
         require(1 <= self.seeds <= 1000, f"--seeds {self.seeds}: must be at least 1 and at most 1000")
+        require(0 <= self.probes <= 100, f"--probes {self.probes}: must be at least 0 and at most 100")
+        require(
+            self.probes <= 1 or self.pretrained is None,
+            f"--probes {self.probes}: a run that --from names has the checkpoints that it has; take --probes 1, and"
+            " `fastselfie probe --checkpoint` for those",
+        )
         require(self.jobs is None or self.jobs >= 1, f"--jobs {self.jobs}: must be at least 1")
         for share in _words("--labels", self.labels):
             label_share(share)
