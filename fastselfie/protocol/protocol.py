@@ -76,8 +76,9 @@ class _Work:
             self._planner.folder, runs=runs, pretrainings=self._pretrainings(points), probes=probes,
             trials=self._tuning.told() if self._tuning else (),
         )  # fmt: skip
-        named = [*(self._tuning.tasks() if self._tuning else ()), *(task for _, _, task in runs)]
-        named += [task for _, task in probes]
+        # A probe takes long and needs one core: last, it would keep the others waiting.
+        named = [*(self._tuning.tasks() if self._tuning else ()), *(task for _, task in probes)]
+        named += [task for _, _, task in runs]
         needed = {task.needs.name: task.needs for task in named if task.needs is not None}
         return list({task.name: task for task in (*needed.values(), *named)}.values())
 
