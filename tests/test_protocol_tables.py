@@ -167,6 +167,11 @@ def test_tuning() -> None:
         ["b", "lr 0.4", "25.0", "9", "complete"],
     ]
     assert [line.first for line in found.lines] == [False, False, True]
+    assert found.notes == ("The chosen rate is an end of those tried, a better one may lie beyond: a.",)
+    between = (*trials, replace(trial, settings={"lr": 0.05}))
+    inside = tuning_table(measured(HERE, trials=between))
+    assert inside is not None
+    assert inside.notes == ()
 
 
 @pytest.mark.parametrize(

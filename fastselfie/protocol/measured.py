@@ -16,7 +16,7 @@ class Score:
 
     Attributes:
         variant: whose pretrained weights, or whose way of finetuning; see `fastselfie.protocol.variants`.
-        labels: as asked, such as ``8%``. seed: of the weights, order, crops and of the labelled subset.
+        labels: as asked, such as ``8%``. seed: of the weights, order and crops.
         pretrained: or from scratch. run: its folder.
     """
 

@@ -124,10 +124,12 @@ def read_protocol(folder: Path) -> Measured:
 
 def _told(record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """What a reader should know of the settings."""
-    finetune, protocol = record["settings"]["finetune"], record["settings"]["protocol"]
+    pretrain, finetune, protocol = (record["settings"][part] for part in ("pretrain", "finetune", "protocol"))
+    if protocol["pretrained"] is None:
+        yield "its steps", f"of {pretrain['batch_size']:,} images, peak rate {pretrain['lr']:g}"
+        yield "width", f"{pretrain['width']:g}"
     rate = "rates tuned on labels held back" if protocol["tune"] else f"peak rate {finetune['lr']:g}"
     yield "finetuning", f"{finetune['steps']:,} steps of {finetune['batch_size']:,} images, {rate}"
-    yield "width", f"{record['settings']['pretrain']['width']:g}"
     yield "labelled subsets", "another for every seed" if protocol["vary_labels"] else "one for all seeds"
     made_by = record["made_by"]
     if record["probes"]:

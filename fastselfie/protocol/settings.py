@@ -34,7 +34,7 @@ class ProtocolConfig:
     variants: str = BASE
     """Ablations, by name, or `all`; a wrong name lists them. The control, u = 0, comes with any of them."""
     vary_labels: bool = False
-    """Another labelled subset for every seed. Off, all seeds share one, as in the paper."""
+    """Another labelled subset for every seed. Off, all seeds share one."""
     tune: bool = False
     """First look for the best settings on a tenth of the labels that is held back (paper, section 3.2); never on the
     test images."""

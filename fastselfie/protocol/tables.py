@@ -130,7 +130,20 @@ def tuning_table(measured: Measured) -> Grid | None:
         Column(name="outcome", heading="outcome", kind=TEXT),
     )
     caption = "Tuning. Accuracy in % on a tenth of the training labels that was held back; no test image was seen."
-    return Grid(name="tuning", caption=caption, columns=columns, lines=tuple(lines)) if lines else None
+    notes = _at_an_end(measured)
+    return Grid(name="tuning", caption=caption, columns=columns, lines=tuple(lines), notes=notes) if lines else None
+
+
+def _at_an_end(measured: Measured) -> tuple[str, ...]:
+    """A remark where the chosen rate is the lowest or the highest that was tried: a better one may lie beyond."""
+    tried: dict[str, set[float]] = {}
+    for trial in measured.trials:
+        tried.setdefault(trial.task, set()).add(trial.settings["lr"])
+    chosen = {trial.task: trial.settings["lr"] for trial in measured.trials if trial.chosen}
+    ends = [task for task, lr in chosen.items() if len(tried[task]) > 1 and lr in (min(tried[task]), max(tried[task]))]
+    return (
+        (f"The chosen rate is an end of those tried, a better one may lie beyond: {'; '.join(ends)}.",) if ends else ()
+    )
 
 
 def _encoder_column() -> Column:
