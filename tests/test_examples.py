@@ -14,8 +14,8 @@ import torch
 from examples.plain_training import Network, train
 from fastselfie.models.selfie import Selfie
 from fastselfie.pipelines.scene_files import write_scenes
-from tests.command import environment
 from tests.small_networks import pretrain_config, question, randomise
+from tests.warm_start import environment
 
 ROOT = Path(__file__).parents[1]
 FEW = {"steps": 60, "batch": 16, "size": 32, "patch": 8, "width": 0.0625, "lr": 0.1, "seed": 0}
