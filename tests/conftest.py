@@ -22,7 +22,10 @@ if not torch.cuda.is_available():
 
 torch.set_num_threads(1)
 # On a machine for `make gpu-check` the argument parser and what reports need are perhaps not there.
-_PARSING = ["test_cli.py", "test_pooler_inheritance.py", "test_protocol_plan.py", "test_starting_point.py"]
+_PARSING = [
+    *("test_cli.py", "test_pooler_inheritance.py", "test_protocol_plan.py", "test_protocol_run.py"),
+    "test_starting_point.py",
+]
 collect_ignore = [] if importlib.util.find_spec("tyro") else _PARSING
 if not all(map(importlib.util.find_spec, ("matplotlib", "PIL", "jinja2"))):
     collect_ignore += ["test_report_page.py", "test_report_pictures.py", "test_report_runs.py"]

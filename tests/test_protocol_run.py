@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from fastselfie.protocol.plan import Planner
 from fastselfie.protocol.record import read_protocol
+from fastselfie.protocol.tune import Tuning
+from fastselfie.protocol_arguments import parse_protocol
 from tests.command import SMALL, assert_refused, contents, end, in_process, start, succeed
 
 WORDS = (
@@ -101,3 +104,30 @@ def test_what_cannot_be_evaluated_is_refused_at_once(tmp_path: Path) -> None:
     line = assert_refused(in_process(*WORDS, cwd=tmp_path))
     assert "--out out: is not an empty folder and holds no protocol" in line
     assert {path.name for path in tmp_path.iterdir()} <= {"flat", "out", ".index"}
+
+
+def test_a_rate_that_is_too_high_costs_a_trial_and_no_more(tmp_path: Path) -> None:
+    """What a run says when its loss is no number any more is what `Tuning.diverged` looks for."""
+    words = ("--scratch", "--encoder", "resnet36-attention", "--labels", "50%", "--lr", "900", "--hold-back", "0.1")
+    ended = in_process("finetune", *SMALL, *words, "--steps", "20", "--log-every", "1", "--out", "run", cwd=tmp_path)
+    assert ended.returncode == 2
+    said = ended.stderr.splitlines()[-1]
+    asked = parse_protocol([*SMALL, "--tune", "--labels", "50%", "--out", str(tmp_path / "out")])
+    tuning = Tuning(asked, Planner(asked, tmp_path / "out"))
+    kind, points = next(iter(tuning.trials.items()))
+    first, *others = points.values()
+    why = tuning.diverged(first, said)
+    assert why is not None
+    assert 1 <= why["step"] <= 20
+    assert tuning.diverged(first, "the disk is full") is None
+    pretraining = tuning.tasks()[0]
+    assert pretraining.words[0] == "pretrain"
+    assert tuning.diverged(pretraining, said) is None, "nothing can be chosen without it"
+    first.folder.mkdir(parents=True)
+    (first.folder / "pruned.json").write_text(json.dumps(why))
+    for other in others:
+        other.folder.mkdir(parents=True)
+        (other.folder / "result.json").write_text('{"validation_accuracy": 0.2}')
+    told = {trial.settings["lr"]: trial for trial in tuning.told()}
+    assert (told[0.01].state, told[0.01].validation_accuracy, told[0.01].step) == ("diverged", None, why["step"])
+    assert tuning.chosen(kind).lr == 0.02

@@ -95,6 +95,21 @@ def test_a_failure_is_told_in_its_own_words_and_the_others_are_saved(tmp_path: P
     assert not (tmp_path / "never").exists()
 
 
+def test_a_failure_that_is_forgiven_stops_nothing(tmp_path: Path) -> None:
+    tasks = [task(tmp_path, "bad", how="fails"), task(tmp_path, "good", steps=20)]
+    heard = []
+
+    def forgiven(one: Task, words: str) -> dict[str, float] | None:
+        heard.append((one.name, words))
+        return {"step": 4, "validation_accuracy": 0.0}
+
+    runner(tmp_path).run(lambda: tasks, forgiven=forgiven)
+    assert heard == [("bad", "--lr 9: was too much")]
+    assert json.loads((tmp_path / "bad" / PRUNED).read_text()) == {"step": 4, "validation_accuracy": 0.0}
+    assert (tmp_path / "good" / "result.json").exists()
+    runner(tmp_path).run(lambda: tasks)  # done, so it is not tried again
+
+
 def test_a_signal_saves_all_once_and_says_what_is_left(tmp_path: Path) -> None:
     tasks = [task(tmp_path, "short", steps=1), task(tmp_path, "a", steps=400), task(tmp_path, "b", steps=400)]
 

@@ -68,13 +68,14 @@ class Trial:
     """One setting tried by ``--tune``, judged by accuracy on a tenth of the training labels that was held back.
 
     Attributes:
-        task: what was tuned, such as ``resnet50, 8%, pretrained``. state: ``pruned`` was stopped early, at ``step``.
+        task: what was tuned, such as ``resnet50, 8%, pretrained``. state: ``pruned`` was stopped early, at ``step``,
+            and ``diverged`` had no finite loss any more.
     """
 
     task: str
     settings: dict[str, float]
     validation_accuracy: float | None
-    state: Literal["complete", "pruned"]
+    state: Literal["complete", "pruned", "diverged"]
     step: int
     chosen: bool
 

@@ -44,7 +44,10 @@ def protocol(asked: Asked) -> Path:
     record.claim(folder, asked, classes)
     runner = Runner(places(device, asked.protocol.jobs), folder / "logs", Progress())
     work = _Work(asked, planner, tuning)
-    runner.run(work.tasks, tuning.hopeless if tuning else None)
+    if tuning is None:
+        runner.run(work.tasks)
+    else:
+        runner.run(work.tasks, tuning.hopeless, tuning.diverged)
     write_report(record.read_protocol(folder), folder / PAGE)
     say(f"{folder}: done; {PAGE}, tables/ and figures/ are written")
     return folder

@@ -22,7 +22,7 @@ from fastselfie.training.files import replace_json
 from fastselfie.training.signals import Stopped
 
 PROGRAM = (sys.executable, "-m", "fastselfie")
-_POLL_S = 0.2
+_POLL_S, _LOOK_S = 0.2, 1.0
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -47,14 +47,16 @@ class Runner:
         self._signal = 0
 
     def run(
-        self, tasks: Callable[[], Sequence[Task]], hopeless: Callable[[Task], dict[str, float] | None] | None = None
-    ) -> None:
+        self, tasks: Callable[[], Sequence[Task]], hopeless: Callable[[Task], dict[str, float] | None] | None = None,
+        forgiven: Callable[[Task, str], dict[str, float] | None] | None = None,
+    ) -> None:  # fmt: skip
         """Do what is not done, in the order given where nothing is waited for.
 
         Args:
             tasks: all there are; asked again when one has ended, as it may have decided what else is to be done.
             hopeless: looked at now and then for every task that runs; figures that say why it may be stopped early,
-                which ``pruned.json`` keeps.
+                which ``pruned.json`` keeps. forgiven: asked about a task that failed with those last words; likewise,
+                and the others go on.
 
         Raises:
             UserError: a task failed; the others are stopped, their states saved. Stopped: a signal came; likewise.
@@ -62,11 +64,15 @@ class Runner:
         with self._signals(), self._progress:
             try:
                 waiting = self._ask(tasks, ())
+                due = 0.0
                 while (waiting or self._running) and not self._signal:
-                    self._start(waiting)
+                    if time.monotonic() >= due:  # what runs have logged is read from the start: not at every turn
+                        self._start(waiting)
+                        self._watch(hopeless)
+                        due = time.monotonic() + _LOOK_S
                     time.sleep(_POLL_S)
-                    if self._look(hopeless):
-                        waiting = self._ask(tasks, [running.task for running in self._running])
+                    if self._reap(forgiven):
+                        waiting, due = self._ask(tasks, [running.task for running in self._running]), 0.0
             finally:
                 self._stop_all()
             if self._signal:
@@ -108,24 +114,30 @@ class Runner:
         """The file that a task's words go to."""
         return self._logs / f"{task.name.replace('/', '.')}.log"
 
-    def _look(self, hopeless: Callable[[Task], dict[str, float] | None] | None) -> bool:
-        """See to what runs; whether any has ended."""
-        before = len(self._running)
-        for running in list(self._running):
-            task, code = running.task, running.process.poll()
-            if code is None:
-                self._progress.show([other.task for other in self._running])
-                if hopeless is not None and running.hopeless is None and (why := hopeless(task)):
-                    running.hopeless = why
-                    running.process.terminate()
-                continue
+    def _watch(self, hopeless: Callable[[Task], dict[str, float] | None] | None) -> None:
+        """Look at what runs have logged so far."""
+        self._progress.show([running.task for running in self._running])
+        for running in self._running:
+            if hopeless is not None and running.hopeless is None and (why := hopeless(running.task)):
+                running.hopeless = why
+                running.process.terminate()
+
+    def _reap(self, forgiven: Callable[[Task, str], dict[str, float] | None] | None) -> bool:
+        """See to what has ended; whether anything has."""
+        ended = [running for running in self._running if running.process.poll() is not None]
+        for running in ended:
             self._running.remove(running)
-            if running.hopeless is not None and not task.done:
-                replace_json(task.folder / PRUNED, dict(running.hopeless))
-            elif not task.done:
-                raise UserError(f"{task.name}: failed ({code}): {self._last_words(task)}; its log is {self.log(task)}")
+            task, why = running.task, running.hopeless
+            if not task.done and why is None:
+                words = self._last_words(task)
+                why = forgiven(task, words) if forgiven is not None else None
+                if why is None:
+                    code = running.process.returncode
+                    raise UserError(f"{task.name}: failed ({code}): {words}; its log is {self.log(task)}")
+            if not task.done and why is not None:
+                replace_json(task.folder / PRUNED, dict(why))
             self._progress.ended(task, time.monotonic() - running.started)
-        return len(self._running) < before
+        return bool(ended)
 
     def _last_words(self, task: Task) -> str:
         lines = self.log(task).read_text(encoding="utf-8", errors="replace").split("\n")

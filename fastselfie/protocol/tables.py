@@ -113,13 +113,16 @@ def latest(probes: Sequence[Probed]) -> list[Probed]:
     return [probed for group in by_variant.values() for probed in group if probed.step == last[probed.variant]]
 
 
+_OUTCOMES = {"complete": "complete", "pruned": "stopped early", "diverged": "diverged"}
+
+
 def tuning_table(measured: Measured) -> Grid | None:
     """Every setting that was tried, with those that were stopped early and those that were chosen."""
     lines: list[Line] = []
     for task in dict.fromkeys(trial.task for trial in measured.trials):
         for index, trial in enumerate(trial for trial in measured.trials if trial.task == task):
             settings = ", ".join(f"{name} {value:g}" for name, value in trial.settings.items())
-            outcome = "chosen" if trial.chosen else "stopped early" if trial.state == "pruned" else "complete"
+            outcome = "chosen" if trial.chosen else _OUTCOMES[trial.state]
             cells = task, settings, trial.validation_accuracy, trial.step, outcome
             lines.append(Line(cells=cells, first=bool(lines) and index == 0))
     columns = (

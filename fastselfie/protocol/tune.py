@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from fastselfie.protocol.settings import Asked, numbers
 from fastselfie.protocol.task import PRUNED, Task, read_object
 
 JUDGED = "validation_accuracy"
+DIVERGED = re.compile(r"the loss is (?:nan|-?inf) at step ([0-9]+)")
+"""What `fastselfie.training.loop.Trainer.report` refuses to go on with."""
 _BEFORE_ANY_IS_STOPPED = 2  # trials that a median needs
 
 
@@ -66,6 +69,15 @@ class Tuning:
             trial.report(value, step)
         return {"step": judged[-1][0], JUDGED: judged[-1][1]} if trial.should_prune() else None
 
+    def diverged(self, task: Task, words: str) -> dict[str, float] | None:
+        """What is kept of a trial that failed with those last words because its rate is too high; None of any other.
+
+        A grid is there to find that out, and the other trials go on.
+        """
+        if task.name not in self._siblings or not (found := DIVERGED.search(words)):
+            return None
+        return {"step": int(found[1])}
+
     def decided(self, kind: Kind) -> bool:
         """Whether all trials of a kind are done."""
         return all(task.done for task in self.trials[dataclasses.replace(kind, variant=BASE)].values())
@@ -90,15 +102,14 @@ class Tuning:
             done = {point: task for point, task in points.items() if task.done}
             best = self.chosen(kind) if self.decided(kind) else None
             for point, task in done.items():
-                score = accuracy(task)
-                stopped = None if score is not None else read_object(task.folder / PRUNED)
+                stopped = {} if accuracy(task) is not None else read_object(task.folder / PRUNED)
                 found.append(
                     Trial(
                         task=f"{kind.encoder}, {kind.labels}, {kind.start}",
                         settings={n: v for n, v in dataclasses.asdict(point).items() if v is not None},
-                        validation_accuracy=score if stopped is None else float(stopped[JUDGED]),
-                        state="complete" if stopped is None else "pruned",
-                        step=task.steps if stopped is None else int(stopped["step"]),
+                        validation_accuracy=stopped.get(JUDGED) if stopped else accuracy(task),
+                        state="complete" if not stopped else "pruned" if JUDGED in stopped else "diverged",
+                        step=int(stopped["step"]) if stopped else task.steps,
                         chosen=point == best,
                     )
                 )
