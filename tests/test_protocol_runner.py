@@ -167,7 +167,19 @@ def test_cores_are_shared_out() -> None:
     assert Cores(None).jobs == cores()
 
 
-def test_runs_go_to_the_gpu_that_has_fewest_and_room() -> None:
+@pytest.mark.parametrize("ours", [["2", "5"], ["GPU-8f1c", "GPU-03be"]])
+def test_runs_keep_to_the_gpus_that_the_protocol_may_use(ours: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(ours))
+    gpus, given = Gpus(3, free_gib=[80.0, 80.0]), []
+    for _ in range(3):
+        environment = gpus.next(given, [None] * len(given))
+        assert environment is not None
+        given.append(environment)
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in given] == [*ours, ours[0]]
+
+
+def test_runs_go_to_the_gpu_that_has_fewest_and_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     two = Gpus(None, free_gib=[80.0, 30.0])
     first = two.next([], [])
     assert first == {"CUDA_VISIBLE_DEVICES": "0"}

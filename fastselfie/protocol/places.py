@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from fastselfie.pipelines.allotment import cores
 _MOST_ON_A_GPU = 4
 _CONTEXT_GIB = 1.0  # what a process holds on a GPU beside its tensors
 _SPARE = 1.2  # runs of one kind differ a little
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class Place(Protocol):
@@ -47,6 +49,10 @@ class Gpus:
         """Args: free_gib: of each GPU, before any run; None asks the driver."""
         self._jobs = jobs
         self._free_gib = _free_gib() if free_gib is None else list(free_gib)
+        # Ours may be some of the machine's alone, by number or UUID: a run is given the name that we know it by.
+        named = os.environ.get(_VISIBLE)
+        names = named.split(",") if named else map(str, range(len(self._free_gib)))
+        self._names = [name.strip() for name, _ in zip(names, self._free_gib, strict=False)]
 
     def next(self, running: Sequence[Mapping[str, str]], peaks_gib: Sequence[float | None]) -> dict[str, str] | None:
         """See `Place`."""
@@ -54,10 +60,10 @@ class Gpus:
             return None
         on: list[list[float | None]] = [[] for _ in self._free_gib]
         for environment, peak in zip(running, peaks_gib, strict=True):
-            on[int(environment["CUDA_VISIBLE_DEVICES"])].append(peak)
+            on[self._names.index(environment[_VISIBLE])].append(peak)
         for index in sorted(range(len(on)), key=lambda gpu: len(on[gpu])):
             if self._jobs is not None or not on[index] or self._has_room(index, on[index]):
-                return {"CUDA_VISIBLE_DEVICES": str(index)}
+                return {_VISIBLE: self._names[index]}
         return None
 
     def _has_room(self, gpu: int, peaks_gib: Sequence[float | None]) -> bool:
