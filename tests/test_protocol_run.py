@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from fastselfie.protocol.plan import Planner
 from fastselfie.protocol.record import read_protocol
 from fastselfie.protocol.tune import Tuning
+from fastselfie.protocol.wording import progress
 from fastselfie.protocol_arguments import parse_protocol
 from tests.command import SMALL, assert_refused, contents, end, in_process, start, succeed
 
@@ -86,13 +89,46 @@ def test_done_already_and_asked_for_less(whole: Path) -> None:
         (("--pretrain.lr", "0.3"), "--out out: holds a protocol with --pretrain.lr 0.1, not 0.3"),
         (("--finetune.steps", "5"), "--out out: holds a protocol with --finetune.steps 4, not 5"),
         (("--tune",), "--out out: holds a protocol with --tune False, not True"),
-        (("--labels", "1%"), "--labels 1%: makes 2 images to train on, fewer than --finetune.batch-size 16"),
+        (("--labels", "1%"), "--labels 1%: makes 10 images to train on, fewer than --finetune.batch-size 16"),
     ],
 )
 def test_other_settings_are_refused_and_nothing_changes(words: tuple[str, ...], said: str, whole: Path) -> None:
     before = contents(whole)
     assert said in assert_refused(in_process(*WORDS, *words, cwd=whole.parent))
     assert contents(whole) == before
+
+
+def test_runs_of_other_images_or_weights_do_not_come_into_one_table(whole: Path, tmp_path: Path) -> None:
+    """Also where the runs that are there are done, and would not be looked at again."""
+    before = contents(whole)
+    line = assert_refused(in_process(*WORDS, "--data", "synthetic:300", "--seeds", "3", cwd=whole.parent))
+    assert "--out out: its runs had another --data" in line
+    made_here = "out/pretrain/base"
+    line = assert_refused(in_process(*WORDS, "--from", made_here, "--seeds", "3", cwd=whole.parent))
+    assert "--out out: its runs had another --from" in line
+    assert contents(whole) == before
+    unfinished = shutil.copytree(whole / "pretrain" / "base", tmp_path / "run")
+    (unfinished / "encoder.safetensors").unlink()
+    line = assert_refused(in_process(*WORDS, "--from", "run", cwd=tmp_path))
+    assert "--from run: is not finished" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_protocol_at_a_time_works_in_a_folder(whole: Path) -> None:
+    before = contents(whole)
+    with (whole / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        line = assert_refused(in_process(*WORDS, "--seeds", "3", cwd=whole.parent))
+    assert "--out out: another fastselfie protocol works in it" in line
+    assert contents(whole) == before
+
+
+def test_a_page_of_a_protocol_that_has_just_begun_says_so(whole: Path, tmp_path: Path) -> None:
+    """While settings are chosen no run is named yet."""
+    record = json.loads((whole / "protocol.json").read_text())
+    assert record["asked"] == len(record["runs"]) == 4
+    (tmp_path / "protocol.json").write_text(json.dumps(record | {"runs": [], "pretrainings": []}))
+    assert progress(read_protocol(tmp_path)) == "unfinished: 0 of 4 finetuning runs are done"
 
 
 def test_what_cannot_be_evaluated_is_refused_at_once(tmp_path: Path) -> None:

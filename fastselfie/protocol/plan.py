@@ -17,6 +17,8 @@ from fastselfie.protocol.task import Task
 from fastselfie.protocol.variants import VARIANTS, variant_names
 
 SCRATCH, PRETRAINED = "scratch", "pretrained"
+HELD_BACK = 0.1
+"""Share of the labels that a trial is judged by (paper, section 3.2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,7 @@ class Planner:
         label_seed = seed if protocol.vary_labels else self.asked.finetune.label_seed
         name = f"finetune/{kind.variant}/{kind.name}-{seed}"
         if tuning:
-            changes["hold_back"] = 0.1
+            changes["hold_back"] = HELD_BACK
             name = f"tune/{kind.variant}/{kind.name}/{_named(_known(point))}"
         config = dataclasses.replace(
             self.asked.finetune, **changes, data=protocol.data, out=self.folder / name, labels=kind.labels,

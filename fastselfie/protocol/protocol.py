@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-import numpy as np
-
-from fastselfie.config import label_share, require
-from fastselfie.evaluation.labels import labelled_test
+from fastselfie.config import require
+from fastselfie.evaluation.labels import divide, labelled_test
+from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.sources import fetch, open_source
 from fastselfie.protocol import record
+from fastselfie.protocol.claim import claimed, facts_of
 from fastselfie.protocol.page import write_report
 from fastselfie.protocol.places import places
-from fastselfie.protocol.plan import PRETRAINED, Kind, Planner, Point
+from fastselfie.protocol.plan import HELD_BACK, PRETRAINED, Kind, Planner, Point
 from fastselfie.protocol.progress import Progress
 from fastselfie.protocol.runner import Runner
 from fastselfie.protocol.settings import Asked
@@ -35,20 +36,21 @@ def protocol(asked: Asked) -> Path:
     """
     folder = asked.protocol.out or Path("runs") / f"{asked.protocol.recipe}-protocol"
     device = choose_device(asked.finetune.device).value
-    classes = _classes(asked, folder)
+    source = _source(asked, folder)
     planner = Planner(asked, folder)
     kinds = planner.kinds()
     for kind in kinds:  # what makes no sense together is refused here, before anything is written
         planner.finetuning(kind, 0)
     tuning = Tuning(asked, planner) if asked.protocol.tune else None
-    record.claim(folder, asked, classes)
     runner = Runner(places(device, asked.protocol.jobs), folder / "logs", Progress())
     work = _Work(asked, planner, tuning)
-    if tuning is None:
-        runner.run(work.tasks)
-    else:
-        runner.run(work.tasks, tuning.hopeless, tuning.diverged)
-    write_report(record.read_protocol(folder), folder / PAGE)
+    asked_for = len(kinds) * asked.protocol.seeds
+    with claimed(folder, asked, len(source.classes), facts_of(asked, source), asked_for):
+        if tuning is None:
+            runner.run(work.tasks)
+        else:
+            runner.run(work.tasks, tuning.hopeless, tuning.diverged)
+        write_report(record.read_protocol(folder), folder / PAGE)
     say(f"{folder}: done; {PAGE}, tables/ and figures/ are written")
     return folder
 
@@ -97,17 +99,17 @@ class _Work:
         return found
 
 
-def _classes(asked: Asked, folder: Path) -> int:
-    """How many there are. Raises `UserError` where the data have no labels or test images, or too few of them."""
-    config = asked.finetune
-    fetch(asked.protocol.data, config.image_size)
-    source = open_source(asked.protocol.data, config.image_size, config.index or folder.parent / ".index")
+def _source(asked: Asked, folder: Path) -> Source:
+    """The images. Raises `UserError` where they have no labels or no test images, or too few of them."""
+    config, protocol = asked.finetune, asked.protocol
+    fetch(protocol.data, config.image_size)
+    source = open_source(protocol.data, config.image_size, config.index or folder.parent / ".index")
     labelled_test(source)
-    smallest = min(map(label_share, asked.protocol.label_shares))
-    fewest = int(np.bincount(source.train.labels_S, minlength=len(source.classes)).sum() * smallest)
+    smallest, hold_back = protocol.label_shares[0], HELD_BACK if protocol.tune else 0.0
+    rows, _ = divide(dataclasses.replace(config, labels=smallest, hold_back=hold_back), source)
     require(
-        fewest * (0.9 if asked.protocol.tune else 1) >= config.batch_size,
-        f"--labels {asked.protocol.label_shares[0]}: makes {fewest} images to train on, fewer than"
+        len(rows) >= config.batch_size,
+        f"--labels {smallest}: makes {len(rows)} images to train on, fewer than"
         f" --finetune.batch-size {config.batch_size}; take a larger share or a smaller batch",
     )
-    return len(source.classes)
+    return source

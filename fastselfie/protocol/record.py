@@ -3,76 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastselfie.config import FinetuneConfig, PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.protocol.measured import Measured, Pretraining, Probed, Score, Trial
 from fastselfie.protocol.plan import PRETRAINED, Kind
-from fastselfie.protocol.settings import Asked, ProtocolConfig
 from fastselfie.protocol.task import Task, read_object
-from fastselfie.protocol.variants import variant_names
 from fastselfie.training.files import replace_json
-from fastselfie.training.run_folder import FREE, with_defaults
 from fastselfie.training.session import RESULT
-from fastselfie.training.versions import versions
 
 FILE = "protocol.json"
-# What a protocol may be asked more or less of when it goes on: runs that are there stay what they are.
-_GROWS = frozenset({"labels", "seeds", "encoders", "variants", "probes", "jobs", "out", "data", "pretrained"})
 
 
 def is_protocol(path: Path) -> bool:
     """Whether ``path`` is a protocol's folder."""
     return (path / FILE).is_file()
-
-
-def claim(folder: Path, asked: Asked, classes: int) -> None:
-    """Make the folder, or check that it holds a protocol of the same settings, which may now be asked for more.
-
-    Raises:
-        UserError: it holds something else; names the first setting that differs.
-    """
-    settings = json.loads(json.dumps(dataclasses.asdict(asked) | {"recipe": None}, default=str))
-    before: dict[str, Any] = {}
-    if is_protocol(folder):
-        before = read_object(folder / FILE)
-        kinds: dict[str, tuple[type[Any], frozenset[str]]] = {
-            "protocol": (ProtocolConfig, _GROWS),
-            "pretrain": (PretrainConfig, FREE),
-            "finetune": (FinetuneConfig, FREE),
-        }
-        for part, (kind, free) in kinds.items():
-            _compare(folder, part, with_defaults(kind, before["settings"][part]), settings[part], free)
-    elif folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
-        raise UserError(f"--out {folder}: is not an empty folder and holds no protocol; choose another")
-    protocol = asked.protocol
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_json(
-            folder / FILE,
-            {"runs": [], "pretrainings": [], "probes": [], "trials": []} | before | {
-                "format": 1, "recipe": protocol.recipe, "data": protocol.data or "CIFAR-10", "classes": classes,
-                "labels": protocol.label_shares, "encoders": protocol.encoder_names,
-                "seeds": list(range(protocol.seeds)), "variants": variant_names(protocol.variants),
-                "settings": settings, "made_by": versions(),
-            },
-        )  # fmt: skip
-    except OSError as error:
-        raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
-
-
-def _compare(folder: Path, part: str, before: Mapping[str, Any], now: Mapping[str, Any], free: Iterable[str]) -> None:
-    for name, value in now.items():
-        if name not in free and before.get(name) != value:
-            flag = ("--" if part == "protocol" else f"--{part}.") + name.replace("_", "-")
-            raise UserError(
-                f"--out {folder}: holds a protocol with {flag} {before.get(name)}, not {value};"
-                " repeat its settings to go on with it or choose another folder"
-            )
 
 
 def note(
@@ -110,7 +57,8 @@ def read_protocol(folder: Path) -> Measured:
     try:
         return Measured(
             folder=folder, recipe=record["recipe"], data=record["data"], classes=record["classes"],
-            asked=len(record["runs"]), labels=tuple(record["labels"]), encoders=tuple(record["encoders"]),
+            asked=record.get("asked", len(record["runs"])),  # of an earlier version: those that were named
+            labels=tuple(record["labels"]), encoders=tuple(record["encoders"]),
             seeds=tuple(record["seeds"]), variants=tuple(record["variants"]),
             scores=tuple(_scores(folder, record["runs"])), pretrainings=tuple(_pretrainings(folder, record)),
             settings=tuple(_told(record)),

@@ -87,7 +87,7 @@ class RunFolder:
             **settings,
         }  # named first where it differs, and not what follows from it
         for name, value in {**settings, **facts}.items():
-            if name not in FREE and _differ(theirs.get(name), value):
+            if name not in FREE and differs(theirs.get(name), value):
                 if name in facts:
                     raise UserError(
                         f"--out {self.path}: was made with other {name} ({theirs.get(name)}, now {value}): a file more,"
@@ -155,7 +155,7 @@ class RunFolder:
         return merged
 
 
-def _differ(theirs: Any, ours: Any) -> bool:
+def differs(theirs: Any, ours: Any) -> bool:
     """Whether a setting or a fact differs. Of `Source.probes` up to half may: images get damaged, and runs go on."""
     if isinstance(ours, Probes) and isinstance(theirs, list) and len(theirs) == len(ours):
         return 2 * sum(old != new for old, new in zip(theirs, ours, strict=True)) > len(ours)

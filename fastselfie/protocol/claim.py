@@ -1,0 +1,114 @@
+"""Whose a protocol's folder is: of which settings, images and pretrained weights, and of one process at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastselfie.config import FinetuneConfig, PretrainConfig
+from fastselfie.errors import UserError
+from fastselfie.evaluation.pretrained import read_encoder
+from fastselfie.pipelines.source import Source
+from fastselfie.protocol.record import FILE, is_protocol
+from fastselfie.protocol.settings import Asked, ProtocolConfig
+from fastselfie.protocol.task import read_object
+from fastselfie.protocol.variants import variant_names
+from fastselfie.training.files import replace_json
+from fastselfie.training.run_folder import FREE, differs, with_defaults
+from fastselfie.training.starting_point import read_starting_point
+from fastselfie.training.versions import versions
+
+# What a protocol may be asked more or less of when it goes on: runs that are there stay what they are. Images and
+# weights may lie elsewhere by then; that they are the same ones is among the facts.
+_GROWS = frozenset({"labels", "seeds", "encoders", "variants", "probes", "jobs", "out", "data", "pretrained"})
+
+
+def facts_of(asked: Asked, source: Source) -> dict[str, Any]:
+    """Checksums of what all runs of a protocol have in common: its images, and the weights that it starts from.
+
+    Raises:
+        UserError: the run or file to start from is unfinished or damaged.
+    """
+    run, file = asked.protocol.pretrained, asked.pretrain.pretrained
+    return {
+        "images": source.fingerprint(), "contents": source.probes(),
+        "pretrained": read_encoder(run).fingerprint if run is not None else None,
+        "start": read_starting_point(asked.pretrain, file).fingerprint if file is not None else None,
+    }  # fmt: skip
+
+
+@contextmanager
+def claimed(folder: Path, asked: Asked, classes: int, facts: dict[str, Any], runs: int) -> Iterator[None]:
+    """Make the folder, or check that it holds a protocol of the same settings, which may now be asked for more; and
+    keep every other process from working in it.
+
+    Args:
+        classes: of the data. facts: see `facts_of`. runs: how many finetuning runs are asked for.
+
+    Raises:
+        UserError: it holds something else, or another process works in it; names the first setting that differs.
+    """
+    settings = json.loads(json.dumps(dataclasses.asdict(asked) | {"recipe": None}, default=str))
+    before = _before(folder, settings, facts)
+    protocol = asked.protocol
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"--out {folder}: another fastselfie protocol works in it; wait for it or stop it"
+            ) from None
+        replace_json(
+            folder / FILE,
+            {"runs": [], "pretrainings": [], "probes": [], "trials": []} | before | {
+                "format": 1, "recipe": protocol.recipe, "data": protocol.data or "CIFAR-10", "classes": classes,
+                "labels": protocol.label_shares, "encoders": protocol.encoder_names,
+                "seeds": list(range(protocol.seeds)), "variants": variant_names(protocol.variants), "asked": runs,
+                "settings": settings, "facts": facts, "made_by": versions(),
+            },
+        )  # fmt: skip
+        yield
+
+
+def _before(folder: Path, settings: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the folder's record says, nothing where there is none. Raises `UserError` where it is of something else."""
+    if not is_protocol(folder):
+        if folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
+            raise UserError(f"--out {folder}: is not an empty folder and holds no protocol; choose another")
+        return {}
+    before = read_object(folder / FILE)
+    kinds: dict[str, tuple[type[Any], frozenset[str]]] = {
+        "protocol": (ProtocolConfig, _GROWS),
+        "pretrain": (PretrainConfig, FREE),
+        "finetune": (FinetuneConfig, FREE),
+    }
+    for part, (kind, free) in kinds.items():
+        _compare(folder, part, with_defaults(kind, before["settings"][part]), settings[part], free)
+    named = {"images": "--data", "contents": "--data", "pretrained": "--from", "start": "--pretrain.from"}
+    for name, then in before.get("facts", {}).items():  # a protocol of an earlier version has none
+        if differs(then, facts[name]):
+            raise UserError(
+                f"--out {folder}: its runs had another {named[name]} (checksum {then}, now {facts[name]}), and would"
+                " not compare; name that again or choose another folder"
+            )
+    return before
+
+
+def _compare(folder: Path, part: str, before: Mapping[str, Any], now: Mapping[str, Any], free: Iterable[str]) -> None:
+    for name, value in now.items():
+        if name not in free and before.get(name) != value:
+            flag = ("--" if part == "protocol" else f"--{part}.") + name.replace("_", "-")
+            raise UserError(
+                f"--out {folder}: holds a protocol with {flag} {before.get(name)}, not {value};"
+                " repeat its settings to go on with it or choose another folder"
+            )
