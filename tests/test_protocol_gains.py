@@ -114,6 +114,18 @@ def test_a_variant_is_held_against_the_bases_runs_from_scratch() -> None:
     assert against_own.mean == pytest.approx((0.23 + 0.24) / 2)
 
 
+def test_another_network_is_never_held_against_the_bases_runs_from_scratch() -> None:
+    """Half done, a variant whose own runs from scratch are to come has no gain yet, not a wrong one."""
+    for variant, encoder in (("trunk-patches", "resnet50"), ("pooler-mean", "resnet36-attention")):
+        base = scores(HERE, SCRATCH, pretrained=False, encoder=encoder)
+        found = measured(HERE, *base, *scores(HERE, PRETRAINED, variant=variant, encoder=encoder))
+        assert gain(found, variant=variant, encoder=encoder, labels="8%") is None
+    same_network = measured(
+        HERE, *scores(HERE, SCRATCH, pretrained=False), *scores(HERE, PRETRAINED, variant="pooler-mean")
+    )
+    assert gain(same_network, variant="pooler-mean", encoder="resnet50", labels="8%") == paired(PRETRAINED, SCRATCH)
+
+
 def test_a_seed_counts_once() -> None:
     twice = measured(HERE, *scores(HERE, {0: 0.5}), *scores(HERE, {0: 0.6}))
     with pytest.raises(AssertionError, match="a seed twice"):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 from fastselfie.protocol.measured import BASE, Measured
+from fastselfie.protocol.variants import VARIANTS
 
 CONFIDENCE = 0.95
 
@@ -98,11 +99,12 @@ def gain(measured: Measured, *, variant: str = BASE, encoder: str, labels: str) 
     """Pretrained minus scratch.
 
     A variant that changes pretraining alone has no runs from scratch of its own: they would be the base's, which it is
-    held against. One that finetunes in another way has its own.
+    held against. One that finetunes another network has its own, and no gain before they are done.
     """
     pretrained = accuracies(measured, variant=variant, encoder=encoder, labels=labels, pretrained=True)
     scratch = accuracies(measured, variant=variant, encoder=encoder, labels=labels, pretrained=False)
-    if not scratch:
+    has_its_own = variant in VARIANTS and VARIANTS[variant].other_network(encoder)
+    if not scratch and not has_its_own:
         scratch = accuracies(measured, encoder=encoder, labels=labels, pretrained=False)
     return paired(pretrained, scratch)
 
