@@ -140,6 +140,42 @@ def test_pretraining_is_probed_at_moments_that_it_keeps() -> None:
         planner("cifar10 --data d --steps 90 --probes 7").pretraining("base")
 
 
+def test_moments_that_a_run_is_past_without_a_checkpoint(tmp_path: Path) -> None:
+    plan = planner("cifar10 --data d --steps 90 --probes 3", tmp_path)
+    checkpoints = tmp_path / "pretrain" / "base" / "checkpoints"
+    (checkpoints / "step-000000030").mkdir(parents=True)
+    assert len(plan.probes("base")) == 3, "60 and 90 are to come"
+    (checkpoints / "step-000000030").rename(checkpoints / "step-000000045")
+    with pytest.raises(UserError, match=r"--probes 3: .*base is past step 30 and has kept no checkpoint of it; take"):
+        plan.probes("base")
+    plan.probes("control")
+    (tmp_path / "probe" / "base" / "100-step-30").mkdir(parents=True)
+    (tmp_path / "probe" / "base" / "100-step-30" / "result.json").write_text("{}")
+    assert len(plan.probes("base")) == 3, "probed then, and its checkpoint may go"
+    (tmp_path / "pretrain" / "base" / "result.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is past step 60"):
+        plan.probes("base")
+
+
+def test_probes_with_more_labels_are_other_probes() -> None:
+    few, many = (planner(f"cifar10 --data d --labels {labels}").probes("base") for labels in ("5%,20%", "5%,100%"))
+    assert {task.folder for task in few}.isdisjoint(task.folder for task in many)
+    again = planner("cifar10 --data d --labels 8%,20%").probes("base")
+    assert [task.folder for task in few] == [task.folder for task in again]
+
+
+def test_a_variant_that_changes_nothing_is_the_base() -> None:
+    """Its runs are not made twice, nor is the base compared with itself."""
+    plan = planner("cifar10 --data d --labels 5% --variants keep-0.75,pooler-depth-3,keep-0.5 --tune")
+    by_kind = {kind: plan.finetuning(kind, 1, Point(lr=0.2)) for kind in plan.kinds()}
+    for kind, task in by_kind.items():
+        base = by_kind.get(dataclasses.replace(kind, variant="base"))
+        assert (task == base) == (kind.variant in ("base", "keep-0.75", "pooler-depth-3")), kind
+    kept = Kind(encoder="resnet50", labels="5%", start="pretrained", variant="keep-0.75")
+    half = Point(lr=0.2, keep=0.5)  # what was chosen for the base, which makes the variant another
+    assert plan.finetuning(kept, 1, half) != plan.finetuning(dataclasses.replace(kept, variant="base"), 1, half)
+
+
 def test_another_network_has_a_baseline_of_its_own() -> None:
     plan = planner("cifar10 --data d --labels 5% --variants pooler-mean,trunk-patches,keep-0.5,pooler-fresh")
     scratch = {(kind.variant, kind.encoder) for kind in plan.kinds() if kind.start == "scratch"}

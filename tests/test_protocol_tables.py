@@ -100,6 +100,20 @@ def ablated(*variants: str) -> Measured:
     return measured(HERE, *base, *runs, pretrainings=pretrainings)
 
 
+def test_the_base_is_not_compared_with_itself() -> None:
+    """A variant that asks for what the base has has its runs, and does not count among Holm's comparisons."""
+    found = ablated(CONTROL)
+    shared = [
+        replace(score, variant="keep-0.75") for score in found.scores if score.variant == BASE and score.pretrained
+    ]
+    table = accuracy_table(replace(found, scores=(*found.scores, *shared), variants=(*found.variants, "keep-0.75")))
+    assert table is not None
+    base, control, kept = table.shown()
+    assert kept == ["keep-0.75: the base itself", *base[1:5], "–", "–"]
+    assert control[5:] == ["−2.0 (−2.2 to −1.9)", "< 0.001"]
+    assert table.lines[1].cells[-1] == pytest.approx(1 - 61 / 3723**0.5), "multiplied by 1"
+
+
 def test_ablations_beside_the_control() -> None:
     found = ablated(CONTROL, "depth-1")
     pretext, after = pretext_table(found), accuracy_table(found)

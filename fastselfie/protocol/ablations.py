@@ -6,6 +6,7 @@ accuracy says nothing about context without it.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from fastselfie.protocol.cells import COUNT, P_VALUE, PAIRED, RANGED, SHARE, SPREAD, TEXT, Column, Grid, Line, Ranged
@@ -84,11 +85,19 @@ def _rows(measured: Measured, encoder: str, labels: str) -> list[tuple[Any, ...]
     rows = []
     for variant, by_seed in found.items():
         if by_seed or variant in (BASE, CONTROL):
-            name = _named(variant) if by_seed else f"{_named(variant)}: {_missing(measured, variant)}"
-            difference = paired(by_seed, found[BASE]) if variant != BASE else None
+            same = variant != BASE and _runs(measured, variant, **of) == _runs(measured, BASE, **of)
+            remark = f": {_missing(measured, variant)}" if not by_seed else ": the base itself" if same else ""
+            name = _named(variant) + remark
+            difference = paired(by_seed, found[BASE]) if variant != BASE and not same else None
             gained = gain(measured, variant=variant, **of)
             rows.append((name, encoder, labels, spread(by_seed.values()), gained, difference))
     return rows
+
+
+def _runs(measured: Measured, variant: str, encoder: str, labels: str) -> set[Path]:
+    """Folders of a variant's pretrained runs: the base's where it asks for what the base has already."""
+    kind = variant, encoder, labels
+    return {s.run for s in measured.scores if s.pretrained and (s.variant, s.encoder, s.labels) == kind}
 
 
 def _notes(measured: Measured, adjusted: list[float | None]) -> tuple[str, ...]:

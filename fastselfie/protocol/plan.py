@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fastselfie.config import PretrainConfig, RunConfig
+from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, require
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import inherited, read_settings
 from fastselfie.protocol.command import words_of
@@ -15,6 +15,9 @@ from fastselfie.protocol.measured import BASE
 from fastselfie.protocol.settings import Asked
 from fastselfie.protocol.task import Task
 from fastselfie.protocol.variants import VARIANTS, variant_names
+from fastselfie.training.checkpoint import saved_steps
+from fastselfie.training.run_folder import RunFolder
+from fastselfie.training.session import RESULT
 
 SCRATCH, PRETRAINED = "scratch", "pretrained"
 HELD_BACK = 0.1
@@ -96,9 +99,20 @@ class Planner:
         return self._task(name, "pretrain", config, None)
 
     def finetuning(self, kind: Kind, seed: int, point: Point = Point(), *, tuning: bool = False) -> Task:
-        """One finetuning run; ``tuning`` judges it by labels held back."""
+        """One finetuning run; ``tuning`` judges it by labels held back.
+
+        The base's, where the variant changes nothing here: three quarters may be what the base sees already.
+        """
+        config = self._finetuning(kind, seed, point, tuning=tuning)
+        base = self._finetuning(dataclasses.replace(kind, variant=BASE), seed, point, tuning=tuning)
+        if dataclasses.replace(config, out=base.out) == base:
+            config = base
+        assert config.out is not None
+        needs = None if kind.start == SCRATCH else self.pretraining(kind.variant, point)
+        return self._task(str(config.out.relative_to(self.folder)), "finetune", config, needs)
+
+    def _finetuning(self, kind: Kind, seed: int, point: Point, *, tuning: bool) -> FinetuneConfig:
         protocol = self.asked.protocol
-        pretraining = None if kind.start == SCRATCH else self.pretraining(kind.variant, point)
         changes: dict[str, Any] = dict(VARIANTS[kind.variant].finetune)
         if point.lr is not None:
             changes["lr"] = point.lr
@@ -106,17 +120,17 @@ class Planner:
         if kind.start == SCRATCH:
             changes["scratch"] = True
         else:
+            pretraining = self.pretraining(kind.variant, point)
             changes["pretrained"] = protocol.pretrained if pretraining is None else pretraining.folder
         label_seed = seed if protocol.vary_labels else self.asked.finetune.label_seed
         name = f"finetune/{kind.variant}/{kind.name}-{seed}"
         if tuning:
             changes["hold_back"] = HELD_BACK
             name = f"tune/{kind.variant}/{kind.name}/{_named(_known(point))}"
-        config = dataclasses.replace(
+        return dataclasses.replace(
             self.asked.finetune, **changes, data=protocol.data, out=self.folder / name, labels=kind.labels,
             label_seed=label_seed, seed=seed,
         )  # fmt: skip
-        return self._task(name, "finetune", config, pretraining)
 
     def moments(self) -> list[int]:
         """Steps after which pretraining is probed, ascending.
@@ -130,25 +144,43 @@ class Planner:
         return [steps * (index + 1) // probes for index in range(probes)]
 
     def probes(self, variant: str, point: Point = Point()) -> list[Task]:
-        """Classifiers on the frozen features of a variant's pretraining run, with the largest share of labels."""
+        """Classifiers on the frozen features of a variant's pretraining run, with the largest share of labels.
+
+        Raises:
+            UserError: the run is there and has kept no checkpoint of a moment that is asked for.
+        """
         protocol, pretraining = self.asked.protocol, self.pretraining(variant, point)
         run = protocol.pretrained if pretraining is None else pretraining.folder
         assert run is not None
         words = ["probe", protocol.recipe, "--from", str(run)]
-        words += ["--labels", protocol.label_shares[-1], "--label-seed", str(self.asked.finetune.label_seed)]
+        labels = protocol.label_shares[-1]
+        words += ["--labels", labels, "--label-seed", str(self.asked.finetune.label_seed)]
         words += ["--data", protocol.data] if protocol.data else []
         shared = {name: getattr(self.asked.finetune, name) for name in ("device", "precision")}
         words += [word for name, value in shared.items() if value != "auto" for word in (f"--{name}", value)]
         found = []
         for step in self.moments():
             end = step == self.asked.pretrain.steps
-            name = f"probe/{run.name}/{'end' if end else f'step-{step}'}"
+            # Asked for a larger share later, all variants are probed with that: others would not compare.
+            name = f"probe/{run.name}/{labels.rstrip('%')}-{'end' if end else f'step-{step}'}"
             at = () if end else ("--checkpoint", str(step), "--no-fresh")
             folder = self.folder / name
             found.append(
                 Task(name=name, folder=folder, words=(*words, "--out", str(folder), *at), steps=1, needs=pretraining)
             )
+            if not end and not found[-1].done:
+                self._must_keep(step, run)
         return found
+
+    def _must_keep(self, step: int, run: Path) -> None:
+        """Refuse to probe a moment that the pretraining ``run`` is past without a checkpoint of it."""
+        saved = saved_steps(RunFolder(run).checkpoints)
+        past = (run / RESULT).exists() or any(later > step for later in saved)
+        require(
+            step in saved or not past,
+            f"--probes {self.asked.protocol.probes}: {run} is past step {step} and has kept no checkpoint of it; take"
+            " --probes 1, or another --out",
+        )
 
     def _shape(self, kind: Kind) -> dict[str, Any]:
         """The network's shape and the pixels' statistics, which finetuning has as pretraining has them."""

@@ -18,7 +18,7 @@ from fastselfie.protocol.progress import Progress
 from fastselfie.protocol.runner import Runner
 from fastselfie.protocol.settings import Asked
 from fastselfie.protocol.task import Task
-from fastselfie.protocol.tune import Tuning
+from fastselfie.protocol.tune import Tuning, grid
 from fastselfie.training.hardware import choose_device
 from fastselfie.training.reporter import say
 
@@ -41,6 +41,9 @@ def protocol(asked: Asked) -> Path:
     kinds = planner.kinds()
     for kind in kinds:  # what makes no sense together is refused here, before anything is written
         planner.finetuning(kind, 0)
+        for point in grid(asked, kind.start) if asked.protocol.tune else [Point()]:
+            if kind.start == PRETRAINED:
+                planner.probes(kind.variant, point)
     tuning = Tuning(asked, planner) if asked.protocol.tune else None
     runner = Runner(places(device, asked.protocol.jobs), folder / "logs", Progress())
     work = _Work(asked, planner, tuning)
