@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro import _errors as tyro_errors  # its documented hook for parse errors, not yet public: hence the version cap
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig
+from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, check_effect
 from fastselfie.errors import UserError
 from fastselfie.evaluation.probe_config import ProbeConfig
 from fastselfie.recipes import RECIPES, recipe
@@ -115,7 +115,10 @@ def _parse(kind: type[Any], result: type[C], default: C, words: Sequence[str], p
     start = kind(**{name: getattr(default, name) for name in names})
     with one_line_errors():
         parsed = tyro.cli(kind, args=list(words), prog=program, default=start)
-    return result(**{name: getattr(parsed, name) for name in names})
+    config = result(**{name: getattr(parsed, name) for name in names})
+    if isinstance(config, RunConfig) and isinstance(default, RunConfig):
+        check_effect(config, default)
+    return config
 
 
 def split_recipe(command: str, words: Sequence[str]) -> tuple[str, Sequence[str]]:

@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
 from fastselfie.arguments import one_line_errors, split_recipe
-from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig
+from fastselfie.config import POOLER_DEPTH, FinetuneConfig, PretrainConfig, RunConfig
 from fastselfie.protocol.settings import Asked, ProtocolConfig
 from fastselfie.recipes import recipe
 
@@ -40,6 +40,10 @@ class FinetuneStage(FinetuneConfig):
     encoder: Annotated[Literal["resnet50", "resnet36-attention"], tyro.conf.Suppress] = "resnet50"
     labels: Annotated[str, tyro.conf.Suppress] = "100%"
     hold_back: Annotated[float, tyro.conf.Suppress] = 0.0
+    # Finetuning has the pooler of its pretraining; a fresh one is a variant.
+    pooler: Annotated[Literal["attention", "mean", "max"], tyro.conf.Suppress] = "attention"
+    pooler_depth: Annotated[int, tyro.conf.Suppress] = POOLER_DEPTH
+    pooler_weights: Annotated[Literal["pretrained", "fresh"], tyro.conf.Suppress] = "pretrained"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +82,8 @@ def parse_protocol(words: Sequence[str]) -> Asked:
 
 def _staged(words: Sequence[str]) -> list[str]:
     """``words`` with a stage's prefix put before every option that is a stage's and has none."""
-    own = _flags(ProtocolConfig) | {"--from"}
-    stages = {"pretrain": _flags(PretrainConfig), "finetune": _flags(FinetuneConfig)}
+    own = _flags(ProtocolArguments) | {"--from"}
+    stages = {"pretrain": _flags(PretrainStage), "finetune": _flags(FinetuneStage)}
     groups: list[list[str]] = []  # an option with its values
     for word in words:
         if word.startswith("--") or not groups:
@@ -88,7 +92,7 @@ def _staged(words: Sequence[str]) -> list[str]:
     staged = []
     for option, *values in groups:
         flag, equals, value = option.partition("=")
-        bare = "--" + flag.removeprefix("--").removeprefix("no-")
+        bare = "--" + flag.removeprefix("--").replace("_", "-").removeprefix("no-")
         takers = [] if bare in own else [stage for stage, flags in stages.items() if bare in flags]
         for stage in takers:
             staged += [f"--{stage}.{flag.removeprefix('--')}{equals}{value}", *values]
@@ -98,7 +102,13 @@ def _staged(words: Sequence[str]) -> list[str]:
 
 
 def _flags(kind: type[Any]) -> set[str]:
-    return {"--" + field.name.replace("_", "-") for field in dataclasses.fields(kind)}
+    """What can be said to ``kind``."""
+    fields = get_type_hints(kind, include_extras=True).items()
+    return {
+        "--" + name.replace("_", "-")
+        for name, hint in fields
+        if tyro.conf.Suppress not in getattr(hint, "__metadata__", ())
+    }
 
 
 def _values(config: RunConfig) -> dict[str, Any]:

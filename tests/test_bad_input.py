@@ -98,7 +98,18 @@ def test_words(words: str, said: str, here: Path) -> None:
         ((*FINETUNE, "--scratch", "--labels", "5%"), "--batch-size 16: there are only 10 images"),
         (("pretrain", *SMALL, "--data", "synthetic:9"), "--data: synthetic:9"),
         (("pretrain", *SMALL, "--sync-bn"), "--sync-bn"),
-        (("pretrain", *SMALL, "--hardware-share", "0.9"), "--hardware-share 0.9: DALI's decoder on a GPU has one"),
+        *[
+            ((*command, *option.split()), f"{option}: has no effect, the images of synthetic lie in memory")
+            for command, option in (
+                (("pretrain", *SMALL), "--hardware-share 0.9"),
+                (("pretrain", *SMALL), "--decoder turbo"),
+                (("pretrain", *SMALL), "--loader-threads 3"),
+                ((*FINETUNE, "--scratch"), "--prefetch 3"),
+                ((*FINETUNE, "--scratch"), "--max-bad-share 0.5"),
+                (("protocol", *SMALL), "--index here"),
+                (("protocol", *SMALL, "--labels", "50%"), "--loader-threads 1"),
+            )
+        ],
         (("pretrain", *SMALL, "--kernels", "on"), "--kernels on: needs a CUDA device, or TRITON_INTERPRET=1"),
         (("pretrain", *SMALL, "--trunk", "fused"), "--trunk fused: needs a CUDA device, or TRITON_INTERPRET=1"),
     ],

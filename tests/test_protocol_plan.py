@@ -59,6 +59,58 @@ def test_options_without_a_prefix_go_to_every_stage_that_has_them() -> None:
     assert (asked.protocol.data, asked.protocol.seeds) == ("d", 2)
 
 
+@pytest.mark.parametrize(
+    "words", ["--tune --lr 0.3", "--from run --steps 9", "--tune --keeps 0.5 --pretrain-learning-rates 0.1", "--lr 0.3"]
+)
+def test_what_is_said_to_both_stages_need_not_have_an_effect_on_both(words: str) -> None:
+    parse_protocol(["cifar10", *words.split()])
+
+
+def test_what_is_pretrainings_alone_goes_there_alone() -> None:
+    """The seeds and poolers of finetuning are the protocol's business."""
+    asked = parse_protocol(["cifar10", "--seed", "3", "--pooler", "mean", "--batch_size", "8"])
+    assert (asked.pretrain.seed, asked.finetune.seed) == (3, 0)
+    assert (asked.pretrain.batch_size, asked.finetune.batch_size) == (8, 8)
+    plan = Planner(asked, Path("out"))
+    config = settings(plan.finetuning(Kind(encoder="resnet36-attention", labels="5%", start="scratch"), 4))
+    assert isinstance(config, FinetuneConfig)
+    assert (config.seed, config.pooler) == (4, "mean")
+
+
+def tasks(words: str) -> list[Task]:
+    plan = planner(f"cifar10 --data d {words}")
+    return [plan.finetuning(kind, 0) for kind in plan.kinds()]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--finetune.width 0.5", "--finetune.width 0.5: pretraining has 1.0, and finetuning takes it over"),
+        ("--pretrain.width 0.25 --finetune.width 0.5", "--finetune.width 0.5: pretraining has 0.25"),
+        ("--finetune.positions query", "--finetune.positions query: pretraining has both"),
+        ("--pooler none", "--encoders resnet50,resnet36-attention: pretraining has no pooler that an image could be"),
+        ("--pad 0 --variants pad-reflect", "--variants pad-reflect: --pad-mode reflect: has no effect, --pad 0 pads"),
+        ("--pooler mean --variants pooler-depth-1", "--variants pooler-depth-1: --pooler-depth 1: --pooler mean has"),
+        ("--min-area 0.3", "--min-area 0.3: has no effect"),
+    ],
+)
+def test_stages_that_do_not_go_together(words: str, said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        tasks(words)
+    assert str(refused.value).startswith(said)
+
+
+def test_all_variants_are_all_that_make_sense() -> None:
+    plan = planner("imagenet224 --data d --labels 5% --variants all")
+    assert set(plan.left_out) == {"pad-reflect"}
+    assert set(plan.variants) == set(VARIANTS) - {"pad-reflect"}
+    flat = planner("cifar10 --data d --pooler-depth 2 --variants all --pad 0 --encoders resnet50")
+    assert set(flat.left_out) == {"pad-reflect"}
+    control = flat.pretraining("control")
+    assert control is not None
+    assert "--pooler-depth" not in control.words, "u = 0 has no attention blocks, whatever the base has"
+
+
 def test_every_subset_encoder_and_start_has_its_run() -> None:
     plan = planner("cifar10 --data d --labels 20%,5% --encoders resnet50,resnet36-attention")
     kinds = plan.kinds()
@@ -283,6 +335,22 @@ def test_a_trial_above_the_median_goes_on(tmp_path: Path) -> None:
         ("--probes 2 --from run", "--probes 2: a run that --from names has the checkpoints that it has"),
         ("--jobs 0", "--jobs 0: must be at least 1"),
         ("--lr much", "--pretrain.lr"),
+        ("--keeps 0.5", "--keeps 0.5: is what --tune tries; add that, or leave this out"),
+        ("--learning-rates 0.1", "--learning-rates 0.1: is what --tune tries"),
+        ("--tune --from run --keeps 0.5", "--keeps 0.5: is tried in pretraining, and --from names a run that is done"),
+        ("--tune --keep 0.5", "--keep 0.5: has no effect, --tune chooses among --keeps"),
+        ("--tune --finetune.lr 0.3", "--finetune.lr 0.3: has no effect, --tune chooses among --learning-rates"),
+        ("--tune --from run --lr 0.3", "--finetune.lr 0.3: has no effect, --tune chooses"),
+        (
+            "--tune --lr 0.3 --pretrain-learning-rates 0.1",
+            "--pretrain.lr 0.3: has no effect, --tune chooses among --pretrain-learning-rates",
+        ),
+        ("--from run --keep 0.5", "--pretrain.keep 0.5: has no effect, --from names a run that is done"),
+        ("--from run --pretrain.steps 9", "--pretrain.steps 9: has no effect, --from names a run"),
+        ("--from run --pretrain.from x", "--pretrain.from x: has no effect, --from names a run"),
+        ("--vary-labels --label-seed 3", "--label-seed 3: has no effect, with --vary-labels every seed has its own"),
+        ("--finetune.seed 3", "there is no such option"),
+        ("--pooler-weights fresh", "there is no such option"),
         ("--encoder resnet50", "there is no such option"),
         ("--hold-back 0.1", "there is no such option"),
     ],

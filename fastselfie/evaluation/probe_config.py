@@ -70,4 +70,10 @@ class ProbeConfig:
             math.isfinite(self.temperature) and self.temperature > 0,
             f"--temperature {self.temperature}: must be a finite number above 0",
         )
+        for name, default in (("neighbours", KNN_NEIGHBOURS), ("temperature", KNN_TEMPERATURE)):
+            value = getattr(self, name)
+            require(
+                self.knn or value == default,
+                f"--{name} {value}: has no effect, --no-knn has no neighbours; leave one of them out",
+            )
         require(self.batch_size >= 1, f"--batch-size {self.batch_size}: must be at least 1")

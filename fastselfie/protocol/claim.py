@@ -14,10 +14,10 @@ from fastselfie.config import FinetuneConfig, PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import read_encoder
 from fastselfie.pipelines.source import Source
+from fastselfie.protocol.plan import Planner
 from fastselfie.protocol.record import FILE, is_protocol
 from fastselfie.protocol.settings import Asked, ProtocolConfig
 from fastselfie.protocol.task import read_object
-from fastselfie.protocol.variants import variant_names
 from fastselfie.training.files import replace_json
 from fastselfie.training.run_folder import FREE, differs, with_defaults
 from fastselfie.training.starting_point import read_starting_point
@@ -43,19 +43,19 @@ def facts_of(asked: Asked, source: Source) -> dict[str, Any]:
 
 
 @contextmanager
-def claimed(folder: Path, asked: Asked, classes: int, facts: dict[str, Any], runs: int) -> Iterator[None]:
+def claimed(planner: Planner, classes: int, facts: dict[str, Any]) -> Iterator[None]:
     """Make the folder, or check that it holds a protocol of the same settings, which may now be asked for more; and
     keep every other process from working in it.
 
     Args:
-        classes: of the data. facts: see `facts_of`. runs: how many finetuning runs are asked for.
+        planner: of what is asked. classes: of the data. facts: see `facts_of`.
 
     Raises:
         UserError: it holds something else, or another process works in it; names the first setting that differs.
     """
+    folder, asked, protocol = planner.folder, planner.asked, planner.asked.protocol
     settings = json.loads(json.dumps(dataclasses.asdict(asked) | {"recipe": None}, default=str))
     before = _before(folder, settings, facts)
-    protocol = asked.protocol
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
@@ -73,7 +73,8 @@ def claimed(folder: Path, asked: Asked, classes: int, facts: dict[str, Any], run
             {"runs": [], "pretrainings": [], "probes": [], "trials": []} | before | {
                 "format": 1, "recipe": protocol.recipe, "data": protocol.data or "CIFAR-10", "classes": classes,
                 "labels": protocol.label_shares, "encoders": protocol.encoder_names,
-                "seeds": list(range(protocol.seeds)), "variants": variant_names(protocol.variants), "asked": runs,
+                "seeds": list(range(protocol.seeds)), "variants": planner.variants,
+                "asked": len(planner.kinds()) * protocol.seeds,
                 "settings": settings, "facts": facts, "made_by": versions(),
             },
         )  # fmt: skip

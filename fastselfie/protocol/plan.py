@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, require
+from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, check_effect, require
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import inherited, read_settings
 from fastselfie.protocol.command import words_of
 from fastselfie.protocol.measured import BASE
-from fastselfie.protocol.settings import Asked
+from fastselfie.protocol.settings import RESNET50, Asked, stage_flag
 from fastselfie.protocol.task import Task
-from fastselfie.protocol.variants import VARIANTS, variant_names
+from fastselfie.protocol.variants import ALL, VARIANTS, variant_names
 from fastselfie.training.checkpoint import saved_steps
 from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.session import RESULT
@@ -57,6 +57,29 @@ class Planner:
         if started is not None and started.is_file():
             raise UserError(f"--from {started}: is a file; name the folder of a pretraining run")
         self._given = None if started is None else read_settings(started)
+        self._check_shape()
+        self.left_out: dict[str, str] = {}
+        """Variants that `all` would have and these settings cannot, and why."""
+        self.variants = self._variants()
+
+    def _variants(self) -> tuple[str, ...]:
+        """The base and the variants that are asked for.
+
+        Raises:
+            UserError: one that was named makes no sense with these settings.
+        """
+        names = variant_names(self.asked.protocol.variants)
+        for name in names:
+            try:
+                changed = dataclasses.replace(self.asked.pretrain, **VARIANTS[name].pretrain)
+                check_effect(changed, self.asked.recipe[0])
+            except UserError as error:
+                if name == BASE:
+                    raise
+                if ALL not in map(str.strip, self.asked.protocol.variants.split(",")):
+                    raise UserError(f"--variants {name}: {error}") from None
+                self.left_out[name] = str(error)
+        return tuple(name for name in names if name not in self.left_out)
 
     def kinds(self) -> list[Kind]:
         """Every kind of finetuning run that is asked for: base from scratch and pretrained, then the ablations.
@@ -64,7 +87,7 @@ class Planner:
         An ablation is from scratch too where its network is another than base's.
         """
         protocol, found = self.asked.protocol, []
-        for variant in variant_names(protocol.variants):
+        for variant in self.variants:
             for encoder in protocol.encoder_names:
                 if encoder in VARIANTS[variant].encoders:
                     baseline = variant == BASE or VARIANTS[variant].other_network(encoder)
@@ -127,10 +150,12 @@ class Planner:
         if tuning:
             changes["hold_back"] = HELD_BACK
             name = f"tune/{kind.variant}/{kind.name}/{_named(_known(point))}"
-        return dataclasses.replace(
+        config = dataclasses.replace(
             self.asked.finetune, **changes, data=protocol.data, out=self.folder / name, labels=kind.labels,
             label_seed=label_seed, seed=seed,
         )  # fmt: skip
+        check_effect(config, self.asked.recipe[1])
+        return config
 
     def moments(self) -> list[int]:
         """Steps after which pretraining is probed, ascending.
@@ -189,6 +214,24 @@ class Planner:
             variant = VARIANTS[kind.variant].pretrain
             settings = dataclasses.asdict(dataclasses.replace(self.asked.pretrain, **variant))
         return inherited(settings, kind.encoder) | {"encoder": kind.encoder}
+
+    def _check_shape(self) -> None:
+        """Refuse another shape of finetuning than pretraining has: the one would be taken for the other."""
+        settings = dataclasses.asdict(self.asked.pretrain) if self._given is None else self._given
+        whose = "pretraining" if self._given is None else f"--from {self.asked.protocol.pretrained}"
+        for name, theirs in inherited(settings, RESNET50).items():
+            value = getattr(self.asked.finetune, name)
+            require(
+                value in (theirs, getattr(self.asked.recipe[1], name)),
+                f"{stage_flag('finetune', name)} {value}: {whose} has {theirs}, and finetuning takes it over; leave"
+                " this out, or say it to both stages",
+            )
+        poolless = settings["pooler"] == "none" or settings["pooler_depth"] == 0
+        require(
+            not poolless or self.asked.protocol.encoder_names == (RESNET50,),
+            f"--encoders {self.asked.protocol.encoders}: {whose} has no pooler that an image could be classified by;"
+            f" take --encoders {RESNET50}",
+        )
 
     def _must_have(self, settings: dict[str, Any], variant: str) -> None:
         given = self._given or {}

@@ -19,6 +19,7 @@ from fastselfie.protocol.runner import Runner
 from fastselfie.protocol.settings import Asked
 from fastselfie.protocol.task import Task
 from fastselfie.protocol.tune import Tuning, grid
+from fastselfie.training.data import check_loading
 from fastselfie.training.hardware import choose_device
 from fastselfie.training.reporter import say
 
@@ -47,8 +48,9 @@ def protocol(asked: Asked) -> Path:
     tuning = Tuning(asked, planner) if asked.protocol.tune else None
     runner = Runner(places(device, asked.protocol.jobs), folder / "logs", Progress())
     work = _Work(asked, planner, tuning)
-    asked_for = len(kinds) * asked.protocol.seeds
-    with claimed(folder, asked, len(source.classes), facts_of(asked, source), asked_for):
+    with claimed(planner, len(source.classes), facts_of(asked, source)):
+        for name, why in planner.left_out.items():
+            say(f"--variants all: without {name} ({why})")
         if tuning is None:
             runner.run(work.tasks)
         else:
@@ -107,6 +109,8 @@ def _source(asked: Asked, folder: Path) -> Source:
     config, protocol = asked.finetune, asked.protocol
     fetch(protocol.data, config.image_size)
     source = open_source(protocol.data, config.image_size, config.index or folder.parent / ".index")
+    for stage in (asked.pretrain, asked.finetune):
+        check_loading(stage, source)
     labelled_test(source)
     smallest, hold_back = protocol.label_shares[0], HELD_BACK if protocol.tune else 0.0
     rows, _ = divide(dataclasses.replace(config, labels=smallest, hold_back=hold_back), source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from fastselfie.errors import UserError
 from fastselfie.protocol.measured import BASE
 from fastselfie.protocol.variants import variant_names
 
-ENCODERS = ("resnet50", "resnet36-attention")
+RESNET50, ATTENTION = ENCODERS = ("resnet50", "resnet36-attention")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +67,19 @@ class ProtocolConfig:
         variant_names(self.variants)
         for name in ("learning_rates", "keeps", "pretrain_learning_rates"):
             numbers("--" + name.replace("_", "-"), getattr(self, name))
+            self._check_tried(name)
         require(bool(self.learning_rates), "--learning-rates: name at least one")
         require(bool(self.keeps), "--keeps: name at least one")
+
+    def _check_tried(self, name: str) -> None:
+        """Refuse a list that --tune has no use for."""
+        value, flag = getattr(self, name), "--" + name.replace("_", "-")
+        if value != getattr(type(self), name):
+            require(self.tune, f"{flag} {value}: is what --tune tries; add that, or leave this out")
+            require(
+                self.pretrained is None or name == "learning_rates",
+                f"{flag} {value}: is tried in pretraining, and --from names a run that is done; leave one of them out",
+            )
 
     @property
     def label_shares(self) -> tuple[str, ...]:
@@ -93,6 +105,49 @@ class Asked:
     pretrain: PretrainConfig
     finetune: FinetuneConfig
     recipe: tuple[PretrainConfig, FinetuneConfig]
+
+    def __post_init__(self) -> None:
+        protocol, finetune = self.protocol, self.finetune
+        require(
+            not protocol.vary_labels or finetune.label_seed == self.recipe[1].label_seed,
+            f"--label-seed {finetune.label_seed}: has no effect, with --vary-labels every seed has its own; leave one"
+            " of them out",
+        )
+        if protocol.pretrained is not None:
+            self._check_given()
+        if protocol.tune:
+            self._check_tuned()
+
+    def _check_given(self) -> None:
+        """Refuse settings of pretraining that is done already. What was said to both stages is finetuning's too."""
+        for field in dataclasses.fields(PretrainConfig):
+            value, default = getattr(self.pretrain, field.name), getattr(self.recipe[0], field.name)
+            require(
+                value in (default, getattr(self.finetune, field.name, default)),
+                f"{stage_flag('pretrain', field.name)} {value}: has no effect, --from names a run that is done; leave"
+                " one of them out",
+            )
+
+    def _check_tuned(self) -> None:
+        """Refuse settings that --tune will choose. A rate that was said to both stages is pretraining's."""
+        keep, rate, own = self.pretrain.keep, self.pretrain.lr, self.finetune.lr
+        tuned = {
+            f"--keep {keep}": ("--keeps", keep == self.recipe[0].keep),
+            f"--pretrain.lr {rate}": (
+                "--pretrain-learning-rates", rate == self.recipe[0].lr or not self.protocol.pretrain_learning_rates
+            ),
+            f"--finetune.lr {own}": (
+                "--learning-rates",
+                own == self.recipe[1].lr or (own == rate and self.protocol.pretrained is None),
+            ),
+        }  # fmt: skip
+        for said, (among, fits) in tuned.items():
+            require(fits, f"{said}: has no effect, --tune chooses among {among}; name it there")
+
+
+def stage_flag(stage: str, name: str) -> str:
+    """What the user types for a setting of one stage."""
+    return f"--{stage}." + {"pretrained": "from"}.get(name, name).replace("_", "-")
 
 
 def numbers(flag: str, text: str) -> tuple[float, ...]:

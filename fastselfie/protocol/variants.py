@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastselfie.config import POOLER_DEPTH
 from fastselfie.errors import UserError
 from fastselfie.protocol.measured import BASE, CONTROL
 
@@ -36,17 +37,22 @@ class Variant:
         return "trunk_input" in self.finetune or (encoder == "resnet36-attention" and bool(of_pooler))
 
 
+def _without_blocks(pooler: str) -> dict[str, Any]:
+    """A pooler that has no attention blocks, whatever depth the recipe was asked for with."""
+    return {"pooler": pooler, "pooler_depth": POOLER_DEPTH}
+
+
 VARIANTS: dict[str, Variant] = {
     BASE: Variant(about="the recipe as asked for"),
     CONTROL: Variant(
-        about="pretrained without context, u = 0", pretrain={"pooler": "none"}, encoders=("resnet50",)
+        about="pretrained without context, u = 0", pretrain=_without_blocks("none"), encoders=("resnet50",)
     ),
     "keep-0.75": Variant(about="three quarters of the patches are seen", pretrain={"keep": 0.75}),
     "keep-0.5": Variant(about="half of the patches is seen", pretrain={"keep": 0.5}),
     "positions-query": Variant(about="positions are added to u alone", pretrain={"positions": "query"}),
     "logit-scale-none": Variant(about="scores are not divided by sqrt(D)", pretrain={"logit_scale": "none"}),
-    "pooler-mean": Variant(about="u is the mean of the visible patches", pretrain={"pooler": "mean"}),
-    "pooler-max": Variant(about="u is their maximum", pretrain={"pooler": "max"}),
+    "pooler-mean": Variant(about="u is the mean of the visible patches", pretrain=_without_blocks("mean")),
+    "pooler-max": Variant(about="u is their maximum", pretrain=_without_blocks("max")),
     "pooler-depth-0": Variant(
         about="u is u0: learned, the same for every image", pretrain={"pooler_depth": 0}, encoders=("resnet50",)
     ),

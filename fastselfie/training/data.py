@@ -46,10 +46,10 @@ def with_decoder(config: C, source: Source, view: View, world: World) -> tuple[C
         be known of the data.
 
     Raises:
-        UserError: it is not installed, or a share of a hardware decoder is asked for where none is used.
+        UserError: it is not installed; or something is asked for that is not used, see `check_loading`.
     """
+    check_loading(config, source)
     if not isinstance(source.train, EncodedImages):
-        _check_hardware_share(config, used=False)
         return config, ""
     name, why = choose_decoder(config.decoder, world.device)
     _check_hardware_share(config, used=name == "dali" and world.device.type == "cuda")
@@ -60,6 +60,24 @@ def with_decoder(config: C, source: Source, view: View, world: World) -> tuple[C
     takes = footprint(source.train, view, how, world.device, kept=world.device.type == "cpu")
     remark = f"\n{source.name}: {source.remark}" if source.remark else ""
     return config, f"{remark}\nloading by {how.threads} threads, decoder {name} ({why}), takes up to {takes.told()}"
+
+
+def check_loading(config: RunConfig, source: Source) -> None:
+    """Refuse settings of how files are loaded where ``source`` has all images in memory.
+
+    Raises:
+        UserError: names the first.
+    """
+    if isinstance(source.train, EncodedImages):
+        return
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in ("loader_threads", "prefetch", "decoder", "hardware_share", "index", "max_bad_share"):
+        value, flag = getattr(config, name), "--" + name.replace("_", "-")
+        require(
+            value == defaults[name],
+            f"{flag} {value}: has no effect, the images of {source.name} lie in memory and none is decoded; leave it"
+            " out",
+        )
 
 
 def _check_hardware_share(config: RunConfig, used: bool) -> None:
