@@ -103,15 +103,19 @@ def test_runs_of_other_images_or_weights_do_not_come_into_one_table(whole: Path,
     before = contents(whole)
     line = assert_refused(in_process(*WORDS, "--data", "synthetic:300", "--seeds", "3", cwd=whole.parent))
     assert "--out out: its runs had another --data" in line
-    made_here = "out/pretrain/base"
-    line = assert_refused(in_process(*WORDS, "--from", made_here, "--seeds", "3", cwd=whole.parent))
-    assert "--out out: its runs had another --from" in line
     assert contents(whole) == before
+    record = json.loads((whole / "protocol.json").read_text())
+    record["facts"]["pretrained"] = "0123"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "protocol.json").write_text(json.dumps(record))
+    line = assert_refused(in_process(*WORDS, "--seeds", "3", cwd=tmp_path))
+    assert "--out out: its runs had another --from (checksum 0123, now None)" in line
     unfinished = shutil.copytree(whole / "pretrain" / "base", tmp_path / "run")
     (unfinished / "encoder.safetensors").unlink()
-    line = assert_refused(in_process(*WORDS, "--from", "run", cwd=tmp_path))
+    words = WORDS[: WORDS.index("--held-out")]
+    line = assert_refused(in_process(*words, "--from", "run", "--out", "new", cwd=tmp_path))
     assert "--from run: is not finished" in line
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "new").exists()
 
 
 def test_one_protocol_at_a_time_works_in_a_folder(whole: Path) -> None:

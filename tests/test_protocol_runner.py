@@ -170,7 +170,8 @@ def test_cores_are_shared_out() -> None:
 @pytest.mark.parametrize("ours", [["2", "5"], ["GPU-8f1c", "GPU-03be"]])
 def test_runs_keep_to_the_gpus_that_the_protocol_may_use(ours: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(ours))
-    gpus, given = Gpus(3, free_gib=[80.0, 80.0]), []
+    gpus = Gpus(3, free_gib=[80.0, 80.0])
+    given: list[dict[str, str]] = []
     for _ in range(3):
         environment = gpus.next(given, [None] * len(given))
         assert environment is not None
