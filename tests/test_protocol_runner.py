@@ -127,6 +127,24 @@ def test_a_signal_saves_all_once_and_says_what_is_left(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_signal_to_all_processes_of_a_job_is_no_failure_of_a_run(tmp_path: Path) -> None:
+    """As a batch system sends it; the runs are gone before the protocol looks at them."""
+    tasks = [task(tmp_path, "a", steps=400)]
+
+    def send() -> None:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "a" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        (child,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(int(child), signal.SIGTERM)
+
+    threading.Thread(target=send).start()
+    with pytest.raises(Stopped, match=r"0 of 1 runs done"):
+        runner(tmp_path).run(lambda: tasks)
+    assert (tmp_path / "a" / "saved").exists()
+
+
 def test_a_hopeless_trial_is_stopped_and_recorded(tmp_path: Path) -> None:
     tasks = [task(tmp_path, "good", steps=8), task(tmp_path, "bad", steps=400)]
 

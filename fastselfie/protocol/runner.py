@@ -24,6 +24,9 @@ from fastselfie.training.signals import Stopped
 PROGRAM = (sys.executable, "-m", "fastselfie")
 _POLL_S, _LOOK_S = 0.2, 1.0
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+_LIBC = ctypes.CDLL(
+    None
+)  # opened here: in a child between fork and exec another thread may have held the loader's lock
 
 
 @dataclass(kw_only=True)
@@ -71,7 +74,8 @@ class Runner:
                         self._watch(hopeless)
                         due = time.monotonic() + _LOOK_S
                     time.sleep(_POLL_S)
-                    if self._reap(forgiven):
+                    # A batch system tells our runs too: that they end of a signal is no failure of theirs then.
+                    if not self._signal and self._reap(forgiven):
                         waiting, due = self._ask(tasks, [running.task for running in self._running]), 0.0
             finally:
                 self._stop_all()
@@ -178,4 +182,4 @@ def _peak_gib(task: Task) -> float | None:
 
 def _die_with_parent() -> None:
     """In the child: a protocol that is killed leaves no runs behind; they save themselves and stop (Linux)."""
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+    _LIBC.prctl(_DIE_WITH_PARENT, signal.SIGTERM)

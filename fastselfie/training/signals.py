@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,6 +12,10 @@ from types import FrameType
 import torch
 
 from fastselfie.training.world import World
+
+_SAME_S = 2.0
+"""A batch system tells all processes of a job at once, and a protocol or torchrun passes on to its runs what it hears:
+they hear one request twice."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the user asked
@@ -26,11 +32,15 @@ class StopSignal:
     def __init__(self, world: World) -> None:
         self._world = world
         self._received = 0
+        self._since = 0.0
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Remember the signal. A second one ends the process at once, as it would have without us."""
-        self._received = number
-        signal.signal(number, signal.SIG_DFL)
+        """Remember the signal. A later one ends the process at once, as it would have without us."""
+        if not self._received:
+            self._received, self._since = number, time.monotonic()
+        elif time.monotonic() > self._since + _SAME_S:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def agreed(self) -> int:
         """The signal that any process has received, the same answer in all: they must leave at the same step.
