@@ -94,6 +94,8 @@ def test_what_was_run_and_how_far(written: tuple[Measured, str]) -> None:
     assert wording.progress(done) == f"all {len(found.scores)} finetuning runs are done"
     more = dataclasses.replace(found, pretrainings=(*found.pretrainings, pretraining(found.folder)))
     assert "Several pretraining runs" in wording.scope(more)
+    assert "over one labelled subset" in wording.scope(more)
+    assert "crops, and the labelled subset." in wording.scope(dataclasses.replace(more, vary_labels=True))
 
 
 def test_headlines_in_plain_words(tmp_path: Path) -> None:

@@ -125,6 +125,10 @@ def test_every_subset_encoder_and_start_has_its_run() -> None:
     assert (config.label_seed, config.data, config.out, config.hold_back) == (0, "d", task.folder, 0)
 
 
+def test_a_share_is_asked_for_once_however_it_is_written() -> None:
+    assert parse_protocol(["cifar10", "--labels", "20%,5%,5.0%,20%"]).protocol.label_shares == ("5%", "20%")
+
+
 def test_seeds_share_a_subset_unless_asked() -> None:
     for words, label_seed in (("", 0), (" --vary-labels", 3), (" --label-seed 9", 9)):
         plan = planner("cifar10 --data d" + words)

@@ -88,6 +88,7 @@ class Measured:
         folder: the protocol's ``--out``. recipe, data: as asked. classes: of the data. asked: how many finetuning runs
             were asked for; fewer `scores` mean that it is unfinished. labels, encoders, seeds, variants: as asked, in
             that order. settings: name and value of what else a reader should know, such as the finetuning's steps.
+            vary_labels: whether every seed has another labelled subset.
     """
 
     folder: Path
@@ -103,4 +104,5 @@ class Measured:
     pretrainings: tuple[Pretraining, ...]
     probes: tuple[Probed, ...] = ()
     trials: tuple[Trial, ...] = ()
+    vary_labels: bool = False
     settings: tuple[tuple[str, str], ...] = ()

@@ -61,7 +61,7 @@ def read_protocol(folder: Path) -> Measured:
             labels=tuple(record["labels"]), encoders=tuple(record["encoders"]),
             seeds=tuple(record["seeds"]), variants=tuple(record["variants"]),
             scores=tuple(_scores(folder, record["runs"])), pretrainings=tuple(_pretrainings(folder, record)),
-            settings=tuple(_told(record)),
+            settings=tuple(_told(record)), vary_labels=record["settings"]["protocol"]["vary_labels"],
             probes=tuple(_probes(folder, record["probes"])),
             trials=tuple(Trial(**t) for t in record["trials"]),
         )  # fmt: skip

@@ -83,8 +83,9 @@ class ProtocolConfig:
 
     @property
     def label_shares(self) -> tuple[str, ...]:
-        """As asked, each once, from the smallest."""
-        return tuple(sorted(dict.fromkeys(_words("--labels", self.labels)), key=label_share))
+        """As asked, each once, from the smallest: 5.0% is 5%."""
+        by_share = {label_share(share): share for share in reversed(_words("--labels", self.labels))}
+        return tuple(by_share[share] for share in sorted(by_share))
 
     @property
     def encoder_names(self) -> tuple[str, ...]:

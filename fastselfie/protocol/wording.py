@@ -69,7 +69,8 @@ def what_was_run(measured: Measured) -> list[tuple[str, str]]:
 
 def scope(measured: Measured) -> str:
     """What the seeds vary, and what they leave alone."""
-    seed = "A seed stands for the finetuning's fresh weights, order and crops."
+    subset = "and the labelled subset" if measured.vary_labels else "over one labelled subset"
+    seed = f"A seed stands for the finetuning's fresh weights, order and crops, {subset}."
     if sum(run.variant == BASE for run in measured.pretrainings) > 1:
         return f"{seed} Several pretraining runs are behind the pretrained ones, and the intervals mix what both vary."
     return (
