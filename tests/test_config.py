@@ -218,3 +218,11 @@ def test_what_a_recipe_has_itself_is_not_held_against_the_user(words: str) -> No
     parse_pretrain(words.split())
     if "knn" not in words:
         parse_finetune(words.split())
+
+
+def test_neighbours_that_are_not_asked() -> None:
+    for name, value in (("neighbours", 5), ("temperature", 0.1)):
+        changed: dict[str, Any] = {name: value}
+        ProbeConfig(recipe="cifar10", **changed)
+        with pytest.raises(UserError, match=f"--{name} {value}: has no effect, --no-knn has no neighbours"):
+            ProbeConfig(recipe="cifar10", knn=False, **changed)
