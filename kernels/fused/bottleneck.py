@@ -21,7 +21,10 @@ from fastselfie.kernels.collective import added_up
 from fastselfie.kernels.fused.convolution import convolution
 from fastselfie.kernels.fused.convolution_backward import convolution_input, convolution_weight
 from fastselfie.kernels.fused.normalisation import normalisation_input, normalisation_sums, normalise
+from fastselfie.kernels.inductor import spare_descriptions
 from fastselfie.kernels.moments import affine, moments
+
+spare_descriptions()  # here, because a chain of these operators is what it takes
 
 
 class Bottleneck(torch.autograd.Function):
