@@ -48,7 +48,7 @@ class RemoteFolder(Storage):
     def read(self, name: str, start: int, size: int) -> bytes:
         """See `Storage.read`."""
         with _as_os_error(name):
-            data = self._here().cat_file(self._path(name), start, start + size)
+            data = self._here().cat_file(self._path(name), start=start, end=start + size)
         if len(data) > size:
             raise OSError(errno.EIO, "the server sends whole files where parts are asked for")
         return bytes(data)
