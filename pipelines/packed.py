@@ -90,7 +90,7 @@ def _described(split: dict[str, Any]) -> _Described:
     """Raises ValueError, TypeError or KeyError where it is not as described."""
     sizes = {str(shard["name"]): int(shard["bytes"]) for shard in split["shards"]}
     index, images = str(split["index"]["name"]), int(split["images"])
-    if len(sizes) != len(split["shards"]) or images < 1 or any("/" in name for name in (*sizes, index)):
+    if not sizes or len(sizes) != len(split["shards"]) or images < 1 or any("/" in name for name in (*sizes, index)):
         raise ValueError
     return _Described(images=images, sizes=sizes, index=index, checksum=int(split["index"]["crc32"]))
 
@@ -133,6 +133,7 @@ def _check_shards(storage: Storage, split: _Described) -> None:
         faults = [said for said in pool.map(fault, split.sizes) if said]
     if faults:
         raise UserError(faults[0])
+    storage.check(next(iter(split.sizes)))
 
 
 def _entries(storage: Storage, split: _Described, index: Path | None) -> NDArray[np.void]:

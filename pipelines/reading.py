@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from fastselfie.pipelines.image_bytes import BadImage, fault
 from fastselfie.pipelines.source import EncodedImages
 
-_PAUSES_S = (0.1, 0.5)  # before the second and the third try: a network file system that is busy gets over it
 _GIVEN_UP = 1000  # images known not to be readable that are remembered
 _FEW = 16  # images a task: handing over a task takes as long as reading an image from memory
 
@@ -56,7 +55,7 @@ class Reader:
         return np.frombuffer(data, dtype=np.uint8)
 
     def _bytes(self, index: int) -> bytes:
-        for pause_s in () if index in self._given_up else _PAUSES_S:
+        for pause_s in () if index in self._given_up else self._images.pauses_s:
             try:
                 return self._images.read(index)
             except OSError:

@@ -58,6 +58,7 @@ def read_webdataset(storage: Storage, index: Path | None) -> Source:
         raise UserError(f"{storage.place} holds tar files and images such as {stray}: put one kind elsewhere")
     shards = _splits(storage, [name for name in names if _is_tar(name)])
     states = {part: _states(storage, own) for part, own in shards.items()}
+    storage.check(shards[_TRAIN][0])
     header = {"format": _FORMAT, "place": storage.key, "shards": json.loads(json.dumps(states))}
     path = None if index is None else index_path(index, "webdataset", storage.key)
     outdated = path is not None and path.exists()
