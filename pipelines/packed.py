@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines.entries import Entries
-from fastselfie.pipelines.index_file import index_path, keep_bytes
+from fastselfie.pipelines.index_file import index_path, keep_bytes, one_maker
 from fastselfie.pipelines.packed_format import ENTRY, FORMAT, MANIFEST
 from fastselfie.pipelines.shards import Shards
 from fastselfie.pipelines.source import Source
@@ -162,13 +162,14 @@ def _index(storage: Storage, split: _Described, folder: Path | None) -> Path | b
     if folder is None:
         return storage.whole(split.index)
     kept = index_path(folder, "packed", f"{storage.key}/{split.index}")
-    outdated = kept.exists()
-    if outdated and _checksum(_chunks(kept)) == split.checksum:
-        return kept
-    data = storage.whole(split.index)
-    if _checksum([data]) != split.checksum:  # which the caller refuses
-        return data
-    keep_bytes(kept, [data], instead=outdated)
+    with one_maker(kept):
+        outdated = kept.exists()
+        if outdated and _checksum(_chunks(kept)) == split.checksum:
+            return kept
+        data = storage.whole(split.index)
+        if _checksum([data]) != split.checksum:  # which the caller refuses
+            return data
+        keep_bytes(kept, [data], instead=outdated)
     return kept
 
 

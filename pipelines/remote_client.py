@@ -36,7 +36,7 @@ def client(url: str) -> tuple[Any, str]:
 
 
 def read_part(system: Any, path: str, start: int, size: int) -> bytes | None:
-    """``size`` bytes from ``start`` on, fewer where the answer has fewer; None where the server knows no parts of files.
+    """``size`` bytes from ``start`` on, fewer where the answer has fewer; None where the server knows no parts.
 
     Whatever the client raises, it raises.
     """
@@ -56,7 +56,7 @@ def read_part(system: Any, path: str, start: int, size: int) -> bytes | None:
 
 
 def _read_http(system: Any, path: str, start: int, size: int) -> bytes | None:
-    """As a file, which looks at what the answer is: `cat_file` would take a whole shard from a server without ranges."""
+    """As a file, which looks at the answer first: `cat_file` takes a whole shard from a server without ranges."""
     with system.open(path, "rb", block_size=size, cache_type="none", size=start + size) as file:
         file.seek(start)
         try:

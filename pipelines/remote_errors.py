@@ -28,7 +28,7 @@ def as_os_error(what: str) -> Iterator[None]:
 
 
 def _behind(error: FileNotFoundError) -> BaseException | None:
-    """fsspec's HTTP client calls a file missing whatever it was that went wrong; what it was, if it is another thing."""
+    """What went wrong, if it is another thing: fsspec's HTTP client says of any failure that the file is missing."""
     cause = error.__cause__
     status = getattr(cause, "status", None)
     if status is not None:
@@ -47,4 +47,5 @@ def _translated(error: BaseException) -> OSError:
     if isinstance(error, OSError):
         number = errno.EACCES if isinstance(error, PermissionError) else error.errno or errno.EIO
         return OSError(number, error.strerror or str(error) or type(error).__name__)
-    return OSError(errno.EIO, f"{type(error).__name__}: {error}")
+    kind = type(error).__name__  # botocore's, as NoCredentialsError, are no OSErrors
+    return OSError(errno.EACCES if "Credential" in kind else errno.EIO, f"{kind}: {error}")

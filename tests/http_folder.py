@@ -72,10 +72,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
-    def do_HEAD(self) -> None:  # noqa: N802 (the library's)
+    def do_HEAD(self) -> None:
         self._answer(content=False)
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._answer(content=True)
 
     def log_message(self, format: str, *arguments: object) -> None:
