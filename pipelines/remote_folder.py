@@ -20,6 +20,9 @@ T = TypeVar("T")
 _AHEAD = 1 << 22  # bytes asked for at once where a file is read through; s3fs would take 50 MB
 _PAUSES_S = (0.5, 2.0)  # before the second and the third try of what is asked while a data set is opened
 
+# File systems that a fork has brought along. Closed here, they would close what the process forked from waits on.
+_INHERITED: list[Any] = []
+
 
 class RemoteFolder(Storage):
     """A folder behind a URL; each read is one request of the bytes that are asked for."""
@@ -95,6 +98,7 @@ class RemoteFolder(Storage):
     def _here(self) -> Any:
         """The file system of this process: connections do not survive a fork."""
         if self._process != os.getpid():
+            _INHERITED.append(self._system)
             self._begin()
         return self._system
 

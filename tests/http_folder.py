@@ -55,6 +55,7 @@ def http_folder(folder: Path, port: int = 0) -> Iterator[Served]:
     Handler.served = served
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads, server.block_on_close = True, False
+    server.handle_error = lambda request, address: None  # type: ignore[method-assign]  # who asked may be gone
     served.url = f"http://127.0.0.1:{server.server_address[1]}/{folder.name}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
