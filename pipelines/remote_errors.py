@@ -19,12 +19,9 @@ def as_os_error(what: str) -> Iterator[None]:
     except UserError:
         raise
     except FileNotFoundError as error:
-        failure = _behind(error)
-        if failure is None:
-            raise FileNotFoundError(errno.ENOENT, "No such file", what) from None
-        raise _translated(failure) from error
+        raise _translated(_behind(error) or error, what) from error
     except Exception as error:
-        raise _translated(error) from error
+        raise _translated(error, what) from error
 
 
 def _behind(error: FileNotFoundError) -> BaseException | None:
@@ -37,8 +34,10 @@ def _behind(error: FileNotFoundError) -> BaseException | None:
     return cause if failed or type(cause).__module__.startswith("aiohttp") else None
 
 
-def _translated(error: BaseException) -> OSError:
+def _translated(error: BaseException, what: str) -> OSError:
     status = getattr(error, "status", None)
+    if isinstance(error, FileNotFoundError) or status in _MISSING:
+        return FileNotFoundError(errno.ENOENT, "No such file", what)
     if isinstance(status, int) and status >= 400:
         reason = f"the server answers {status} {getattr(error, 'message', '')}".rstrip()
         return OSError(errno.EACCES if status in _FORBIDDEN else errno.EIO, reason)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TypeAlias
@@ -22,6 +23,7 @@ class Served:
 
     Attributes:
         folder: whose files. url: of it. ranges: whether parts of files are given. latency_s: before each answer.
+        modified: when all files were, in seconds since 1970.
         status: of what is asked, its turn among all: an HTTP status instead of the answer; 0 cuts it in its middle, -1
             gives fewer bytes and calls them all, -2 never answers.
         asked: all requests. sent: bytes of all contents.
@@ -31,6 +33,7 @@ class Served:
     url: str = ""
     ranges: bool = True
     latency_s: float = 0.0
+    modified: int = 1_700_000_000
     status: Callable[[Asked, int], int] = lambda asked, turn: 200
     asked: list[Asked] = field(default_factory=list)
     sent: int = 0
@@ -53,9 +56,7 @@ def http_folder(folder: Path, port: int = 0) -> Iterator[Served]:
         pass
 
     Handler.served = served
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads, server.block_on_close = True, False
-    server.handle_error = lambda request, address: None  # type: ignore[method-assign]  # who asked may be gone
+    server = _Server(("127.0.0.1", port), Handler)
     served.url = f"http://127.0.0.1:{server.server_address[1]}/{folder.name}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -66,6 +67,14 @@ def http_folder(folder: Path, port: int = 0) -> Iterator[Served]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads, block_on_close = True, False
+    request_queue_size = 128  # of five, the other connections of a client that opens 32 wait for a second
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: who asked has gone."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -119,6 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         for header, value in headers.items():
             self.send_header(header, value)
         self.send_header("Content-Type", "application/octet-stream" if path.is_file() else "text/html")
+        self.send_header("Last-Modified", formatdate(served.modified, usegmt=True))
         self.send_header("Content-Length", str(len(cut) if status == -1 else len(part)))
         self.end_headers()
         if not content:
