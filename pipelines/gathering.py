@@ -90,6 +90,8 @@ class Gatherer:
         bad = {place: str(result) for place, result in enumerate(results) if isinstance(result, BadImage)}
         for place, reason in bad.items():  # all, before others are tried in their place: is the storage gone?
             self._note(request, place, reason)
+        if bad and self._reader.lost:
+            raise LocalError(self._too_many(request))
         for place, reason in bad.items():
             self.refuse(request, place, reason)
         if not request.there():

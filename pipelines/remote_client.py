@@ -35,6 +35,19 @@ def client(url: str) -> tuple[Any, str]:
         raise UserError(f"{url}: {error}") from None
 
 
+def ask(system: Any, method: str, *arguments: object, patience_s: float | None = None, **named: object) -> Any:
+    """The answer of a method of ``system``. Clients try again by themselves, one in another, for half an hour.
+
+    Raises:
+        TimeoutError: there is none in ``patience_s``, by default half a minute. And whatever the client raises.
+    """
+    if not system.async_impl:
+        return getattr(system, method)(*arguments, **named)
+    from fsspec.asyn import sync
+
+    return sync(system.loop, getattr(system, f"_{method}"), *arguments, timeout=patience_s or _PATIENCE_S, **named)
+
+
 def read_part(system: Any, path: str, start: int, size: int) -> bytes | None:
     """``size`` bytes from ``start`` on, fewer where the answer has fewer; None where the server knows no parts.
 
@@ -44,14 +57,8 @@ def read_part(system: Any, path: str, start: int, size: int) -> bytes | None:
         return b""
     if "http" in system.protocol:
         return _read_http(system, path, start, size)
-    if system.async_impl:
-        from fsspec.asyn import sync
-
-        timeout_s = _PATIENCE_S + size / _SLOWEST
-        # By name: the second argument of s3fs is a version. Clients try again by themselves, one in another, for hours.
-        data = sync(system.loop, system._cat_file, path, start=start, end=start + size, timeout=timeout_s)
-    else:
-        data = system.cat_file(path, start=start, end=start + size)
+    # By name: the second argument of s3fs is a version.
+    data = ask(system, "cat_file", path, start=start, end=start + size, patience_s=_PATIENCE_S + size / _SLOWEST)
     return bytes(data) if len(data) <= size else None
 
 

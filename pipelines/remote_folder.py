@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
 from fastselfie.errors import LocalError
-from fastselfie.pipelines.remote_client import READERS, client, read_part
+from fastselfie.pipelines.remote_client import READERS, ask, client, read_part
 from fastselfie.pipelines.remote_errors import as_os_error
 from fastselfie.pipelines.storage import FileState, Storage
 
 T = TypeVar("T")
 
-_AHEAD = 1 << 22  # bytes asked for at once where a file is read through; s3fs would take 50 MB
+_AHEAD = 1 << 22  # bytes asked for at once where a file is read through
+_LISTING_S = 300.0  # a thousand names come in an answer
 _PAUSES_S = (0.5, 2.0)  # before the second and the third try of what is asked while a data set is opened
 
 # File systems that a fork has brought along. Closed here, they would close what the process forked from waits on.
@@ -42,12 +43,12 @@ class RemoteFolder(Storage):
 
     def names(self) -> list[str]:
         """See `Storage.names`."""
-        found = _insist(self.place, lambda: self._system.ls(self._root, detail=True))
+        found = _insist(self.place, lambda: ask(self._here(), "ls", self._root, detail=True, patience_s=_LISTING_S))
         return sorted(PurePosixPath(entry["name"]).name for entry in found if entry["type"] == "file")
 
     def state(self, name: str) -> FileState:
         """See `Storage.state`."""
-        about = _insist(name, lambda: self._system.info(self._path(name)))
+        about = _insist(name, lambda: ask(self._here(), "info", self._path(name)))
         if about.get("size") is None:
             raise OSError(errno.EIO, f"the server does not tell the size of {name}")
         told = (about.get(mark) for mark in ("ETag", "etag", "Last-Modified"))
@@ -55,7 +56,7 @@ class RemoteFolder(Storage):
 
     def check(self, name: str) -> None:
         """See `Storage.check`."""
-        _insist(name, lambda: self._part(name, 1, 1))
+        self.part(name, 1, 1)
 
     def read(self, name: str, start: int, size: int) -> bytes:
         """See `Storage.read`."""
@@ -65,16 +66,15 @@ class RemoteFolder(Storage):
     def whole(self, name: str) -> bytes:
         """See `Storage.whole`."""
         size, _ = self.state(name)
-        return _insist(name, lambda: self._part(name, 0, size))
+        return self.part(name, 0, size)
 
-    @contextmanager
-    def open(self, name: str) -> Iterator[BinaryIO]:
+    def open(self, name: str) -> BinaryIO:
         """See `Storage.open`."""
-        with (
-            as_os_error(name),
-            self._here().open(self._path(name), "rb", block_size=_AHEAD, cache_type="readahead") as file,
-        ):
-            yield file
+        return io.BufferedReader(_RemoteFile(self, name), _AHEAD)
+
+    def part(self, name: str, start: int, size: int) -> bytes:
+        """As `read`, with further tries where the storage fails."""
+        return _insist(name, lambda: self._part(name, start, size))
 
     def _part(self, name: str, start: int, size: int) -> bytes:
         """One try to read."""
@@ -87,7 +87,7 @@ class RemoteFolder(Storage):
             )
         if len(data) < size:
             system.invalidate_cache()
-            if system.info(path)["size"] >= start + size:  # else it is the file's end
+            if ask(system, "info", path)["size"] >= start + size:  # else it is the file's end
                 raise OSError(errno.EIO, "the answer was cut off")
         return data
 
@@ -110,6 +110,33 @@ class RemoteFolder(Storage):
 
     def __setstate__(self, place: str) -> None:
         self.__init__(place)  # type: ignore[misc]
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file of a `RemoteFolder`. Those of fsspec's clients wait for as long as the clients do."""
+
+    def __init__(self, folder: RemoteFolder, name: str) -> None:
+        self._folder, self._name, self._at = folder, name, 0
+        self._size, _ = folder.state(name)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._folder.part(self._name, self._at, max(0, min(len(buffer), self._size - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def _insist(what: str, ask: Callable[[], T]) -> T:

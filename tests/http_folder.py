@@ -25,7 +25,7 @@ class Served:
         folder: whose files. url: of it. ranges: whether parts of files are given. latency_s: before each answer.
         modified: when all files were, in seconds since 1970.
         status: of what is asked, its turn among all: an HTTP status instead of the answer; 0 cuts it in its middle, -1
-            gives fewer bytes and calls them all, -2 never answers.
+            gives fewer bytes and calls them all, -2 never answers, -3 hangs up.
         asked: all requests. sent: bytes of all contents.
     """
 
@@ -109,8 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, asked: Asked, status: int, content: bool) -> None:
         served = self.served
         path = served.folder / asked[1]
-        if status == -2:
-            served.closing.wait(60)
+        if status in (-2, -3):
+            served.closing.wait(60 if status == -2 else 0)
             self.close_connection = True
             return
         if status >= 300 or not path.exists():

@@ -111,6 +111,20 @@ def test_after_a_fork_parent_and_child_read_on(served: Served) -> None:
     assert results.get() == [zlib.crc32(IMAGES[3]), zlib.crc32(IMAGES[30])]
 
 
+def test_connections_of_the_parent_outlive_a_fork(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed in the child, whose loop is a copy, they would never tell the parent of an answer again."""
+    monkeypatch.setattr(remote_client, "_PATIENCE_S", 2.0)
+    train = opened(served)
+    assert train.read(0) == IMAGES[0]
+    forked = multiprocessing.get_context("fork")
+    results = forked.SimpleQueue()
+    child = forked.Process(target=lambda: results.put(zlib.crc32(train.read(1))))
+    child.start()
+    assert results.get() == zlib.crc32(IMAGES[1])
+    child.join(20)
+    assert [train.read(index) for index in range(8)] == IMAGES[:8]
+
+
 def test_a_server_that_knows_no_ranges(served: Served) -> None:
     """It is said before a run begins, and a shard is not fetched for an image when a server forgets them later."""
     train = opened(served)
@@ -177,6 +191,21 @@ def test_refusals(served: Served, answer: int, said: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(remote_client, "_PATIENCE_S", 0.2)
     served.status = lambda asked, turn: answer
     assert f"{served.url} {said}" in refusal(served.url)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(503, "answers 503"), (401, "may not be read"), (-2, "no answer in time"), (-3, "Disconnected")],
+)
+def test_a_shard_that_cannot_be_asked_for_is_not_missing(
+    served: Served, answer: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packing it again would not help."""
+    monkeypatch.setattr(remote_client, "_PATIENCE_S", 0.2)
+    served.status = lambda asked, turn: answer if asked[1] == "train-000002.tar" else 200
+    message = refusal(served.url)
+    assert said in message
+    assert "missing" not in message
 
 
 def test_missing_objects(served: Served) -> None:
