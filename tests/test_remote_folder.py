@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import threading
@@ -13,11 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from fastselfie.cli import status
 from fastselfie.errors import LocalError
 from fastselfie.pipelines import remote_client, remote_folder
+from fastselfie.pipelines.gathering import Gatherer
 from fastselfie.pipelines.image_bytes import BadImage
+from fastselfie.pipelines.reading import Reader
 from fastselfie.pipelines.remote_folder import RemoteFolder
+from fastselfie.pipelines.rows import AllBut
 from fastselfie.pipelines.shards import Shards
 from fastselfie.pipelines.sources import open_source
 from tests.data_sources import refusal
@@ -34,6 +40,7 @@ A_SHARD = 8
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     """Five packed shards of 40 images. Nobody waits between tries."""
     monkeypatch.setattr(remote_folder, "_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(RemoteFolder, "pauses_s", (0.0, 0.0))
     folder = write_packed(tmp_path / "packed", IMAGES, labels=[0, 1] * 20, classes=("ant", "bee"), a_shard=A_SHARD)
     with http_folder(folder) as served:
         yield served
@@ -118,7 +125,13 @@ def test_connections_of_the_parent_outlive_a_fork(served: Served, monkeypatch: p
     assert train.read(0) == IMAGES[0]
     forked = multiprocessing.get_context("fork")
     results = forked.SimpleQueue()
-    child = forked.Process(target=lambda: results.put(zlib.crc32(train.read(1))))
+
+    def work() -> None:
+        data = train.read(1)
+        gc.collect()
+        results.put(zlib.crc32(data))
+
+    child = forked.Process(target=work)
     child.start()
     assert results.get() == zlib.crc32(IMAGES[1])
     child.join(20)
@@ -193,6 +206,33 @@ def test_refusals(served: Served, answer: int, said: str, monkeypatch: pytest.Mo
     assert f"{served.url} {said}" in refusal(served.url)
 
 
+def test_tries_where_the_storage_is_gone(served: Served) -> None:
+    """Every read has three until eight in a row failed after all of them; one that succeeds gives the rest theirs."""
+    reader = Reader(opened(served), 1)
+    served.status = lambda asked, turn: 503
+    served.asked.clear()
+    for index in range(12):
+        with pytest.raises(BadImage, match="the server answers 503"):
+            reader.read(index)
+    assert reader.lost
+    assert len(served.asked) == 8 * 3 + 4
+    served.status = lambda asked, turn: 200
+    with pytest.raises(BadImage, match="header"):  # it was read, and its random bytes looked at
+        reader.read(20)
+    assert not reader.lost
+
+
+def test_a_batch_of_storage_that_is_gone_ends_without_substitutes(served: Served) -> None:
+    train = opened(served)
+    gatherer = Gatherer(train, AllBut(len(train)), 0, 1)
+    served.status = lambda asked, turn: 503
+    served.asked.clear()
+    sample_B = torch.arange(30)
+    with pytest.raises(LocalError, match=r"answers 503 .*, and so it is with [0-9]+ more for a batch of 30"):
+        gatherer.finish(gatherer.begin((0, 30), torch.zeros_like(sample_B), sample_B, substituted=True))
+    assert len({asked[2] for asked in served.asked}) <= 30  # of which none is another image's
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [(503, "answers 503"), (401, "may not be read"), (-2, "no answer in time"), (-3, "Disconnected")],
@@ -206,6 +246,13 @@ def test_a_shard_that_cannot_be_asked_for_is_not_missing(
     message = refusal(served.url)
     assert said in message
     assert "missing" not in message
+
+
+def test_a_url_is_no_folder_to_write_to(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (("prepare", "x", served.url), ("pretrain", "tiny", "--out", served.url, "--data", "synthetic")):
+        assert status(list(words)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "is written to, and that may lie on this machine alone" in line
 
 
 def test_missing_objects(served: Served) -> None:
