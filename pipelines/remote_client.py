@@ -26,7 +26,7 @@ def client(url: str) -> tuple[Any, str]:
 
     try:
         options = {protocol: _options(protocol) for protocol in _PROTOCOL.findall(url) if protocol in _EXTRAS}
-        return url_to_fs(url, **options)  # type: ignore[no-any-return]
+        return url_to_fs(url, **options)
     except ImportError as error:
         named = next((_EXTRAS[protocol] for protocol in _PROTOCOL.findall(url) if protocol in _EXTRAS), None)
         remedy = str(error) if named is None else f"what reads it is not installed: pip install 'fastselfie[{named}]'"

@@ -87,8 +87,8 @@ def test_tars_are_read_through_once(served: Served, tmp_path: Path) -> None:
         for future in [pool.submit(read) for _ in range(2)]:
             assert future.result() == IMAGES[::13]
     total = sum(path.stat().st_size for path in served.folder.iterdir())
-    read = sum(map(len, IMAGES[::13]))
-    assert total * 0.9 < served.sent < total * 1.1 + 2 * read + 4096
+    images = sum(map(len, IMAGES[::13]))
+    assert total * 0.9 < served.sent < total * 1.1 + 2 * images + 4096
 
 
 def test_reads_go_on_beside_each_other(served: Served) -> None:
