@@ -73,6 +73,7 @@ class FilePipeline:
         self._announced: Iterator[_Announced] = iter(())
         self._substituted = True
         self._failure: LocalError | None = None
+        self._failed: tuple[int, int] | None = None
         self._reading: deque[Request] = deque()
         self._decoding: deque[Request] = deque()
 
@@ -86,6 +87,9 @@ class FilePipeline:
         Raises:
             LocalError: too many images cannot be used.
         """
+        if not self._decoding and self._failure is not None and self._failed == (start, stop):
+            self._failed = None  # asked for once more, it is read once more
+            raise self._failure
         if not self._decoding or self._decoding[0].asked != (start, stop):
             self.announce([(start, stop)])
         return self._take()
@@ -138,7 +142,7 @@ class FilePipeline:
             try:
                 self._gatherer.finish(request)
             except LocalError as error:
-                self._failure = error  # said when that batch is asked for, not before
+                self._failure, self._failed = error, request.asked  # said when that batch is asked for, not before
                 self._cancel()  # of storage that hangs each read takes long, and a process ends after all of them
                 return
             self._decoding.append(request)
