@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fastselfie.config import require
+from fastselfie.config import require, require_local
 from fastselfie.pipelines.allotment import cores
 
 
@@ -89,6 +89,7 @@ class PrepareArguments:
     """Megabytes (2**20 bytes) of a shard at most."""
 
     def __post_init__(self) -> None:
+        require_local("DST", self.folder)
         require(8 <= self.size <= 16384, f"--size {self.size}: must be at least 8 and at most 16384")
         require(1 <= self.quality <= 100, f"--quality {self.quality}: must be at least 1 and at most 100")
         require(1 <= self.workers <= 1024, f"--workers {self.workers}: must be at least 1 and at most 1024")

@@ -73,6 +73,7 @@ class FilePipeline:
         self._announced: Iterator[_Announced] = iter(())
         self._substituted = True
         self._failure: LocalError | None = None
+        self._failed: tuple[int, int] | None = None
         self._reading: deque[Request] = deque()
         self._decoding: deque[Request] = deque()
 
@@ -86,6 +87,9 @@ class FilePipeline:
         Raises:
             LocalError: too many images cannot be used.
         """
+        if not self._decoding and self._failure is not None and self._failed == (start, stop):
+            self._failed = None  # asked for once more, it is read once more
+            raise self._failure
         if not self._decoding or self._decoding[0].asked != (start, stop):
             self.announce([(start, stop)])
         return self._take()
@@ -115,21 +119,31 @@ class FilePipeline:
         self._work_ahead()
 
     def _drop(self) -> None:
-        self._reading.clear()
+        self._cancel()
         self._decoding.clear()
         self._decoder.drop()
 
+    def _cancel(self) -> None:
+        """Forget batches in reading, and leave unread what no thread has begun with."""
+        for request in self._reading:
+            for reading in request.reading:
+                reading.cancel()
+        self._reading.clear()
+
     def _work_ahead(self) -> None:
         """Keep ``prefetch`` batches in decoding and as many again in reading, up to one that cannot be had."""
+        if self._failure is not None:
+            return
         wanted = 2 * self._loading.prefetch - len(self._decoding) - len(self._reading)
         for announced in islice(self._announced, wanted):
             self._reading.append(self._gatherer.begin(*announced, substituted=self._substituted))
-        while self._reading and len(self._decoding) < self._loading.prefetch and self._failure is None:
+        while self._reading and len(self._decoding) < self._loading.prefetch:
             request = self._reading.popleft()
             try:
                 self._gatherer.finish(request)
             except LocalError as error:
-                self._failure = error  # said when that batch is asked for, not before
+                self._failure, self._failed = error, request.asked  # said when that batch is asked for, not before
+                self._cancel()  # of storage that hangs each read takes long, and a process ends after all of them
                 return
             self._decoding.append(request)
             self._decode(request)

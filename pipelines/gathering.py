@@ -87,9 +87,13 @@ class Gatherer:
         """
         results = [result for reading in request.reading for result in reading.result()]
         request.data = [None if isinstance(result, BadImage) else result for result in results]
-        for place, result in enumerate(results):
-            if isinstance(result, BadImage):
-                self.refuse(request, place, str(result))
+        bad = {place: str(result) for place, result in enumerate(results) if isinstance(result, BadImage)}
+        for place, reason in bad.items():  # all, before others are tried in their place: is the storage gone?
+            self._note(request, place, reason)
+        if bad and self._reader.lost:
+            raise LocalError(self._too_many(request))
+        for place, reason in bad.items():
+            self.refuse(request, place, reason)
         if not request.there():
             raise LocalError(self._too_many(request))
 

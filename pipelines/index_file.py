@@ -5,13 +5,14 @@ A file is whole or not there, whatever ends a process, and several processes may
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
 import zlib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,27 @@ class Index:
 def index_path(folder: Path, kind: str, place: str) -> Path:
     """Where in ``folder`` the index of what lies at ``place`` is kept."""
     return folder / f"{kind}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:20]}.index"
+
+
+@contextmanager
+def one_maker(path: Path) -> Iterator[None]:
+    """While the context lasts no other process of this machine makes an index in the folder of ``path``.
+
+    Of the processes of a run one finds out what lies behind a URL, and the others take it from the folder.
+    """
+    descriptor, new = None, not path.parent.exists()
+    with suppress(OSError):  # no folder can be made, of which `keep_bytes` tells; or a file system without locks
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+        if new:
+            with suppress(OSError):  # there is something in it
+                path.parent.rmdir()
 
 
 def write_index(path: Path, index: Index, *, instead: bool = True) -> None:

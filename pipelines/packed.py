@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines.entries import Entries
-from fastselfie.pipelines.index_file import index_path, keep_bytes
+from fastselfie.pipelines.index_file import index_path, keep_bytes, one_maker
 from fastselfie.pipelines.packed_format import ENTRY, FORMAT, MANIFEST
 from fastselfie.pipelines.shards import Shards
 from fastselfie.pipelines.source import Source
@@ -90,7 +90,7 @@ def _described(split: dict[str, Any]) -> _Described:
     """Raises ValueError, TypeError or KeyError where it is not as described."""
     sizes = {str(shard["name"]): int(shard["bytes"]) for shard in split["shards"]}
     index, images = str(split["index"]["name"]), int(split["images"])
-    if len(sizes) != len(split["shards"]) or images < 1 or any("/" in name for name in (*sizes, index)):
+    if not sizes or len(sizes) != len(split["shards"]) or images < 1 or any("/" in name for name in (*sizes, index)):
         raise ValueError
     return _Described(images=images, sizes=sizes, index=index, checksum=int(split["index"]["crc32"]))
 
@@ -133,6 +133,7 @@ def _check_shards(storage: Storage, split: _Described) -> None:
         faults = [said for said in pool.map(fault, split.sizes) if said]
     if faults:
         raise UserError(faults[0])
+    storage.check(next(iter(split.sizes)))
 
 
 def _entries(storage: Storage, split: _Described, index: Path | None) -> NDArray[np.void]:
@@ -161,13 +162,14 @@ def _index(storage: Storage, split: _Described, folder: Path | None) -> Path | b
     if folder is None:
         return storage.whole(split.index)
     kept = index_path(folder, "packed", f"{storage.key}/{split.index}")
-    outdated = kept.exists()
-    if outdated and _checksum(_chunks(kept)) == split.checksum:
-        return kept
-    data = storage.whole(split.index)
-    if _checksum([data]) != split.checksum:  # which the caller refuses
-        return data
-    keep_bytes(kept, [data], instead=outdated)
+    with one_maker(kept):
+        outdated = kept.exists()
+        if outdated and _checksum(_chunks(kept)) == split.checksum:
+            return kept
+        data = storage.whole(split.index)
+        if _checksum([data]) != split.checksum:  # which the caller refuses
+            return data
+        keep_bytes(kept, [data], instead=outdated)
     return kept
 
 

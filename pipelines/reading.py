@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from fastselfie.pipelines.image_bytes import BadImage, fault
 from fastselfie.pipelines.source import EncodedImages
 
-_PAUSES_S = (0.1, 0.5)  # before the second and the third try: a network file system that is busy gets over it
 _GIVEN_UP = 1000  # images known not to be readable that are remembered
+_LOST = 8  # reads that failed after all tries with none between that did not: behind a URL, the storage is gone
 _FEW = 16  # images a task: handing over a task takes as long as reading an image from memory
 
 Result: TypeAlias = NDArray[np.uint8] | BadImage
@@ -28,6 +28,12 @@ class Reader:
         self._images, self._threads = images, images.readers or threads
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="read")
         self._given_up: set[int] = set()
+        self._failed = 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether remote storage answers no more: until it does, each read gets one try."""
+        return self._images.readers is not None and self._failed >= _LOST
 
     def submit(self, indices: Sequence[int]) -> list[Future[list[Result]]]:
         """Begin to read: tasks of a few images each, which together give all of ``indices`` in their order."""
@@ -56,14 +62,23 @@ class Reader:
         return np.frombuffer(data, dtype=np.uint8)
 
     def _bytes(self, index: int) -> bytes:
-        for pause_s in () if index in self._given_up else _PAUSES_S:
+        for pause_s in self._images.pauses_s:
+            if self.lost or index in self._given_up:
+                break
             try:
-                return self._images.read(index)
+                return self._succeed(index)
             except OSError:
                 time.sleep(pause_s)
         try:
-            return self._images.read(index)
+            return self._succeed(index)
         except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                self._failed += 1
             if len(self._given_up) < _GIVEN_UP:
                 self._given_up.add(index)
             raise BadImage(f"cannot be read ({error.strerror or error})") from None
+
+    def _succeed(self, index: int) -> bytes:
+        data = self._images.read(index)
+        self._failed = 0
+        return data

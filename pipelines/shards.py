@@ -40,7 +40,7 @@ class Shards(EncodedImages):
     ) -> None:
         """Args: members: their names; None for numbered ones, as packed. described: what tells them from others."""
         self.storage, self.shards, self.entries_S = storage, tuple(shards), entries_S
-        self.readers, self._labelled = storage.readers, labelled
+        self.readers, self.pauses_s, self._labelled = storage.readers, storage.pauses_s, labelled
         self._members, self._described = members, described
         self._entries = Entries(entries_S)
 

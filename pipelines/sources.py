@@ -121,6 +121,12 @@ def _open_url(spec: str, index: Path | None) -> Source:
                 return read(storage, index)
     except FileNotFoundError:
         raise UserError(f"{spec} does not exist: {_UNDERSTOOD}") from None
+    except PermissionError as error:
+        raise UserError(f"{spec} may not be read ({error.strerror}): see to the credentials and their rights") from None
+    except OSError as error:
+        raise UserError(
+            f"{spec} cannot be read ({error.strerror or error}): see to the server, its address and the network"
+        ) from None
     raise UserError(f"{spec} holds neither packed shards nor tar files: {_UNDERSTOOD}")
 
 

@@ -21,11 +21,12 @@ class Storage(ABC):
     A file that is not there is a FileNotFoundError, any other failure another OSError.
 
     Attributes:
-        place: the folder as the user named it. readers: see `fastselfie.pipelines.source.EncodedImages`.
+        place: the folder as the user named it. readers, pauses_s: see `fastselfie.pipelines.source.EncodedImages`.
     """
 
     place: str
     readers: int | None = None
+    pauses_s: tuple[float, ...] = (0.1, 0.5)
 
     @property
     @abstractmethod
@@ -56,6 +57,13 @@ class Storage(ABC):
     @abstractmethod
     def open(self, name: str) -> AbstractContextManager[BinaryIO]:
         """The file, for reading and seeking while the context lasts."""
+
+    def check(self, name: str) -> None:  # noqa: B027 (most can)
+        """Make sure that parts of a file can be read.
+
+        Raises:
+            UserError: the storage gives whole files alone.
+        """
 
 
 class LocalFolder(Storage):

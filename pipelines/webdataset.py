@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines.formats import is_image, passed_over
-from fastselfie.pipelines.index_file import Index, index_path, read_index, write_index
+from fastselfie.pipelines.index_file import Index, index_path, one_maker, read_index, write_index
 from fastselfie.pipelines.names import Names
 from fastselfie.pipelines.packed_format import ENTRY
 from fastselfie.pipelines.shards import Shards
@@ -58,21 +58,24 @@ def read_webdataset(storage: Storage, index: Path | None) -> Source:
         raise UserError(f"{storage.place} holds tar files and images such as {stray}: put one kind elsewhere")
     shards = _splits(storage, [name for name in names if _is_tar(name)])
     states = {part: _states(storage, own) for part, own in shards.items()}
+    storage.check(shards[_TRAIN][0])
     header = {"format": _FORMAT, "place": storage.key, "shards": json.loads(json.dumps(states))}
-    path = None if index is None else index_path(index, "webdataset", storage.key)
-    outdated = path is not None and path.exists()
-    found = _fitting(path, header)
-    if found is None:
-        found = _walked(storage, states, header)
-        if path is not None:
+    if index is None:
+        return _source(storage, states, _walked(storage, states, header))
+    path = index_path(index, "webdataset", storage.key)
+    with one_maker(path):
+        outdated = path.exists()
+        found = _fitting(path, header)
+        if found is None:
+            found = _walked(storage, states, header)
             write_index(path, found, instead=outdated)
             found = _fitting(path, header) or found  # mapped, which processes share
     return _source(storage, states, found)
 
 
-def _fitting(path: Path | None, header: dict[str, Any]) -> Index | None:
+def _fitting(path: Path, header: dict[str, Any]) -> Index | None:
     """The index that is kept, if it is of these shards in these states."""
-    found = None if path is None else read_index(path)
+    found = read_index(path)
     if found is None or any(found.header.get(name) != value for name, value in header.items()):
         return None
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from fastselfie.errors import UserError
 
@@ -11,6 +12,14 @@ def require(condition: bool, message: str) -> None:
     """Raise `UserError` with ``message`` unless ``condition`` holds."""
     if not condition:
         raise UserError(message)
+
+
+def require_local(option: str, path: Path | None) -> None:
+    """Raise `UserError` where a URL is given for a ``path`` to write to: as a path it would make a folder ``s3:``."""
+    url = path is not None and path.parts and re.fullmatch(r"[a-z][a-z0-9+.-]+:", path.parts[0])
+    require(
+        not url, f"{option} {path}: is written to, and that may lie on this machine alone; name a folder and copy it"
+    )
 
 
 def label_share(labels: str) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastselfie.config.checks import require
+from fastselfie.config.checks import require, require_local
 from fastselfie.config.model import ModelConfig
 
 
@@ -106,6 +106,8 @@ class RunConfig(ModelConfig):
                 self.micro_batch_size >= 1 and self.batch_size % self.micro_batch_size == 0,
                 f"--micro-batch-size {self.micro_batch_size}: must divide --batch-size {self.batch_size}",
             )
+        require_local("--out", self.out)
+        require_local("--index", self.index)
         require(math.isfinite(self.lr) and self.lr > 0, f"--lr {self.lr}: must be a finite number above 0")
         require(0 <= self.momentum < 1, f"--momentum {self.momentum}: must be at least 0 and below 1")
         require(
