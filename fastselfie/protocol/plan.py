@@ -43,6 +43,11 @@ class Kind:
     variant: str = BASE
 
     @property
+    def base(self) -> Kind:
+        """The same of the base."""
+        return dataclasses.replace(self, variant=BASE)
+
+    @property
     def name(self) -> str:
         """Part of a folder's name."""
         return f"{self.encoder}-{self.labels.rstrip('%')}-{self.start}"
@@ -127,7 +132,7 @@ class Planner:
         The base's, where the variant changes nothing here: three quarters may be what the base sees already.
         """
         config = self._finetuning(kind, seed, point, tuning=tuning)
-        base = self._finetuning(dataclasses.replace(kind, variant=BASE), seed, point, tuning=tuning)
+        base = self._finetuning(kind.base, seed, point, tuning=tuning)
         if dataclasses.replace(config, out=base.out) == base:
             config = base
         assert config.out is not None
