@@ -14,7 +14,7 @@ from fastselfie.protocol.command import words_of
 from fastselfie.protocol.measured import BASE
 from fastselfie.protocol.probing import moments, probe_tasks
 from fastselfie.protocol.settings import Asked
-from fastselfie.protocol.stages import check_given_has, check_same_shape
+from fastselfie.protocol.stages import check_given_has, check_same_shape, own_pretraining
 from fastselfie.protocol.task import Task
 from fastselfie.protocol.variants import ALL, VARIANTS, variant_names
 
@@ -62,6 +62,7 @@ class Planner:
             raise UserError(f"--from {started}: is a file; name the folder of a pretraining run")
         self._given = None if started is None else read_settings(started)
         check_same_shape(asked, self._given)
+        self._pretrain = own_pretraining(asked)
         self.left_out: dict[str, str] = {}
         """Variants that `all` would have and these settings cannot, and why."""
         self.variants = self._variants()
@@ -75,7 +76,7 @@ class Planner:
         names = variant_names(self.asked.protocol.variants)
         for name in names:
             try:
-                changed = dataclasses.replace(self.asked.pretrain, **VARIANTS[name].pretrain)
+                changed = dataclasses.replace(self._pretrain, **VARIANTS[name].pretrain)
                 check_effect(changed, self.asked.recipe[0])
             except UserError as error:
                 if name == BASE:
@@ -116,7 +117,7 @@ class Planner:
         if self._given is not None:
             check_given_has(self.asked, self._given, changes, variant)
             return None
-        base = self.asked.pretrain
+        base = self._pretrain
         if self.asked.protocol.probes > 1:
             steps = moments(self.asked)
             base = dataclasses.replace(base, checkpoint_every=steps[0], keep_checkpoints=len(steps))

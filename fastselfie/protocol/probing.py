@@ -25,6 +25,14 @@ def moments(asked: Asked) -> list[int]:
     return [steps * (index + 1) // probes for index in range(probes)]
 
 
+def told(asked: Asked) -> str | None:
+    """For the user: what several moments mean for the checkpoints of pretraining; None of one at the most."""
+    steps = moments(asked)
+    if len(steps) < 2:
+        return None
+    return f"--probes {len(steps)}: pretraining is saved every {steps[0]} steps, to be probed there, and keeps all"
+
+
 def probe_tasks(asked: Asked, folder: Path, pretraining: Task | None) -> list[Task]:
     """Classifiers on the frozen features of a pretraining run, with the largest share of labels.
 

@@ -11,7 +11,7 @@ from fastselfie.errors import UserError
 from fastselfie.evaluation.labels import divide, labelled_test
 from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.sources import fetch, open_source
-from fastselfie.protocol import record
+from fastselfie.protocol import probing, record
 from fastselfie.protocol.claim import claimed, facts_of
 from fastselfie.protocol.measured import Failure
 from fastselfie.protocol.page import write_report
@@ -54,6 +54,8 @@ def protocol(asked: Asked) -> Path:
     with claimed(planner, len(source.classes), facts_of(asked, source)):
         for name, why in planner.left_out.items():
             say(f"--variants all: without {name} ({why})")
+        if checkpoints := probing.told(asked):
+            say(checkpoints)
         work = Work(planner, tuning, runner.failures)
         if tuning is None:
             runner.run(work.tasks, late=work.before)

@@ -6,10 +6,19 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from fastselfie.config import require
+from fastselfie.config import PretrainConfig, require
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import inherited
 from fastselfie.protocol.settings import RESNET50, Asked, stage_flag
+
+
+def own_pretraining(asked: Asked) -> PretrainConfig:
+    """Settings of pretraining, without what was said to both stages and has an effect on finetuning alone: with
+    nothing held out, ``--evaluate-every``."""
+    pretrain = asked.pretrain
+    if pretrain.held_out == 0 and pretrain.evaluate_every == asked.finetune.evaluate_every:
+        return dataclasses.replace(pretrain, evaluate_every=asked.recipe[0].evaluate_every)
+    return pretrain
 
 
 def check_same_shape(asked: Asked, given: dict[str, Any] | None) -> None:
