@@ -15,7 +15,7 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run a command and end the process with its status: 0 done, 2 refused, 128 + n stopped by signal n and saved."""
+    """Run a command and end the process with its status: 0 done, 2 refused or failed, 128 + n stopped by signal n."""
     code = status(sys.argv[1:] if words is None else words)
     if "WORLD_SIZE" in os.environ:
         # Everything is written and the process group is left. Seen once in about twenty runs of four processes: taking

@@ -14,6 +14,7 @@ from fastselfie.config import FinetuneConfig, PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.protocol.command import words_of
 from fastselfie.protocol.plan import Kind, Planner, Point
+from fastselfie.protocol.probing import told
 from fastselfie.protocol.task import Task
 from fastselfie.protocol.tune import Tuning, grid
 from fastselfie.protocol.variants import VARIANTS, variant_names
@@ -60,8 +61,12 @@ def test_options_without_a_prefix_go_to_every_stage_that_has_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["--tune --lr 0.3", "--from run --steps 9", "--tune --keeps 0.5 --pretrain-learning-rates 0.1", "--lr 0.3"]
-)
+    "words",
+    [
+        "--tune --lr 0.3", "--from run --steps 9", "--tune --keeps 0.5 --pretrain-learning-rates 0.1", "--lr 0.3",
+        "--probes 2 --checkpoint-every 9 --keep-checkpoints 9", "--probes 1 --pretrain.checkpoint-every 9",
+    ],
+)  # fmt: skip
 def test_what_is_said_to_both_stages_need_not_have_an_effect_on_both(words: str) -> None:
     parse_protocol(["cifar10", *words.split()])
 
@@ -92,6 +97,10 @@ def tasks(words: str) -> list[Task]:
         ("--pad 0 --variants pad-reflect", "--variants pad-reflect: --pad-mode reflect: has no effect, --pad 0 pads"),
         ("--pooler mean --variants pooler-depth-1", "--variants pooler-depth-1: --pooler-depth 1: --pooler mean has"),
         ("--min-area 0.3", "--min-area 0.3: has no effect"),
+        (
+            "--held-out 0 --pretrain.evaluate-every 7",
+            "--evaluate-every 7: has no effect, --held-out 0 leaves nothing to evaluate on",
+        ),
     ],
 )
 def test_stages_that_do_not_go_together(words: str, said: str) -> None:
@@ -194,6 +203,20 @@ def test_pretraining_is_probed_at_moments_that_it_keeps() -> None:
     assert planner("cifar10 --data d --probes 0").probes("base") == []
     with pytest.raises(UserError, match=r"--probes 7: must divide --pretrain.steps 90"):
         planner("cifar10 --data d --steps 90 --probes 7").pretraining("base")
+
+
+def test_what_is_said_to_both_stages_and_means_something_to_one_goes_there() -> None:
+    """A run's own command line would refuse what has no effect on it."""
+    plan = planner("cifar10 --data d --held-out 0 --evaluate-every 7 --probes 2 --steps 60 --checkpoint-every 9")
+    pretraining = plan.pretraining("base")
+    assert pretraining is not None
+    config = settings(pretraining)
+    assert config.evaluate_every == recipe("cifar10").pretrain.evaluate_every
+    assert config.checkpoint_every == 30
+    finetuning = settings(plan.finetuning(plan.kinds()[0], 0))
+    assert (finetuning.evaluate_every, finetuning.checkpoint_every) == (7, 9)
+    assert told(plan.asked) == "--probes 2: pretraining is saved every 30 steps, to be probed there, and keeps all"
+    assert told(planner("cifar10 --data d --probes 1").asked) is None
 
 
 def test_moments_that_a_run_is_past_without_a_checkpoint(tmp_path: Path) -> None:
@@ -349,6 +372,8 @@ def test_a_trial_above_the_median_goes_on(tmp_path: Path) -> None:
             "--tune --lr 0.3 --pretrain-learning-rates 0.1",
             "--pretrain.lr 0.3: has no effect, --tune chooses among --pretrain-learning-rates",
         ),
+        ("--probes 2 --pretrain.checkpoint-every 9", "--pretrain.checkpoint-every 9: has no effect, with --probes 2"),
+        ("--probes 2 --pretrain.keep-checkpoints 9", "--pretrain.keep-checkpoints 9: has no effect, with --probes 2"),
         ("--from run --keep 0.5", "--pretrain.keep 0.5: has no effect, --from names a run that is done"),
         ("--from run --pretrain.steps 9", "--pretrain.steps 9: has no effect, --from names a run"),
         ("--from run --pretrain.from x", "--pretrain.from x: has no effect, --from names a run"),

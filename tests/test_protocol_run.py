@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import json
 import shutil
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from fastselfie.protocol.measured import Failure
 from fastselfie.protocol.plan import Planner
 from fastselfie.protocol.record import read_protocol
 from fastselfie.protocol.tune import Tuning
 from fastselfie.protocol.wording import progress
 from fastselfie.protocol_arguments import parse_protocol
-from tests.command import SMALL, assert_refused, contents, end, in_process, start, succeed
+from tests.command import SMALL, assert_refused, contents, end, fastselfie, in_process, start, succeed
 
 WORDS = (
     *("protocol", *SMALL, "--steps", "4", "--labels", "50%", "--encoders", "resnet50", "--probes", "0", "--out", "out"),
@@ -118,6 +120,42 @@ def test_runs_of_other_images_or_weights_do_not_come_into_one_table(whole: Path,
     assert not (tmp_path / "new").exists()
 
 
+def test_a_run_that_fails_costs_its_own_cells_and_is_tried_again(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "out")
+    in_the_way = tmp_path / "out" / "pretrain" / "keep=0.5" / "thing"
+    in_the_way.parent.mkdir()
+    in_the_way.touch()
+    words = (*WORDS, "--seeds", "1", "--variants", "keep-0.5")
+    ended = fastselfie(*words, cwd=tmp_path)
+    assert ended.returncode == 2
+    why = "--out out/pretrain/keep=0.5: is not an empty folder and holds no run; choose another"
+    log = "logs/pretrain.keep=0.5.log"
+    assert ended.stderr.splitlines()[-1] == (
+        f"fastselfie: out: 1 run failed, and what does not need them is done; the first is pretrain/keep=0.5: {why};"
+        f" its log is out/{log}; report.html says what is missing, and the same command tries again"
+    )
+    assert why in (tmp_path / "out" / log).read_text()
+    measured = read_protocol(tmp_path / "out")
+    assert {(score.variant, score.pretrained) for score in measured.scores} == {
+        ("base", True), ("base", False), ("control", True)
+    }  # fmt: skip
+    assert {(each.stage, each.variant, each.seed) for each in measured.missing} == {
+        ("pretrain", "keep-0.5", None), ("finetune", "keep-0.5", 0)
+    }  # fmt: skip
+    note = f"(1) pretrain/keep=0.5 failed: {why}; its log is {log}."
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count(note) == 2, "below pretraining's table and finetuning's"
+    rows = list(csv.DictReader((tmp_path / "out" / "tables" / "ablation-finetuning.csv").open()))
+    assert [row["variant"] for row in rows] == ["base", "control (pooler none)", "keep-0.5: failed (1)"]
+    assert not (tmp_path / "out" / "finetune" / "keep-0.5").exists()
+    in_the_way.unlink()
+    succeed(*words, cwd=tmp_path)
+    measured = read_protocol(tmp_path / "out")
+    assert "keep-0.5" in {score.variant for score in measured.scores}
+    assert not measured.missing
+    assert "failed" not in (tmp_path / "out" / "tables" / "ablation-finetuning.md").read_text()
+
+
 def test_one_protocol_at_a_time_works_in_a_folder(whole: Path) -> None:
     before = contents(whole)
     with (whole / ".lock").open("w") as lock:
@@ -163,11 +201,20 @@ def test_a_rate_that_is_too_high_costs_a_trial_and_no_more(tmp_path: Path) -> No
     pretraining = tuning.tasks()[0]
     assert pretraining.words[0] == "pretrain"
     assert tuning.diverged(pretraining, said) is None, "nothing can be chosen without it"
+    failure = Failure(run=others[0].name, why="the disk is full", log="logs/x.log")
+    (told,) = tuning.told({failure.run: failure})
+    assert (told.state, told.settings["lr"], told.why) == ("failed", 0.02, "the disk is full; its log is logs/x.log")
     first.folder.mkdir(parents=True)
     (first.folder / "pruned.json").write_text(json.dumps(why))
     for other in others:
         other.folder.mkdir(parents=True)
         (other.folder / "result.json").write_text('{"validation_accuracy": 0.2}')
-    told = {trial.settings["lr"]: trial for trial in tuning.told()}
-    assert (told[0.01].state, told[0.01].validation_accuracy, told[0.01].step) == ("diverged", None, why["step"])
+    trials = {trial.settings["lr"]: trial for trial in tuning.told()}
+    assert (trials[0.01].state, trials[0.01].validation_accuracy, trials[0.01].step) == ("diverged", None, why["step"])
     assert tuning.chosen(kind).lr == 0.02
+    assert not tuning.without_choice()
+    for other in others:
+        (other.folder / "result.json").rename(other.folder / "pruned.json")
+        (other.folder / "pruned.json").write_text(json.dumps(why))
+    assert not tuning.decided(kind), "of trials that have all diverged there is none to choose"
+    assert [one.name for one in tuning.without_choice()] == [kind.name]

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from fastselfie.errors import UserError
+from fastselfie.protocol.measured import Failure
 from fastselfie.protocol.places import Cores, Gpus
+from fastselfie.protocol.process import last_words
 from fastselfie.protocol.progress import Progress
 from fastselfie.protocol.runner import Runner
 from fastselfie.protocol.task import PRUNED, Task
@@ -35,7 +36,11 @@ with (folder / "events").open("a") as events:
         with (folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, "peak_gib": 1.0}) + "\\n")
         time.sleep(0.05)
-    if how == "fails":
+    if how == "killed":
+        print("step 4 of 9", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "fails" or (how == "fails once" and not (folder / "failed").exists()):
+        (folder / "failed").touch()
         print("fastselfie: --lr 9: was too much", file=sys.stderr)
         sys.exit(2)
     print("ended", time.monotonic(), file=events, flush=True)
@@ -87,12 +92,53 @@ def test_what_a_task_decides_is_done_while_others_run(tmp_path: Path) -> None:
     assert slow.done
 
 
-def test_a_failure_is_told_in_its_own_words_and_the_others_are_saved(tmp_path: Path) -> None:
-    bad, long = task(tmp_path, "bad", how="fails"), task(tmp_path, "long", steps=400)
-    with pytest.raises(UserError, match=r"bad: failed \(2\): --lr 9: was too much; its log is .*bad\.log"):
-        runner(tmp_path).run(lambda: [bad, long, task(tmp_path, "never", needs=bad)])
-    assert (tmp_path / "long" / "saved").exists()
-    assert not (tmp_path / "never").exists()
+def test_a_failure_costs_what_needs_it_and_no_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad, long = task(tmp_path, "bad", how="fails once", steps=1), task(tmp_path, "long", steps=20)
+    needy = task(tmp_path, "needy", needs=bad)
+    tasks = [bad, long, needy, task(tmp_path, "needier", needs=needy), task(tmp_path, "later")]
+    once = runner(tmp_path)
+    once.run(lambda: tasks)
+    assert {one.name for one in tasks if one.done} == {"long", "later"}
+    assert {one.name for one in tasks if not one.folder.exists()} == {"needy", "needier"}
+    assert once.failures == {"bad": Failure(run="bad", why="--lr 9: was too much", log="logs/bad.log")}
+    assert f"bad: failed: --lr 9: was too much; its log is {tmp_path}/logs/bad.log\n" in capsys.readouterr().err
+    again = runner(tmp_path)
+    again.run(lambda: tasks)  # the same command tries it again
+    assert all(one.done for one in tasks)
+    assert not again.failures
+
+
+def test_what_fails_everything_is_not_ground_through(tmp_path: Path) -> None:
+    bad = [task(tmp_path, name, how="fails", steps=1) for name in "abcd"]
+    tasks = [*bad, task(tmp_path, "good", steps=1)]
+    once = runner(tmp_path, jobs=1)
+    once.run(lambda: tasks)
+    assert once.gave_up
+    assert list(once.failures) == ["a", "b", "c"]
+    assert not (tmp_path / "d").exists()
+    # Those that failed come last, or they would keep the others from being tried for ever.
+    again = runner(tmp_path, jobs=1)
+    again.run(lambda: tasks, late=once.failures)
+    assert list(again.failures) == ["d", "a", "b", "c"]
+    assert tasks[-1].done
+
+
+def test_a_success_between_failures_tells_that_not_everything_fails(tmp_path: Path) -> None:
+    how = {"a": "fails", "b": "fails", "c": "works", "d": "fails", "e": "fails", "f": "works"}
+    tasks = [task(tmp_path, name, how=each, steps=1) for name, each in how.items()]
+    once = runner(tmp_path, jobs=1)
+    once.run(lambda: tasks)
+    assert list(once.failures) == ["a", "b", "d", "e"]
+    assert not once.gave_up
+    assert tasks[-1].done
+
+
+def test_a_run_that_the_kernel_kills_says_so(tmp_path: Path) -> None:
+    once = runner(tmp_path)
+    once.run(lambda: [task(tmp_path, "a", how="killed")])
+    assert once.failures["a"].why == "ended by SIGKILL, last said: step 4 of 9"
+    (tmp_path / "log").write_text("$ fastselfie pretrain\nout of room\n$ fastselfie pretrain\n")
+    assert last_words(tmp_path / "log", 1) == "without a word", "what an earlier try said is not said again"
 
 
 def test_a_failure_that_is_forgiven_stops_nothing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,10 @@ from fastselfie.protocol import paper
 from fastselfie.protocol.ablations import accuracy_table, pretext_table
 from fastselfie.protocol.cells import PAIRED, TEXT, Column, Grid, Line, points
 from fastselfie.protocol.gains import paired
-from fastselfie.protocol.measured import BASE, CONTROL, Measured, Probed, Trial
+from fastselfie.protocol.measured import BASE, CONTROL, Failure, Measured, Missing, Probed, Trial
 from fastselfie.protocol.page import all_tables
 from fastselfie.protocol.tables import NO_PAPER, probe_table, table_1, table_2, tuning_table
+from fastselfie.protocol.wording import intervals, progress
 from fastselfie.protocol.writers import to_csv, to_latex, to_markdown
 from tests.protocol_folders import measured, pretraining, realistic, scores
 
@@ -66,6 +68,49 @@ def test_one_seed_and_an_unfinished_one() -> None:
     assert found.shown()[0][2:7] == ["43.8 ± 8.8", "50.0", "+12.5 (one seed)", "one seed", "1"]
     assert found.notes[0].startswith("1 seed is left out")
     assert not table_1(small()).notes
+
+
+def test_what_failed_says_so_and_why() -> None:
+    """One of three seeds from scratch, all pretrained runs of the other encoder, and a variant's pretraining."""
+    own = Failure(run="finetune/a", why="the disk is full", log="logs/finetune.a.log")
+    shared = Failure(run="pretrain/b", why="the loss is nan at step 3", log="logs/pretrain.b.log")
+    kind: dict[str, Any] = {"stage": "finetune", "labels": "8%"}
+    found = measured(
+        HERE, *scores(HERE, {1: 0.72, 2: 0.74}, pretrained=False), *scores(HERE, PRETRAINED),
+        *scores(HERE, PRETRAINED, variant=CONTROL), encoders=("resnet50", "resnet36-attention"), asked=15,
+        variants=(BASE, CONTROL, "keep-0.5"),
+        missing=(
+            Missing(failure=own, variant=BASE, encoder="resnet50", pretrained=False, seed=0, **kind),
+            *(Missing(failure=shared, variant=BASE, encoder="resnet36-attention", pretrained=True, seed=s, **kind)
+              for s in range(3)),
+            Missing(failure=shared, variant="keep-0.5", encoder="resnet50", pretrained=True, seed=0, **kind),
+            *(Missing(failure=shared, variant="keep-0.5", stage=stage) for stage in ("pretrain", "probe")),
+        ),
+    )  # fmt: skip
+    grid = table_1(found)
+    first, second = grid.shown()
+    assert first[2:4] == ["73.0 ± 1.4", "75.0 ± 2.6"]
+    assert second[:6] == ["resnet36-attention", "8%", "–", "failed (2)", "failed (2)", "failed (2)"]
+    said = (
+        "(1) finetune/a failed: the disk is full; its log is logs/finetune.a.log.",
+        "(2) pretrain/b failed: the loss is nan at step 3; its log is logs/pretrain.b.log.",
+    )
+    assert grid.notes[-2:] == said
+    row = list(csv.DictReader(io.StringIO(to_csv(grid))))[1]
+    assert row["verdict"] == f"failed: {said[1][4:-1]}"
+    assert row["pretrained_mean"] == row["gain_low"] == "", "numbers are numbers"
+    both = table_2(found)
+    assert both is not None
+    assert both.shown()[0][:5] == ["8%", "75.0 ± 2.6", "failed (1)", "failed (1)", "failed (1)"]
+    ablated = accuracy_table(found)
+    assert ablated is not None
+    assert ablated.shown()[2] == ["keep-0.5: failed (2)", "resnet50", "8%", *["failed (2)"] * 3, "–"]
+    assert pretext_table(found).shown()[2] == ["keep-0.5: failed (1)", *["failed (1)"] * 4]
+    probes = probe_table(found)
+    assert probes is not None
+    assert probes.shown() == [["keep-0.5", "–", "failed (1)", "failed (1)", "–", "failed (1)", "–"]]
+    assert intervals([grid, both, ablated]) == intervals([grid, ablated]), "what failed has no interval"
+    assert progress(found) == "unfinished: 8 of 15 finetuning runs are done; 5 failed or need a run that did"
 
 
 def test_data_that_the_paper_has_not() -> None:

@@ -24,6 +24,7 @@ def check_effect(config: RunConfig, default: RunConfig) -> None:
     }
     if isinstance(config, PretrainConfig):
         idle["knn_images"] = "" if config.knn_every else "without --knn-every there are no neighbours"
+        idle["evaluate_every"] = "" if config.held_out else "--held-out 0 leaves nothing to evaluate on"
     for name, why in idle.items():
         value, flag = getattr(config, name), "--" + name.replace("_", "-")
         require(

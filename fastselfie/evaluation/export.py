@@ -21,9 +21,9 @@ from fastselfie.evaluation.pretrained import read_weights
 from fastselfie.models.encoders import NOT_PRETRAINED, ResNet50Classifier
 from fastselfie.models.resnet50_weights import timm_name, to_timm
 from fastselfie.models.weights import load_weights
-from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training.files import replace_bytes
 from fastselfie.training.run_folder import read_config
+from fastselfie.training.session import seeded
 from fastselfie.training.weights_header import SUFFIX
 
 _TIMM_DIVISOR = 8  # timm rounds channel counts to multiples of it
@@ -84,10 +84,9 @@ def _config(run: Path) -> PretrainConfig | FinetuneConfig:
 
 
 def _pretrained(config: PretrainConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The trunk of a Selfie network's ``weights`` and a fresh stage 4, as `make_network` would make it."""
+    """The trunk of a Selfie network's ``weights`` and a fresh stage 4, as finetuning makes it."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(scalar_key(config.seed, Purpose.INIT))
-        network = ResNet50Classifier(config, classes=1)
+        network = seeded(lambda: ResNet50Classifier(config, classes=1), config.seed)
     network.load_pretrained(weights)
     return {name: value for name, value in network.state_dict().items() if not name.startswith("classifier.")}
 

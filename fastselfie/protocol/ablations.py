@@ -9,7 +9,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastselfie.protocol.cells import COUNT, P_VALUE, PAIRED, RANGED, SHARE, SPREAD, TEXT, Column, Grid, Line, Ranged
+from fastselfie.protocol.cells import (
+    COUNT,
+    P_VALUE,
+    PAIRED,
+    RANGED,
+    SHARE,
+    SPREAD,
+    TEXT,
+    Column,
+    Failed,
+    Grid,
+    Line,
+    Ranged,
+)
+from fastselfie.protocol.footnotes import Footnotes
 from fastselfie.protocol.gains import Paired, accuracies, gain, holm, paired, spread
 from fastselfie.protocol.measured import BASE, CONTROL, Measured
 from fastselfie.protocol.tables import IN_PERCENT
@@ -19,15 +33,17 @@ CONTROL_NAME = "control (pooler none)"
 
 def pretext_table(measured: Measured) -> Grid:
     """Every variant's pretraining on images held out of it: accuracy, with another image's summary, and the gap."""
-    lines = []
+    lines, footnotes = [], Footnotes(measured)
     for variant in _variants(measured):
+        failed = footnotes.cell("pretrain", variant=variant)
         runs = [run for run in measured.pretrainings if run.variant == variant]
         for run in runs:
             gap = None if run.context_gap is None else Ranged(value=run.context_gap, interval=run.gap_interval)
             cells = _named(variant), run.steps, run.held_out_accuracy, run.accuracy_shuffled, gap
             lines.append(Line(cells=cells))
         if not runs:
-            lines.append(Line(cells=(f"{_named(variant)}: {_missing(measured, variant)}", None, None, None, None)))
+            name = f"{_named(variant)}: {failed or _missing(measured, variant)}"
+            lines.append(Line(cells=(name, failed, failed, failed, failed)))
     columns = (
         Column(name="variant", heading="variant", kind=TEXT),
         Column(name="steps", heading="steps", kind=COUNT),
@@ -42,18 +58,20 @@ def pretext_table(measured: Measured) -> Grid:
     there = any(run.variant == CONTROL for run in measured.pretrainings)
     by_construction = "The control has no summary, so another image's changes nothing: its gap is 0 by construction."
     notes = (by_construction,) if there else _without_control(there)
+    notes = (*notes, *footnotes.notes())
     return Grid(name="ablation-pretraining", caption=caption, columns=columns, lines=tuple(lines), notes=notes)
 
 
 def accuracy_table(measured: Measured) -> Grid | None:
     """Every variant after finetuning, held against scratch and against the base, by encoder and labels.
 
-    Only encoders and labels that a variant beside the base has a finished run of; None without any.
+    Only encoders and labels that a variant beside the base has a finished run of, or one that failed; None without any.
     """
     rows: list[tuple[Any, ...]] = []
+    footnotes = Footnotes(measured)
     for encoder in measured.encoders:
         for labels in measured.labels:
-            rows += _rows(measured, encoder, labels)
+            rows += _rows(measured, encoder, labels, footnotes)
     if not rows:
         return None
     adjusted = _adjusted([cells[-1] for cells in rows])
@@ -71,27 +89,35 @@ def accuracy_table(measured: Measured) -> Grid | None:
         Column(name="p_holm", heading="p, Holm", kind=P_VALUE),
     )
     caption = f"Ablations, finetuning. Test accuracy {IN_PERCENT}; differences in points, paired by seed."
-    return Grid(
-        name="ablation-finetuning", caption=caption, columns=columns, lines=lines, notes=_notes(measured, adjusted)
-    )
+    notes = (*_notes(measured, adjusted), *footnotes.notes())
+    return Grid(name="ablation-finetuning", caption=caption, columns=columns, lines=lines, notes=notes)
 
 
-def _rows(measured: Measured, encoder: str, labels: str) -> list[tuple[Any, ...]]:
+def _rows(measured: Measured, encoder: str, labels: str, footnotes: Footnotes) -> list[tuple[Any, ...]]:
     """The base, the control, run or not, and what other variants have: cells up to the difference from the base."""
     of = {"encoder": encoder, "labels": labels}
     found = {variant: accuracies(measured, variant=variant, pretrained=True, **of) for variant in _variants(measured)}
-    if not any(by_seed for variant, by_seed in found.items() if variant != BASE):
+    others = [variant for variant in found if variant != BASE]
+    if not any(found[variant] or _failed(measured, variant, **of) for variant in others):
         return []
-    rows = []
+    rows: list[tuple[Any, ...]] = []
+    no_base = footnotes.cell("finetune", variant=BASE, pretrained=True, **of)
+    no_gain = {variant: footnotes.cell("finetune", variant=variant, pretrained=False, **of) for variant in found}
     for variant, by_seed in found.items():
-        if by_seed or variant in (BASE, CONTROL):
-            same = variant != BASE and _runs(measured, variant, **of) == _runs(measured, BASE, **of)
-            remark = f": {_missing(measured, variant)}" if not by_seed else ": the base itself" if same else ""
-            name = _named(variant) + remark
-            difference = paired(by_seed, found[BASE]) if variant != BASE and not same else None
-            gained = gain(measured, variant=variant, **of)
-            rows.append((name, encoder, labels, spread(by_seed.values()), gained, difference))
+        failed = footnotes.cell("finetune", variant=variant, pretrained=True, **of)
+        if by_seed or failed or variant in (BASE, CONTROL):
+            same = variant != BASE and bool(by_seed) and _runs(measured, variant, **of) == _runs(measured, BASE, **of)
+            remark = "" if by_seed else f": {failed or _missing(measured, variant)}"
+            name = _named(variant) + (": the base itself" if same else remark)
+            gained = gain(measured, variant=variant, **of) or failed or no_gain[variant] or no_gain[BASE]
+            difference = None if variant == BASE or same else paired(by_seed, found[BASE]) or failed or no_base
+            rows.append((name, encoder, labels, spread(by_seed.values()) or failed, gained, difference))
     return rows
+
+
+def _failed(measured: Measured, variant: str, encoder: str, labels: str) -> bool:
+    kind = "finetune", variant, encoder, labels
+    return any((each.stage, each.variant, each.encoder, each.labels) == kind for each in measured.missing)
 
 
 def _runs(measured: Measured, variant: str, encoder: str, labels: str) -> set[Path]:
@@ -103,7 +129,8 @@ def _runs(measured: Measured, variant: str, encoder: str, labels: str) -> set[Pa
 def _notes(measured: Measured, adjusted: list[float | None]) -> tuple[str, ...]:
     compared = sum(p is not None for p in adjusted)
     there = {score.variant for score in measured.scores}
-    without = [_named(variant) for variant in measured.variants if variant not in there]
+    failed = {each.variant for each in measured.missing}
+    without = [_named(variant) for variant in measured.variants if variant not in there | failed]
     return (
         *([f"p: paired t-test against the base, adjusted by Holm's method for the {compared} differences here."]
           if compared else []),
@@ -130,8 +157,8 @@ def _without_control(there: bool) -> tuple[str, ...]:
     return () if there else (what,)
 
 
-def _adjusted(found: list[Paired | None]) -> list[float | None]:
+def _adjusted(found: list[Paired | Failed | None]) -> list[float | None]:
     """Holm's p of those differences that have one."""
-    p_values = {index: each.p for index, each in enumerate(found) if each is not None and each.p is not None}
+    p_values = {index: each.p for index, each in enumerate(found) if isinstance(each, Paired) and each.p is not None}
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return [adjusted.get(index) for index in range(len(found))]

@@ -20,6 +20,17 @@ class Ranged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Failed:
+    """In place of a value that a run was to give, and the run failed. number: of the note below that says why."""
+
+    number: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"failed ({self.number})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Kind:
     """What a column holds.
 
@@ -45,7 +56,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One row: a value or None for each column. ``first`` of a group, and so set off from the row above it."""
+    """One row: a value, None or `Failed` for each column. ``first`` of a group, set off from the row above it."""
 
     cells: tuple[Any, ...]
     first: bool = False
@@ -64,10 +75,20 @@ class Grid:
     def shown(self) -> list[list[str]]:
         """Every cell as a reader sees it."""
         kinds = [column.kind for column in self.columns]
-        return [
-            [NONE if cell is None else kind.show(cell) for kind, cell in zip(kinds, line.cells, strict=True)]
-            for line in self.lines
-        ]
+        return [[_shown(kind, cell) for kind, cell in zip(kinds, line.cells, strict=True)] for line in self.lines]
+
+
+def _shown(kind: Kind, cell: Any) -> str:
+    if isinstance(cell, Failed):
+        return str(cell)
+    return NONE if cell is None else kind.show(cell)
+
+
+def raw(kind: Kind, cell: Any) -> tuple[Any, ...]:
+    """What a CSV file keeps of a cell, a value for each of ``kind.parts``. A failure is told where text may stand."""
+    if isinstance(cell, Failed) and kind is TEXT:
+        return (f"failed: {cell.why}",)
+    return (None,) * len(kind.parts) if cell is None or isinstance(cell, Failed) else kind.raw(cell)
 
 
 def percent(share: float) -> str:

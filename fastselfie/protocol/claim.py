@@ -70,7 +70,7 @@ def claimed(planner: Planner, classes: int, facts: dict[str, Any]) -> Iterator[N
             ) from None
         replace_json(
             folder / FILE,
-            {"runs": [], "pretrainings": [], "probes": [], "trials": []} | before | {
+            {name: [] for name in ("runs", "pretrainings", "probes", "trials", "failures", "missing")} | before | {
                 "format": 1, "recipe": protocol.recipe, "data": protocol.data or "CIFAR-10", "classes": classes,
                 "labels": protocol.label_shares, "encoders": protocol.encoder_names,
                 "seeds": list(range(protocol.seeds)), "variants": planner.variants,

@@ -69,15 +69,44 @@ class Trial:
 
     Attributes:
         task: what was tuned, such as ``resnet50, 8%, pretrained``. state: ``pruned`` was stopped early, at ``step``,
-            and ``diverged`` had no finite loss any more.
+            ``diverged`` had no finite loss any more, and ``failed`` did for another reason, which ``why`` is.
     """
 
     task: str
     settings: dict[str, float]
     validation_accuracy: float | None
-    state: Literal["complete", "pruned", "diverged"]
+    state: Literal["complete", "pruned", "diverged", "failed"]
     step: int
     chosen: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """How a run failed. ``run`` is its folder and ``log`` what it said, both in the protocol's folder; ``why`` its last
+    line."""
+
+    run: str
+    why: str
+    log: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """What is not there because a run failed.
+
+    Attributes:
+        stage: ``pretrain``, ``probe`` or ``finetune``. variant: as of `Score`, like the others, which a finetuning run
+            alone has. failure: its own, or that of a run that it needs.
+    """
+
+    stage: str
+    variant: str
+    failure: Failure
+    encoder: str | None = None
+    labels: str | None = None
+    seed: int | None = None
+    pretrained: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +117,7 @@ class Measured:
         folder: the protocol's ``--out``. recipe, data: as asked. classes: of the data. asked: how many finetuning runs
             were asked for; fewer `scores` mean that it is unfinished. labels, encoders, seeds, variants: as asked, in
             that order. settings: name and value of what else a reader should know, such as the finetuning's steps.
-            vary_labels: whether every seed has another labelled subset.
+            vary_labels: whether every seed has another labelled subset. missing: what failed runs should have given.
     """
 
     folder: Path
@@ -104,5 +133,6 @@ class Measured:
     pretrainings: tuple[Pretraining, ...]
     probes: tuple[Probed, ...] = ()
     trials: tuple[Trial, ...] = ()
+    missing: tuple[Missing, ...] = ()
     vary_labels: bool = False
     settings: tuple[tuple[str, str], ...] = ()

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, check_effect, require
+from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, check_effect
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import inherited, read_settings
 from fastselfie.protocol.command import words_of
 from fastselfie.protocol.measured import BASE
-from fastselfie.protocol.settings import RESNET50, Asked, stage_flag
+from fastselfie.protocol.probing import moments, probe_tasks
+from fastselfie.protocol.settings import Asked
+from fastselfie.protocol.stages import check_given_has, check_same_shape, own_pretraining
 from fastselfie.protocol.task import Task
 from fastselfie.protocol.variants import ALL, VARIANTS, variant_names
-from fastselfie.training.checkpoint import saved_steps
-from fastselfie.training.run_folder import RunFolder
-from fastselfie.training.session import RESULT
 
 SCRATCH, PRETRAINED = "scratch", "pretrained"
 HELD_BACK = 0.1
@@ -43,6 +42,11 @@ class Kind:
     variant: str = BASE
 
     @property
+    def base(self) -> Kind:
+        """The same of the base."""
+        return dataclasses.replace(self, variant=BASE)
+
+    @property
     def name(self) -> str:
         """Part of a folder's name."""
         return f"{self.encoder}-{self.labels.rstrip('%')}-{self.start}"
@@ -57,7 +61,8 @@ class Planner:
         if started is not None and started.is_file():
             raise UserError(f"--from {started}: is a file; name the folder of a pretraining run")
         self._given = None if started is None else read_settings(started)
-        self._check_shape()
+        check_same_shape(asked, self._given)
+        self._pretrain = own_pretraining(asked)
         self.left_out: dict[str, str] = {}
         """Variants that `all` would have and these settings cannot, and why."""
         self.variants = self._variants()
@@ -71,7 +76,7 @@ class Planner:
         names = variant_names(self.asked.protocol.variants)
         for name in names:
             try:
-                changed = dataclasses.replace(self.asked.pretrain, **VARIANTS[name].pretrain)
+                changed = dataclasses.replace(self._pretrain, **VARIANTS[name].pretrain)
                 check_effect(changed, self.asked.recipe[0])
             except UserError as error:
                 if name == BASE:
@@ -110,12 +115,12 @@ class Planner:
         tuned = {"keep": point.keep, "lr": point.pretrain_lr}
         changes |= {name: value for name, value in tuned.items() if value is not None and name not in changes}
         if self._given is not None:
-            self._must_have(changes, variant)
+            check_given_has(self.asked, self._given, changes, variant)
             return None
-        base = self.asked.pretrain
+        base = self._pretrain
         if self.asked.protocol.probes > 1:
-            moments = self.moments()
-            base = dataclasses.replace(base, checkpoint_every=moments[0], keep_checkpoints=len(moments))
+            steps = moments(self.asked)
+            base = dataclasses.replace(base, checkpoint_every=steps[0], keep_checkpoints=len(steps))
         changes = {name: value for name, value in changes.items() if value != getattr(base, name)}
         name = f"pretrain/{_named(changes) or BASE}"
         config = dataclasses.replace(base, **changes, data=self.asked.protocol.data, out=self.folder / name)
@@ -127,7 +132,7 @@ class Planner:
         The base's, where the variant changes nothing here: three quarters may be what the base sees already.
         """
         config = self._finetuning(kind, seed, point, tuning=tuning)
-        base = self._finetuning(dataclasses.replace(kind, variant=BASE), seed, point, tuning=tuning)
+        base = self._finetuning(kind.base, seed, point, tuning=tuning)
         if dataclasses.replace(config, out=base.out) == base:
             config = base
         assert config.out is not None
@@ -157,55 +162,9 @@ class Planner:
         check_effect(config, self.asked.recipe[1])
         return config
 
-    def moments(self) -> list[int]:
-        """Steps after which pretraining is probed, ascending.
-
-        Raises:
-            UserError: its steps do not divide into as many as are asked for.
-        """
-        steps, probes = self.asked.pretrain.steps, self.asked.protocol.probes
-        if probes and steps % probes:
-            raise UserError(f"--probes {probes}: must divide --pretrain.steps {steps}, to be evenly spaced")
-        return [steps * (index + 1) // probes for index in range(probes)]
-
     def probes(self, variant: str, point: Point = Point()) -> list[Task]:
-        """Classifiers on the frozen features of a variant's pretraining run, with the largest share of labels.
-
-        Raises:
-            UserError: the run is there and has kept no checkpoint of a moment that is asked for.
-        """
-        protocol, pretraining = self.asked.protocol, self.pretraining(variant, point)
-        run = protocol.pretrained if pretraining is None else pretraining.folder
-        assert run is not None
-        words = ["probe", protocol.recipe, "--from", str(run)]
-        labels = protocol.label_shares[-1]
-        words += ["--labels", labels, "--label-seed", str(self.asked.finetune.label_seed)]
-        words += ["--data", protocol.data] if protocol.data else []
-        shared = {name: getattr(self.asked.finetune, name) for name in ("device", "precision")}
-        words += [word for name, value in shared.items() if value != "auto" for word in (f"--{name}", value)]
-        found = []
-        for step in self.moments():
-            end = step == self.asked.pretrain.steps
-            # Asked for a larger share later, all variants are probed with that: others would not compare.
-            name = f"probe/{run.name}/{labels.rstrip('%')}-{'end' if end else f'step-{step}'}"
-            at = () if end else ("--checkpoint", str(step), "--no-fresh")
-            folder = self.folder / name
-            found.append(
-                Task(name=name, folder=folder, words=(*words, "--out", str(folder), *at), steps=1, needs=pretraining)
-            )
-            if not end and not found[-1].done:
-                self._must_keep(step, run)
-        return found
-
-    def _must_keep(self, step: int, run: Path) -> None:
-        """Refuse to probe a moment that the pretraining ``run`` is past without a checkpoint of it."""
-        saved = saved_steps(RunFolder(run).checkpoints)
-        past = (run / RESULT).exists() or any(later > step for later in saved)
-        require(
-            step in saved or not past,
-            f"--probes {self.asked.protocol.probes}: {run} is past step {step} and has kept no checkpoint of it; take"
-            " --probes 1, or another --out",
-        )
+        """Classifiers on the frozen features of a variant's pretraining run. Raises as `probe_tasks` does."""
+        return probe_tasks(self.asked, self.folder, self.pretraining(variant, point))
 
     def _shape(self, kind: Kind) -> dict[str, Any]:
         """The network's shape and the pixels' statistics, which finetuning has as pretraining has them."""
@@ -214,34 +173,6 @@ class Planner:
             variant = VARIANTS[kind.variant].pretrain
             settings = dataclasses.asdict(dataclasses.replace(self.asked.pretrain, **variant))
         return inherited(settings, kind.encoder) | {"encoder": kind.encoder}
-
-    def _check_shape(self) -> None:
-        """Refuse another shape of finetuning than pretraining has: the one would be taken for the other."""
-        settings = dataclasses.asdict(self.asked.pretrain) if self._given is None else self._given
-        whose = "pretraining" if self._given is None else f"--from {self.asked.protocol.pretrained}"
-        for name, theirs in inherited(settings, RESNET50).items():
-            value = getattr(self.asked.finetune, name)
-            require(
-                value in (theirs, getattr(self.asked.recipe[1], name)),
-                f"{stage_flag('finetune', name)} {value}: {whose} has {theirs}, and finetuning takes it over; leave"
-                " this out, or say it to both stages",
-            )
-        poolless = settings["pooler"] == "none" or settings["pooler_depth"] == 0
-        require(
-            not poolless or self.asked.protocol.encoder_names == (RESNET50,),
-            f"--encoders {self.asked.protocol.encoders}: {whose} has no pooler that an image could be classified by;"
-            f" take --encoders {RESNET50}",
-        )
-
-    def _must_have(self, settings: dict[str, Any], variant: str) -> None:
-        given = self._given or {}
-        for name, value in settings.items():
-            if given.get(name) != value:
-                flag = "--" + name.replace("_", "-")
-                raise UserError(
-                    f"--from {self.asked.protocol.pretrained}: has {flag} {given.get(name)}, and {variant} needs"
-                    f" {value}; leave --from out, so that every pretraining is made here"
-                )
 
     def _task(self, name: str, command: str, config: RunConfig, needs: Task | None) -> Task:
         default = self.asked.recipe[0 if isinstance(config, PretrainConfig) else 1]

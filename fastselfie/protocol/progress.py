@@ -58,6 +58,14 @@ class Progress:
         how = "stopped early" if not (task.folder / "result.json").exists() else ""
         say(f"{self._count()} {', '.join(filter(None, [task.name, *told, how]))} ({seconds:.0f} s)")
 
+    def failed(self, task: Task, how: str) -> None:
+        """A task failed."""
+        say(f"{self._count()} {task.name}: {how}")
+
+    def say(self, line: str) -> None:
+        """What else there is to say."""
+        say(line)
+
     def _count(self) -> str:
         return f"{sum(task.done for task in self._tasks)}/{len(self._tasks)}"
 

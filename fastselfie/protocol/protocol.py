@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastselfie.config import require
+from fastselfie.errors import UserError
 from fastselfie.evaluation.labels import divide, labelled_test
 from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.sources import fetch, open_source
-from fastselfie.protocol import record
+from fastselfie.protocol import probing, record
 from fastselfie.protocol.claim import claimed, facts_of
+from fastselfie.protocol.measured import Failure
 from fastselfie.protocol.page import write_report
 from fastselfie.protocol.places import places
-from fastselfie.protocol.plan import HELD_BACK, PRETRAINED, Kind, Planner, Point
+from fastselfie.protocol.plan import HELD_BACK, PRETRAINED, Planner, Point
 from fastselfie.protocol.progress import Progress
-from fastselfie.protocol.runner import Runner
+from fastselfie.protocol.runner import IN_A_ROW, Runner
 from fastselfie.protocol.settings import Asked
-from fastselfie.protocol.task import Task
 from fastselfie.protocol.tune import Tuning, grid
+from fastselfie.protocol.work import Work
 from fastselfie.training.data import check_loading
 from fastselfie.training.hardware import choose_device
 from fastselfie.training.reporter import say
@@ -33,7 +36,8 @@ def protocol(asked: Asked) -> Path:
         The protocol's folder.
 
     Raises:
-        UserError: something asked for makes no sense, or a run failed. Stopped: a signal came; all runs are saved.
+        UserError: something asked for makes no sense, or runs failed: what does not need them is done then, and
+            written. Stopped: a signal came; all runs are saved.
     """
     folder = asked.protocol.out or Path("runs") / f"{asked.protocol.recipe}-protocol"
     device = choose_device(asked.finetune.device).value
@@ -47,61 +51,31 @@ def protocol(asked: Asked) -> Path:
                 planner.probes(kind.variant, point)
     tuning = Tuning(asked, planner) if asked.protocol.tune else None
     runner = Runner(places(device, asked.protocol.jobs), folder / "logs", Progress())
-    work = _Work(asked, planner, tuning)
     with claimed(planner, len(source.classes), facts_of(asked, source)):
         for name, why in planner.left_out.items():
             say(f"--variants all: without {name} ({why})")
+        if checkpoints := probing.told(asked):
+            say(checkpoints)
+        work = Work(planner, tuning, runner.failures)
         if tuning is None:
-            runner.run(work.tasks)
+            runner.run(work.tasks, late=work.before)
         else:
-            runner.run(work.tasks, tuning.hopeless, tuning.diverged)
+            runner.run(work.tasks, tuning.hopeless, tuning.diverged, late=work.before)
         write_report(record.read_protocol(folder), folder / PAGE)
+    if work.failures:
+        raise UserError(_failed(folder, list(work.failures.values()), runner.gave_up))
     say(f"{folder}: done; {PAGE}, tables/ and figures/ are written")
     return folder
 
 
-class _Work:
-    """What there is to do, which grows while settings are chosen: of a kind that is decided, one seed after another."""
-
-    def __init__(self, asked: Asked, planner: Planner, tuning: Tuning | None) -> None:
-        self._asked, self._planner, self._tuning = asked, planner, tuning
-
-    def tasks(self) -> list[Task]:
-        """Every task that can be named so far; which folder answers what is put down."""
-        points = {
-            kind: self._tuning.chosen(kind) if self._tuning else Point()
-            for kind in self._planner.kinds()
-            if self._tuning is None or self._tuning.decided(kind)
-        }
-        runs = [
-            (kind, seed, self._planner.finetuning(kind, seed, point))
-            for seed in range(self._asked.protocol.seeds)
-            for kind, point in points.items()
-        ]
-        pretrained = {kind.variant: point for kind, point in points.items() if kind.start == PRETRAINED}
-        probes = [
-            (variant, task) for variant, point in pretrained.items() for task in self._planner.probes(variant, point)
-        ]
-        record.note(
-            self._planner.folder, runs=runs, pretrainings=self._pretrainings(points), probes=probes,
-            trials=self._tuning.told() if self._tuning else (),
-        )  # fmt: skip
-        # A probe takes long and needs one core: last, it would keep the others waiting.
-        named = [*(self._tuning.tasks() if self._tuning else ()), *(task for _, task in probes)]
-        named += [task for _, _, task in runs]
-        needed = {task.needs.name: task.needs for task in named if task.needs is not None}
-        return list({task.name: task for task in (*needed.values(), *named)}.values())
-
-    def _pretrainings(self, points: dict[Kind, Point]) -> dict[tuple[str, Path], None]:
-        """Which pretraining runs a variant has, more than one where the share that is seen was tuned."""
-        found: dict[tuple[str, Path], None] = {}
-        for kind, point in points.items():
-            if kind.start == PRETRAINED:
-                task = self._planner.pretraining(kind.variant, point)
-                folder = self._asked.protocol.pretrained if task is None else task.folder
-                assert folder is not None
-                found[kind.variant, folder] = None
-        return found
+def _failed(folder: Path, failures: Sequence[Failure], gave_up: bool) -> str:
+    first = failures[0]
+    number = "1 run" if len(failures) == 1 else f"{len(failures)} runs"
+    rest = f"no more were started after {IN_A_ROW} in a row" if gave_up else "what does not need them is done"
+    return (
+        f"{folder}: {number} failed, and {rest}; the first is {first.run}: {first.why}; its log is"
+        f" {folder / first.log}; {PAGE} says what is missing, and the same command tries again"
+    )
 
 
 def _source(asked: Asked, folder: Path) -> Source:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastselfie.errors import UserError
-from fastselfie.protocol.measured import Measured, Pretraining, Probed, Score, Trial
+from fastselfie.protocol.measured import Failure, Measured, Missing, Pretraining, Probed, Score, Trial
 from fastselfie.protocol.plan import PRETRAINED, Kind
 from fastselfie.protocol.task import Task, read_object
 from fastselfie.training.files import replace_json
@@ -24,9 +24,13 @@ def is_protocol(path: Path) -> bool:
 
 def note(
     folder: Path, *, runs: Iterable[tuple[Kind, int, Task]], pretrainings: Iterable[tuple[str, Path]],
-    probes: Iterable[tuple[str, Task]], trials: Iterable[Trial],
+    probes: Iterable[tuple[str, Task]], trials: Iterable[Trial], failures: Iterable[Failure] = (),
+    missing: Iterable[Missing] = (),
 ) -> None:  # fmt: skip
-    """Put down which folders answer what. Paths of runs of its own are relative to the protocol's folder."""
+    """Put down which folders answer what, and what is missing for which failures.
+
+    Paths of runs of its own are relative to the protocol's folder.
+    """
 
     def told(path: Path) -> str:
         return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
@@ -42,7 +46,21 @@ def note(
     record["pretrainings"] = [{"variant": variant, "run": told(path)} for variant, path in pretrainings]
     record["probes"] = [{"variant": variant, "run": told(task.folder)} for variant, task in probes]
     record["trials"] = [dataclasses.asdict(trial) for trial in trials]
+    record["failures"] = [dataclasses.asdict(failure) for failure in failures]
+    record["missing"] = [dataclasses.asdict(each) for each in missing]
     replace_json(folder / FILE, record)
+
+
+def noted_failures(folder: Path) -> list[Failure]:
+    """The failures that were put down.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    try:
+        return [Failure(**failure) for failure in read_object(folder / FILE).get("failures", ())]
+    except TypeError as error:
+        raise _damaged(folder, error) from None
 
 
 def read_protocol(folder: Path) -> Measured:
@@ -64,10 +82,17 @@ def read_protocol(folder: Path) -> Measured:
             settings=tuple(_told(record)), vary_labels=record["settings"]["protocol"]["vary_labels"],
             probes=tuple(_probes(folder, record["probes"])),
             trials=tuple(Trial(**t) for t in record["trials"]),
+            missing=tuple(
+                Missing(**{**each, "failure": Failure(**each["failure"])}) for each in record.get("missing", ())
+            ),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise UserError(f"{folder / FILE}: is damaged ({what}); run the protocol's command again") from None
+        raise _damaged(folder, error) from None
+
+
+def _damaged(folder: Path, error: Exception) -> UserError:
+    what = f"{type(error).__name__}: {error}"
+    return UserError(f"{folder / FILE}: is damaged ({what}); run the protocol's command again")
 
 
 def _told(record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from fastselfie.errors import UserError
+from fastselfie.protocol.measured import Failure
 from fastselfie.protocol.places import Place
+from fastselfie.protocol.process import PROGRAM, last_words, start
 from fastselfie.protocol.progress import Progress
 from fastselfie.protocol.task import PRUNED, Task
 from fastselfie.training.files import replace_json
 from fastselfie.training.signals import Stopped
 
-PROGRAM = (sys.executable, "-m", "fastselfie")
+IN_A_ROW = 3
+"""Failures without a success between them after which no more runs are started. A full disk or data that is gone fails
+every run, and there may be hundreds; one or two of them may be variants that make no good runs."""
 _POLL_S, _LOOK_S = 0.2, 1.0
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
-_LIBC = ctypes.CDLL(
-    None
-)  # opened here: in a child between fork and exec another thread may have held the loader's lock
+Forgiven = Callable[[Task, str], dict[str, float] | None]
 
 
 @dataclass(kw_only=True)
@@ -45,38 +42,45 @@ class Runner:
 
     def __init__(self, place: Place, logs: Path, progress: Progress, program: Sequence[str] = PROGRAM) -> None:
         self._place, self._logs, self._progress, self._program = place, logs, progress, program
+        self.failures: dict[str, Failure] = {}
+        """Of the tasks that failed, by name, the first one first."""
+        self._in_a_row = 0
         self._tasks: Sequence[Task] = ()
         self._running: list[Running] = []
         self._signal = 0
 
     def run(
         self, tasks: Callable[[], Sequence[Task]], hopeless: Callable[[Task], dict[str, float] | None] | None = None,
-        forgiven: Callable[[Task, str], dict[str, float] | None] | None = None,
+        forgiven: Forgiven | None = None, late: Collection[str] = (),
     ) -> None:  # fmt: skip
         """Do what is not done, in the order given where nothing is waited for.
+
+        A task that fails is put down in `failures`, and the others go on but for those that need it; after `IN_A_ROW`
+        failures none is started, until one of those that still run succeeds.
 
         Args:
             tasks: all there are; asked again when one has ended, as it may have decided what else is to be done.
             hopeless: looked at now and then for every task that runs; figures that say why it may be stopped early,
                 which ``pruned.json`` keeps. forgiven: asked about a task that failed with those last words; likewise,
-                and the others go on.
+                and it counts as done. late: names of tasks that are tried after all others, as they failed before:
+                first, they could keep the others from being tried.
 
         Raises:
-            UserError: a task failed; the others are stopped, their states saved. Stopped: a signal came; likewise.
+            Stopped: a signal came; what ran is stopped, its state saved.
         """
         with self._signals(), self._progress:
             try:
-                waiting = self._ask(tasks, ())
+                ready = self._ask(tasks, late)
                 due = 0.0
-                while (waiting or self._running) and not self._signal:
+                while (ready or self._running) and not self._signal:
                     if time.monotonic() >= due:  # what runs have logged is read from the start: not at every turn
-                        self._start(waiting)
+                        self._start(ready)
                         self._watch(hopeless)
                         due = time.monotonic() + _LOOK_S
                     time.sleep(_POLL_S)
                     # A batch system tells our runs too: that they end of a signal is no failure of theirs then.
                     if not self._signal and self._reap(forgiven):
-                        waiting, due = self._ask(tasks, [running.task for running in self._running]), 0.0
+                        ready, due = self._ask(tasks, late), 0.0
             finally:
                 self._stop_all()
             if self._signal:
@@ -84,35 +88,32 @@ class Runner:
                 what = f"stopped with {done} of {len(self._tasks)} runs done, the others are saved"
                 raise Stopped(f"{what}; the same command goes on", 128 + self._signal)
 
-    def _ask(self, tasks: Callable[[], Sequence[Task]], running: Sequence[Task]) -> list[Task]:
-        """What is waiting by now."""
+    @property
+    def gave_up(self) -> bool:
+        """Whether so many tasks have failed in a row that no more are started."""
+        return self._in_a_row >= IN_A_ROW
+
+    def _ask(self, tasks: Callable[[], Sequence[Task]], late: Collection[str]) -> list[Task]:
+        """What may be started by now, in order."""
         self._tasks = tasks()
         self._progress.expect(self._tasks)
-        names = {task.name for task in running}
-        return [task for task in self._tasks if not task.done and task.name not in names]
+        if self.gave_up:
+            return []
+        names = {running.task.name for running in self._running} | self.failures.keys()
+        waiting = [task for task in self._tasks if not task.done and task.name not in names]
+        ready = [task for task in waiting if task.needs is None or task.needs.done]
+        return sorted(ready, key=lambda task: task.name in late)
 
-    def _start(self, waiting: list[Task]) -> None:
-        """Start what can be started now."""
-        for task in list(waiting):
-            if task.needs is not None and not task.needs.done:
-                continue
+    def _start(self, ready: list[Task]) -> None:
+        """Start what there is room for now."""
+        while ready:
             peaks = [_peak_gib(running.task) for running in self._running]
             environment = self._place.next([running.environment for running in self._running], peaks)
             if environment is None:
                 return
-            waiting.remove(task)
-            self._running.append(Running(task=task, process=self._open(task, environment), environment=environment))
-
-    def _open(self, task: Task, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        log = self.log(task)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:
-            file.write(f"$ {' '.join(('fastselfie', *task.words))}\n".encode())
-            file.flush()
-            return subprocess.Popen(
-                [*self._program, *task.words], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-                env=os.environ | environment, start_new_session=True, preexec_fn=_die_with_parent,
-            )  # fmt: skip
+            task = ready.pop(0)
+            process = start(task.words, self.log(task), environment, self._program)
+            self._running.append(Running(task=task, process=process, environment=environment))
 
     def log(self, task: Task) -> Path:
         """The file that a task's words go to."""
@@ -126,26 +127,32 @@ class Runner:
                 running.hopeless = why
                 running.process.terminate()
 
-    def _reap(self, forgiven: Callable[[Task, str], dict[str, float] | None] | None) -> bool:
+    def _reap(self, forgiven: Forgiven | None) -> bool:
         """See to what has ended; whether anything has."""
         ended = [running for running in self._running if running.process.poll() is not None]
         for running in ended:
             self._running.remove(running)
             task, why = running.task, running.hopeless
             if not task.done and why is None:
-                words = self._last_words(task)
+                words = last_words(self.log(task), running.process.returncode)
                 why = forgiven(task, words) if forgiven is not None else None
                 if why is None:
-                    code = running.process.returncode
-                    raise UserError(f"{task.name}: failed ({code}): {words}; its log is {self.log(task)}")
+                    self._fail(task, words)
+                    continue
             if not task.done and why is not None:
                 replace_json(task.folder / PRUNED, dict(why))
+            self._in_a_row = 0
             self._progress.ended(task, time.monotonic() - running.started)
         return bool(ended)
 
-    def _last_words(self, task: Task) -> str:
-        lines = self.log(task).read_text(encoding="utf-8", errors="replace").split("\n")
-        return next((line.removeprefix("fastselfie: ") for line in reversed(lines) if line.strip()), "without a word")
+    def _fail(self, task: Task, words: str) -> None:
+        """Put down that ``task`` failed."""
+        log = str(self.log(task).relative_to(self._logs.parent))
+        self.failures[task.name] = Failure(run=task.name, why=words, log=log)
+        self._in_a_row += 1
+        self._progress.failed(task, f"failed: {words}; its log is {self.log(task)}")
+        if self._in_a_row == IN_A_ROW:
+            self._progress.say(f"{IN_A_ROW} runs failed in a row: no more are started before one succeeds")
 
     def _stop_all(self) -> None:
         """Ask all that still run to save themselves and stop, once: a second signal would end them unsaved."""
@@ -178,8 +185,3 @@ def _peak_gib(task: Task) -> float | None:
     """The most memory that a running task has logged."""
     logged = [float(line["peak_gib"]) for line in task.lines() if "peak_gib" in line]
     return max(logged, default=None)
-
-
-def _die_with_parent() -> None:
-    """In the child: a protocol that is killed leaves no runs behind; they save themselves and stop (Linux)."""
-    _LIBC.prctl(_DIE_WITH_PARENT, signal.SIGTERM)

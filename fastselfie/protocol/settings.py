@@ -118,6 +118,8 @@ class Asked:
             self._check_given()
         if protocol.tune:
             self._check_tuned()
+        if protocol.probes > 1:
+            self._check_saved()
 
     def _check_given(self) -> None:
         """Refuse settings of pretraining that is done already. What was said to both stages is finetuning's too."""
@@ -144,6 +146,17 @@ class Asked:
         }  # fmt: skip
         for said, (among, fits) in tuned.items():
             require(fits, f"{said}: has no effect, --tune chooses among {among}; name it there")
+
+    def _check_saved(self) -> None:
+        """Refuse another rhythm of checkpoints than the probes'. What was said to both stages is finetuning's."""
+        probes = self.protocol.probes
+        for name in ("checkpoint_every", "keep_checkpoints"):
+            value = getattr(self.pretrain, name)
+            require(
+                value in (getattr(self.recipe[0], name), getattr(self.finetune, name)),
+                f"{stage_flag('pretrain', name)} {value}: has no effect, with --probes {probes} pretraining is saved"
+                " where it will be probed; leave one of them out",
+            )
 
 
 def stage_flag(stage: str, name: str) -> str:

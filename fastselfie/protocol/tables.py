@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from fastselfie.protocol import paper
 from fastselfie.protocol.cells import COUNT, PAIRED, POINTS, SHARE, SPREAD, TEXT, Column, Grid, Line
+from fastselfie.protocol.footnotes import Footnotes
 from fastselfie.protocol.gains import Paired, accuracies, gain, paired, spread
-from fastselfie.protocol.measured import Measured, Probed
+from fastselfie.protocol.measured import BASE, Measured, Probed
 
 FRESH = "fresh"
 """The variant of `Probed` whose weights were never trained."""
@@ -18,17 +19,21 @@ NO_PAPER = "The paper prints no number for these rows."
 def table_1(measured: Measured) -> Grid:
     """The paper's Table 1: with and without pretraining by share of the labels, ours first, for every encoder."""
     lines: list[Line] = []
-    gains = []
+    gains, footnotes = [], Footnotes(measured)
     for encoder in measured.encoders:
         for labels in measured.labels:
+            of = {"encoder": encoder, "labels": labels}
+            failed = [footnotes.cell("finetune", variant=BASE, pretrained=which, **of) for which in (False, True)]
             scratch, pretrained = (
-                spread(accuracies(measured, encoder=encoder, labels=labels, pretrained=which).values())
+                spread(accuracies(measured, pretrained=which, **of).values()) or failed[which]
                 for which in (False, True)
             )
-            found, theirs = gain(measured, encoder=encoder, labels=labels), paper.table_1(measured, labels, encoder)
+            found, theirs = gain(measured, **of), paper.table_1(measured, labels, encoder)
             gains.append(found)
+            no_gain = failed[False] or failed[True]
             cells = (
-                encoder, labels, scratch, pretrained, found, found and found.verdict, found.n if found else 0,
+                encoder, labels, scratch, pretrained, found or no_gain, found.verdict if found else no_gain,
+                found.n if found else 0,
                 theirs and theirs.first, paper.accuracy(measured, labels, encoder, True), theirs and theirs.gain,
             )  # fmt: skip
             lines.append(Line(cells=cells, first=bool(lines) and labels == measured.labels[0]))
@@ -42,24 +47,32 @@ def table_1(measured: Measured) -> Grid:
         *_paper_columns(supervised="supervised", pretrained="pretrained"),
     )  # fmt: skip
     caption = f"Table 1. Test accuracy {IN_PERCENT}; gain in points, paired by seed."
-    return _beside_paper(Grid(name="table1", caption=caption, columns=columns, lines=tuple(lines), notes=_notes(gains)))
+    notes = (*_notes(gains), *footnotes.notes())
+    return _beside_paper(Grid(name="table1", caption=caption, columns=columns, lines=tuple(lines), notes=notes))
 
 
 def table_2(measured: Measured) -> Grid | None:
     """The paper's Table 2: both encoders after pretraining. None where only one of them was asked for."""
     if not {paper.RESNET50, paper.ATTENTION} <= set(measured.encoders):
         return None
-    lines, differences = [], []
+    lines, differences, footnotes = [], [], Footnotes(measured)
     for labels in measured.labels:
+        failed = {
+            encoder: footnotes.cell("finetune", variant=BASE, encoder=encoder, labels=labels, pretrained=True)
+            for encoder in (paper.RESNET50, paper.ATTENTION)
+        }
         resnet50, attention = (
             accuracies(measured, encoder=encoder, labels=labels, pretrained=True)
             for encoder in (paper.RESNET50, paper.ATTENTION)
         )
         found, theirs = paired(attention, resnet50), paper.table_2(measured, labels)
         differences.append(found)
+        no_difference = failed[paper.RESNET50] or failed[paper.ATTENTION]
         cells = (
-            labels, spread(resnet50.values()), spread(attention.values()), found, found and found.verdict,
-            found.n if found else 0, theirs and theirs.first, theirs and theirs.second, theirs and theirs.gain,
+            labels, spread(resnet50.values()) or failed[paper.RESNET50],
+            spread(attention.values()) or failed[paper.ATTENTION], found or no_difference,
+            found.verdict if found else no_difference, found.n if found else 0,
+            theirs and theirs.first, theirs and theirs.second, theirs and theirs.gain,
         )  # fmt: skip
         lines.append(Line(cells=cells))
     columns = (
@@ -72,13 +85,15 @@ def table_2(measured: Measured) -> Grid | None:
         *_paper_columns(resnet50="ResNet-50", attention="attention pooling"),
     )  # fmt: skip
     caption = f"Table 2. Test accuracy of both encoders after pretraining, {IN_PERCENT}; difference in points."
-    notes = _notes(differences)
+    notes = (*_notes(differences), *footnotes.notes())
     return _beside_paper(Grid(name="table2", caption=caption, columns=columns, lines=tuple(lines), notes=notes))
 
 
 def probe_table(measured: Measured) -> Grid | None:
     """Classifiers on frozen features at the last probed step of each variant, an untrained network's beside them."""
-    if not measured.probes:
+    footnotes = Footnotes(measured)
+    failed = {variant: footnotes.cell("probe", variant=variant) for variant in measured.variants}
+    if not measured.probes and not any(failed.values()):
         return None
     fresh = {probed.features: probed for probed in measured.probes if probed.variant == FRESH}
     lines: list[Line] = []
@@ -89,6 +104,10 @@ def probe_table(measured: Measured) -> Grid | None:
             probed.linear, bare and bare.linear, probed.knn, bare and bare.knn,
         )  # fmt: skip
         lines.append(Line(cells=cells, first=bool(lines) and lines[-1].cells[0] != probed.variant))
+    there = {line.cells[0] for line in lines}
+    for variant, cell in failed.items():
+        if cell is not None and variant not in there:
+            lines.append(Line(cells=(variant, None, cell, cell, None, cell, None), first=bool(lines)))
     columns = (
         Column(name="variant", heading="variant", kind=TEXT),
         Column(name="step", heading="pretraining step", kind=COUNT),
@@ -100,6 +119,7 @@ def probe_table(measured: Measured) -> Grid | None:
     )
     caption = "Probes. Test accuracy in % of classifiers on frozen features, beside those of an untrained network."
     notes = () if fresh else ("No untrained network was probed: what the features owe to training is not known.",)
+    notes = (*notes, *footnotes.notes())
     return Grid(name="probes", caption=caption, columns=columns, lines=tuple(lines), notes=notes)
 
 
@@ -122,7 +142,7 @@ def tuning_table(measured: Measured) -> Grid | None:
     for task in dict.fromkeys(trial.task for trial in measured.trials):
         for index, trial in enumerate(trial for trial in measured.trials if trial.task == task):
             settings = ", ".join(f"{name} {value:g}" for name, value in trial.settings.items())
-            outcome = "chosen" if trial.chosen else _OUTCOMES[trial.state]
+            outcome = "chosen" if trial.chosen else _OUTCOMES.get(trial.state) or f"failed: {trial.why}"
             cells = task, settings, trial.validation_accuracy, trial.step, outcome
             lines.append(Line(cells=cells, first=bool(lines) and index == 0))
     columns = (

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastselfie.errors import UserError
-from fastselfie.protocol.measured import BASE, Trial
+from fastselfie.protocol.measured import Failure, Trial
 from fastselfie.protocol.plan import SCRATCH, Kind, Planner, Point
 from fastselfie.protocol.settings import Asked, numbers
 from fastselfie.protocol.task import PRUNED, Task, read_object
@@ -30,10 +30,9 @@ class Tuning:
     def __init__(self, asked: Asked, planner: Planner) -> None:
         self.trials: dict[Kind, dict[Point, Task]] = {}
         for kind in planner.kinds():
-            base = dataclasses.replace(kind, variant=BASE)
-            if base not in self.trials:
+            if kind.base not in self.trials:
                 points = grid(asked, kind.start)
-                self.trials[base] = {point: planner.finetuning(base, 0, point, tuning=True) for point in points}
+                self.trials[kind.base] = {p: planner.finetuning(kind.base, 0, p, tuning=True) for p in points}
         self._siblings = {
             task.name: list(points.values()) for points in self.trials.values() for task in points.values()
         }
@@ -78,42 +77,57 @@ class Tuning:
             return None
         return {"step": int(found[1])}
 
+    def trials_of(self, kind: Kind) -> list[Task]:
+        """Every trial by which the settings of ``kind`` are chosen."""
+        return list(self.trials[kind.base].values())
+
     def decided(self, kind: Kind) -> bool:
-        """Whether all trials of a kind are done."""
-        return all(task.done for task in self.trials[dataclasses.replace(kind, variant=BASE)].values())
+        """Whether all trials of a kind are done, and one of them can be chosen."""
+        trials = self.trials_of(kind)
+        return all(task.done for task in trials) and any(accuracy(task) is not None for task in trials)
+
+    def without_choice(self) -> dict[Kind, Failure]:
+        """Kinds of the base whose trials have all diverged."""
+        return {
+            kind: Failure(
+                run=f"tune/{kind.variant}/{kind.name}",
+                why="the loss of every trial diverged; take another --out and lower --learning-rates",
+                log="logs",
+            )
+            for kind in self.trials
+            if all(task.done for task in self.trials_of(kind)) and not self.decided(kind)
+        }
 
     def chosen(self, kind: Kind) -> Point:
-        """The point whose trial came out best; of equals the first of the grid. Call once it is `decided`.
-
-        Raises:
-            UserError: no trial of this kind was completed.
-        """
-        points = self.trials[dataclasses.replace(kind, variant=BASE)]
-        scores = {point: accuracy(task) for point, task in points.items()}
+        """The point whose trial came out best; of equals the first of the grid. Call once it is `decided`."""
+        scores = {point: accuracy(task) for point, task in self.trials[kind.base].items()}
         complete = {point: score for point, score in scores.items() if score is not None}
-        if not complete:
-            raise UserError(f"--tune: every trial of {kind.name} was stopped early; remove its folder below tune/")
         return max(complete, key=lambda point: complete[point])
 
-    def told(self) -> list[Trial]:
-        """All trials that are done, for the tables."""
+    def told(self, failures: Mapping[str, Failure] | None = None) -> list[Trial]:
+        """All trials that are done or among ``failures``, which are by name, for the tables."""
         found = []
         for kind, points in self.trials.items():
-            done = {point: task for point, task in points.items() if task.done}
             best = self.chosen(kind) if self.decided(kind) else None
-            for point, task in done.items():
-                stopped = {} if accuracy(task) is not None else read_object(task.folder / PRUNED)
-                found.append(
-                    Trial(
-                        task=f"{kind.encoder}, {kind.labels}, {kind.start}",
-                        settings={n: v for n, v in dataclasses.asdict(point).items() if v is not None},
-                        validation_accuracy=stopped.get(JUDGED) if stopped else accuracy(task),
-                        state="complete" if not stopped else "pruned" if JUDGED in stopped else "diverged",
-                        step=int(stopped["step"]) if stopped else task.steps,
-                        chosen=point == best,
-                    )
-                )
+            for point, task in points.items():
+                failure = (failures or {}).get(task.name)
+                if task.done or failure is not None:
+                    found.append(_trial(kind, point, task, failure, chosen=point == best))
         return found
+
+
+def _trial(kind: Kind, point: Point, task: Task, failure: Failure | None, *, chosen: bool) -> Trial:
+    told: dict[str, Any] = {"state": "complete", "validation_accuracy": accuracy(task), "step": task.steps}
+    if failure is not None:
+        told |= {"state": "failed", "step": 0, "why": f"{failure.why}; its log is {failure.log}"}
+    elif told["validation_accuracy"] is None:
+        stopped = read_object(task.folder / PRUNED)
+        state = "pruned" if JUDGED in stopped else "diverged"
+        told = {"state": state, "validation_accuracy": stopped.get(JUDGED), "step": int(stopped["step"])}
+    return Trial(
+        task=f"{kind.encoder}, {kind.labels}, {kind.start}", chosen=chosen,
+        settings={n: v for n, v in dataclasses.asdict(point).items() if v is not None}, **told,
+    )  # fmt: skip
 
 
 def grid(asked: Asked, start: str) -> list[Point]:

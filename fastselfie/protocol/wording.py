@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastselfie.protocol import paper
-from fastselfie.protocol.cells import NONE, PAIRED, RANGED, Grid, interval, points
+from fastselfie.protocol.cells import NONE, PAIRED, RANGED, Failed, Grid, interval, points
 from fastselfie.protocol.gains import gain
 from fastselfie.protocol.measured import BASE, Measured
 
@@ -37,7 +37,9 @@ def _told(measured: Measured, encoder: str, labels: str) -> Told:
     found, printed = gain(measured, encoder=encoder, labels=labels), paper.table_1(measured, labels, encoder)
     theirs = (f"paper: {points(printed.gain)}",) if printed is not None else ()
     if found is None:
-        return Told(labels=labels, value=NONE, verdict="no seed finished both with and without", beside=theirs)
+        failed = any((m.variant, m.encoder, m.labels) == (BASE, encoder, labels) for m in measured.missing)
+        verdict = "no seed finished both with and without" + (": runs failed, see table 1" if failed else "")
+        return Told(labels=labels, value=NONE, verdict=verdict, beside=theirs)
     beside = theirs
     if found.low is not None and found.high is not None:
         beside = (f"{interval(found.low, found.high)}, {found.n} seeds", *theirs)
@@ -49,7 +51,9 @@ def progress(measured: Measured) -> str:
     done = len(measured.scores)
     if done >= measured.asked:
         return f"all {measured.asked} finetuning runs are done"
-    return f"unfinished: {done} of {measured.asked} finetuning runs are done"
+    failed = sum(missing.stage == "finetune" for missing in measured.missing)
+    why = f"; {failed} failed or need a run that did" if failed else ""
+    return f"unfinished: {done} of {measured.asked} finetuning runs are done{why}"
 
 
 def what_was_run(measured: Measured) -> list[tuple[str, str]]:
@@ -91,7 +95,7 @@ def intervals(grids: Sequence[Grid]) -> str:
 def _intervals_of(grid: Grid) -> int:
     number = 0
     for index, column in enumerate(grid.columns):
-        cells = [line.cells[index] for line in grid.lines if line.cells[index] is not None]
+        cells = [cell for line in grid.lines if not isinstance(cell := line.cells[index], Failed | None)]
         if column.kind is PAIRED:
             number += sum(cell.low is not None for cell in cells)
         elif column.kind is RANGED:

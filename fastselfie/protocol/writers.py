@@ -6,7 +6,7 @@ import csv
 import io
 import re
 
-from fastselfie.protocol.cells import Grid
+from fastselfie.protocol.cells import Grid, raw
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -27,14 +27,17 @@ def to_markdown(grid: Grid) -> str:
 
 
 def to_csv(grid: Grid) -> str:
-    """Shares and differences of shares, not percent, as Python writes a float: read back, they are the same ones."""
+    """Shares and differences of shares, not percent, as Python writes a float: read back, they are the same ones.
+
+    What failed is told in columns of text, such as the verdict's; numbers are missing.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name + part for column in grid.columns for part in column.kind.parts)
     for line in grid.lines:
         row: list[object] = []
         for column, cell in zip(grid.columns, line.cells, strict=True):
-            row += [None] * len(column.kind.parts) if cell is None else column.kind.raw(cell)
+            row += raw(column.kind, cell)
         writer.writerow(row)
     return text.getvalue()
 

@@ -34,6 +34,7 @@ from fastselfie.training.versions import versions
 from fastselfie.training.world import World, join_world
 
 C = TypeVar("C", bound=RunConfig)
+M = TypeVar("M", bound=nn.Module)
 ENCODER = "encoder.safetensors"
 RESULT = "result.json"
 
@@ -91,13 +92,19 @@ def session(config: C) -> Iterator[Session[C]]:
 
 def make_network(make: Callable[[], nn.Module], config: RunConfig, world: World) -> Any:
     """A network with the initial weights that the seed decides, whatever the device, channels-last on the device."""
-    torch.manual_seed(scalar_key(config.seed, Purpose.INIT))
-    network = make()
+    network = seeded(make, config.seed)
     if config.sync_bn:
         network = synchronised(network)
     network.to(world.device)
     channels_last(network)
     return network
+
+
+def seeded(make: Callable[[], M], seed: int) -> M:
+    """What ``make`` makes with the initial weights of ``seed``. The generator of the CPU, which they are drawn from, is
+    left wherever that took it."""
+    torch.manual_seed(scalar_key(seed, Purpose.INIT))
+    return make()
 
 
 def turns(world: World, images: int, chunk: int) -> list[tuple[int, int]]:
