@@ -37,12 +37,16 @@ def torchrun(processes: int) -> tuple[str, ...]:
 
 
 def start(
-    *words: str | Path, cwd: Path, program: Sequence[str] = (), before: Callable[[], None] | None = None
+    *words: str | Path,
+    cwd: Path,
+    program: Sequence[str] = (),
+    processes: int = 1,
+    before: Callable[[], None] | None = None,
 ) -> Process:
-    """Start a command, where nothing is said by which ``program`` or what is to run in the child ``before`` it, in a
-    process that need not import torch."""
+    """Start a command, where nothing is said by which ``program`` or what is to run in the child ``before`` it, in
+    ``processes`` that need not import torch. Signals, and what torchrun itself does, are for `torchrun` to show."""
     if not program and before is None:
-        return Forked(list(map(str, words)), cwd)
+        return Forked(list(map(str, words)), cwd, processes)
     return subprocess.Popen(
         [*(program or PROGRAM), *map(str, words)], cwd=cwd, env=environment(), text=True, preexec_fn=before,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -61,10 +65,14 @@ def end(process: Process) -> subprocess.CompletedProcess[str]:
 
 
 def fastselfie(
-    *words: str | Path, cwd: Path, program: Sequence[str] = (), before: Callable[[], None] | None = None
+    *words: str | Path,
+    cwd: Path,
+    program: Sequence[str] = (),
+    processes: int = 1,
+    before: Callable[[], None] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, whatever that is."""
-    return end(start(*words, cwd=cwd, program=program, before=before))
+    return end(start(*words, cwd=cwd, program=program, processes=processes, before=before))
 
 
 def in_process(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -78,9 +86,11 @@ def in_process(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
-def succeed(*words: str | Path, cwd: Path, program: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+def succeed(
+    *words: str | Path, cwd: Path, program: Sequence[str] = (), processes: int = 1
+) -> subprocess.CompletedProcess[str]:
     """Run a command that must do its work."""
-    ended = fastselfie(*words, cwd=cwd, program=program)
+    ended = fastselfie(*words, cwd=cwd, program=program, processes=processes)
     assert ended.returncode == 0, ended.stderr
     return ended
 

@@ -45,6 +45,15 @@ def _exact_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _quick_interpreter() -> None:
+    """The tests of kernels take half of the time."""
+    if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
+        from tests.quick_interpreter import quicken
+
+        quicken()
+
+
 @pytest.fixture(autouse=True)
 def _in_bounds(request: pytest.FixtureRequest) -> Iterator[None]:
     """Interpreted kernels fail where they touch memory that is not theirs: wrong values need not come of it."""

@@ -31,7 +31,6 @@ from tests.command import (
     metrics,
     stop_at,
     succeed,
-    torchrun,
 )
 from tests.photographs import CPU, flat_folder, images_of, jpeg, picture, pipeline, png, undecodable, write
 
@@ -119,7 +118,7 @@ def test_two_processes_and_a_killed_run_are_as_one(tmp_path: Path) -> None:
         "2", "--max-bad-share", "0.3",
     )  # fmt: skip
     succeed(*command, "--micro-batch-size", "4", "--out", "reference", cwd=tmp_path)
-    succeed(*command, "--out", "run", cwd=tmp_path, program=torchrun(2))
+    succeed(*command, "--out", "run", cwd=tmp_path, processes=2)
     assert_equal_runs(tmp_path / "run", tmp_path / "reference")
     killed = tmp_path / "killed"
     stop_at(5, signal.SIGKILL, *command, "--micro-batch-size", "4", "--out", killed, run=killed)

@@ -45,7 +45,7 @@ def test_finetuning(one_process: Path, tmp_path: Path) -> None:
     command = ("finetune", *SMALL, "--encoder", "resnet36-attention", "--from", one_process, "--labels", "50%")
     one, two = tmp_path / "one", tmp_path / "two"
     succeed(*command, "--steps", "10", "--log-every", "3", "--micro-batch-size", "8", "--out", one, cwd=tmp_path)
-    succeed(*command, "--steps", "10", "--log-every", "3", "--out", two, cwd=tmp_path, program=torchrun(2))
+    succeed(*command, "--steps", "10", "--log-every", "3", "--out", two, cwd=tmp_path, processes=2)
     assert_equal_runs(two, one)
 
 
@@ -54,7 +54,7 @@ def test_processes_with_micro_batches_see_the_same_data(tmp_path: Path) -> None:
     command = ("pretrain", *SMALL, "--steps", "4", "--lr", "0.0001", "--log-every", "1", "--micro-batch-size", "4")
     one, two = tmp_path / "one", tmp_path / "two"
     succeed(*command, "--out", one, cwd=tmp_path)
-    succeed(*command, "--out", two, cwd=tmp_path, program=torchrun(2))
+    succeed(*command, "--out", two, cwd=tmp_path, processes=2)
     assert len(metrics(one)) == 4
     for ours, theirs in zip(metrics(two), metrics(one), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
@@ -64,11 +64,11 @@ def test_four_processes_go_on_to_the_bit(tmp_path: Path) -> None:
     """From three on, gradients add up in an order that depends on DDP's layout, which its first pass changes."""
     command = ("pretrain", *SMALL, "--steps", "6", "--log-every", "1", "--checkpoint-every", "3", "--held-out", "20")
     unbroken, resumed = tmp_path / "unbroken", tmp_path / "resumed"
-    succeed(*command, "--out", unbroken, cwd=tmp_path, program=torchrun(4))
+    succeed(*command, "--out", unbroken, cwd=tmp_path, processes=4)
     shutil.copytree(unbroken, resumed)
     shutil.rmtree(checkpoint(resumed, 6))
     (resumed / "result.json").unlink()
-    ended = succeed(*command, "--out", resumed, cwd=tmp_path, program=torchrun(4))
+    ended = succeed(*command, "--out", resumed, cwd=tmp_path, processes=4)
     assert "going on from step 3 of 6" in ended.stderr
     assert_equal_runs(resumed, unbroken)
 
@@ -81,5 +81,5 @@ def test_stopped_under_torchrun(one_process: Path, tmp_path: Path) -> None:
     assert 10 <= reached < STEPS
     assert is_whole(checkpoint(run, reached))
     assert f"stopped and saved at step {reached} of {STEPS}" in ended.stderr
-    succeed(*PRETRAIN, "--out", run, cwd=tmp_path, program=torchrun(2))
+    succeed(*PRETRAIN, "--out", run, cwd=tmp_path, processes=2)
     assert_equal_runs(run, one_process)

@@ -33,11 +33,14 @@ import sys
 import torch
 import torch.distributed as dist
 from fastselfie.kernels import using
+from tests.quick_interpreter import quicken
 from tests.test_kernel_processes import half_of_the_maps
 
+quicken()
 dist.init_process_group("gloo")
-with using(sys.argv[1]):
-    torch.save(half_of_the_maps(dist.get_rank()), f"{sys.argv[2]}/{dist.get_rank()}.pt")
+for kernels in ("on", "off"):
+    with using(kernels):
+        torch.save(half_of_the_maps(dist.get_rank()), f"{sys.argv[1]}/{kernels}-{dist.get_rank()}.pt")
 dist.barrier()
 dist.destroy_process_group()
 """
@@ -86,19 +89,26 @@ def one_process() -> list[Tensor]:
     return [*(output.detach() for output in outputs), *gradients, norm.running_mean, norm.running_var]
 
 
-@pytest.mark.parametrize("kernels", ["on", "off"])
-def test_two_processes_are_one(kernels: str, tmp_path: Path) -> None:
-    script = tmp_path / "program.py"
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what two processes computed, with kernels and without."""
+    folder = tmp_path_factory.mktemp("computed")
+    script = folder / "program.py"
     script.write_text(PROGRAM)
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     root = Path(__file__).parents[1]
     paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     ended = subprocess.run(
-        [*launcher, str(script), kernels, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True,
+        [*launcher, str(script), str(folder)], cwd=folder, capture_output=True, text=True,
         env=environment() | {"PYTHONPATH": paths, "TRITON_INTERPRET": "1"}, timeout=TIMEOUT_S,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    return folder
+
+
+@pytest.mark.parametrize("kernels", ["on", "off"])
+def test_two_processes_are_one(kernels: str, computed: Path) -> None:
+    first, second = (torch.load(computed / f"{kernels}-{rank}.pt", weights_only=True) for rank in range(2))
     names = ["tokens", "features", "maps", "weight", "bias", "u0", "positions", "running mean", "running variance"]
     for what, one, other, expected in zip(names, first, second, one_process(), strict=True):
         # Of outputs and maps each process has half; the parameters' gradients are for DDP to add up.

@@ -21,7 +21,7 @@ from fastselfie.training.loop import Trainer
 from fastselfie.training.pretrain import divide, pretraining_job
 from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.world import World
-from tests.command import SMALL, assert_equal_runs, succeed, torchrun
+from tests.command import SMALL, assert_equal_runs, succeed
 from tests.photographs import jpeg, noise, pipeline, write
 from tests.small_networks import pretrain_config
 
@@ -133,5 +133,5 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     command = ("pretrain", *SMALL, *settings, "--steps", "4", "--log-every", "1", "--held-out", "20")
     one, two = tmp_path / "one", tmp_path / "two"
     succeed(*command, "--micro-batch-size", "8", "--out", one, cwd=tmp_path)
-    succeed(*command, "--out", two, cwd=tmp_path, program=torchrun(2))
+    succeed(*command, "--out", two, cwd=tmp_path, processes=2)
     assert_equal_runs(two, one)

@@ -12,7 +12,7 @@ from fastselfie.config import PretrainConfig
 from fastselfie.pipelines.image_folder import read_image_folder
 from fastselfie.training.pretrain import divide, pretraining_job
 from fastselfie.training.world import World
-from tests.command import assert_equal_runs, metrics, succeed, torchrun
+from tests.command import assert_equal_runs, metrics, succeed
 from tests.photographs import CPU, flat_folder, jpeg, picture, write
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
@@ -60,7 +60,7 @@ def test_the_reference_run_logs_what_it_should(reference: Path) -> None:
 
 def test_two_processes(flat: Path, reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    succeed(*PRETRAIN, "--data", flat, "--out", run, cwd=tmp_path, program=torchrun(2))
+    succeed(*PRETRAIN, "--data", flat, "--out", run, cwd=tmp_path, processes=2)
     assert_equal_runs(run, reference)
 
 

@@ -56,7 +56,8 @@ def test_every_run_is_there_and_is_what_was_asked(whole: Path) -> None:
 
 
 def test_stopped_and_gone_on_with_it_comes_to_the_same(whole: Path, tmp_path: Path) -> None:
-    process = start(*WORDS, "--seeds", "2", cwd=tmp_path)
+    """One seed, which stands in the unbroken protocol too."""
+    process = start(*WORDS, "--seeds", "1", cwd=tmp_path)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("out/**/result.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -65,9 +66,10 @@ def test_stopped_and_gone_on_with_it_comes_to_the_same(whole: Path, tmp_path: Pa
     assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
     assert "the same command goes on" in ended.stderr
     begun = {path: path.read_bytes() for path in tmp_path.glob("out/**/result.json")}
-    assert 1 <= len(begun) < 5
-    succeed(*WORDS, "--seeds", "2", cwd=tmp_path)
-    assert accuracies(tmp_path / "out") == accuracies(whole)
+    assert 1 <= len(begun) < 3
+    succeed(*WORDS, "--seeds", "1", cwd=tmp_path)
+    assert accuracies(tmp_path / "out") == {key: found for key, found in accuracies(whole).items() if key[1] == 0}
+    assert len(accuracies(tmp_path / "out")) == 2
     assert {path: path.read_bytes() for path in begun} == begun, "what was done is not done again"
 
 

@@ -32,8 +32,10 @@ PROGRAM = """
 import sys
 import torch
 import torch.distributed as dist
+from tests.quick_interpreter import quicken
 from tests.test_trunk_processes import half_of_the_maps
 
+quicken()
 dist.init_process_group("gloo")
 for kernels in ("on", "off"):
     torch.save(half_of_the_maps(dist.get_rank(), kernels), f"{sys.argv[1]}/{kernels}-{dist.get_rank()}.pt")

@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+_TORCHRUN, _PROGRAM = "torchrun", str(ROOT / "tests" / "forked_command.py")
 _NUMBER = struct.Struct("<i")
 _LONGEST = 1 << 17  # of a request, in bytes
 _IMPORTED = (
     "torch", "torch._dynamo", "torch.utils.tensorboard", "fastselfie.arguments", "fastselfie.cli",
-    "fastselfie.training.pretrain", "fastselfie.evaluation.finetune", "fastselfie.report.page",
+    "fastselfie.training.pretrain", "fastselfie.evaluation.finetune", "fastselfie.report.page", "torch.distributed.run",
 )  # fmt: skip
 
 
@@ -43,10 +44,23 @@ def environment() -> dict[str, str]:
 
 
 class Forked:
-    """A command that runs, with what the tests use of `subprocess.Popen`."""
+    """A command that runs, with what the tests use of `subprocess.Popen`.
 
-    def __init__(self, words: Sequence[str], cwd: Path) -> None:
-        self.args = list(words)
+    Args:
+        processes: with 2 or more PyTorch's launcher runs, which forks that many in place of starting them.
+    """
+
+    def __init__(self, words: Sequence[str], cwd: Path, processes: int = 1) -> None:
+        launcher = [
+            "--standalone",
+            "--nproc-per-node",
+            str(processes),
+            "--start-method",
+            "fork",
+            "--run-path",
+            _PROGRAM,
+        ]
+        self.args = [*words] if processes == 1 else [_TORCHRUN, *launcher, *words]
         self.returncode: int | None = None
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         self._told, tells = os.pipe()
@@ -168,7 +182,11 @@ def _main() -> None:
     assert len(os.listdir("/proc/self/task")) == 1, "a thread is not forked, and locks that it holds stay locked"
     gc.freeze()  # pages that the collector does not touch stay shared
     words = _serve(socket.socket(fileno=int(sys.argv[1])))
-    if words is not None:
+    if words is None:
+        return
+    if words[:1] == [_TORCHRUN]:
+        importlib.import_module("torch.distributed.run").main(words[1:])
+    else:
         sys.argv[1:] = words
         runpy.run_module("fastselfie", run_name="__main__", alter_sys=True)
 
