@@ -222,6 +222,26 @@ def test_tries_where_the_storage_is_gone(served: Served) -> None:
     assert not reader.lost
 
 
+def test_storage_that_is_silent_is_not_asked_again_for_a_while(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each answer that does not come is waited for, half a minute as it is; then all fail at once, and later try."""
+    monkeypatch.setattr(remote_client, "_PATIENCE_S", 0.05)
+    reader = Reader(opened(served), 1)
+    served.status = lambda asked, turn: -2
+    served.asked.clear()
+    for index in range(12):
+        with pytest.raises(BadImage, match="no answer in time"):
+            reader.read(index)
+    assert reader.lost
+    assert len(served.asked) == 8
+    served.status = lambda asked, turn: 200
+    with pytest.raises(BadImage, match="no answer in time"):
+        reader.read(20)
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 31)
+    with pytest.raises(BadImage, match="header"):  # it was read, and its random bytes looked at
+        reader.read(20)
+    assert not reader.lost
+
+
 def test_a_batch_of_storage_that_is_gone_ends_without_substitutes(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -313,6 +313,31 @@ def test_storage_that_fails(packed: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "cannot be read (RuntimeError: the token has expired)" in refusal("unreliable://p")
 
 
+class Versioned(Unreliable):
+    """A storage whose `cat_file` takes a version before the range, as that of s3fs does."""
+
+    protocol = "versioned"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.replace("versioned://", "unreliable://")))
+
+    def cat_file(  # type: ignore[override]
+        self, path: str, version_id: str | None = None, start: int | None = None, end: int | None = None
+    ) -> bytes:
+        assert version_id is None
+        return bytes(MemoryFileSystem.cat_file(self, path, start, end))
+
+
+def test_storage_that_takes_a_version_before_the_range(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("versioned", Versioned, clobber=True)
+    monkeypatch.setattr(Versioned, "store", {}, raising=False)
+    monkeypatch.setattr(Versioned, "pseudo_dirs", [""], raising=False)
+    for path in packed.iterdir():
+        fsspec.filesystem("versioned").pipe_file(f"/p/{path.name}", path.read_bytes())
+    assert all_of(shards(open_source("versioned://p", 224).train)) == TRAIN
+
+
 def test_the_index_folder_must_be_writable(packed: Path, remote: Callable[[Path], str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     message = refusal(remote(packed), tmp_path / "file")
