@@ -18,7 +18,8 @@ class Operand:
 
 @pytest.mark.parametrize("version", ["2.11.0+cu130", "2.12.1"])
 def test_operands_are_not_described(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OperatorIssue, "operator_str", vars(OperatorIssue)["operator_str"])  # put back afterwards
+    # As it is before the remedy, whatever torch this is; and put back afterwards.
+    monkeypatch.setattr(OperatorIssue, "operator_str", staticmethod(lambda target, args, kwargs: str(args[0])))
     with pytest.raises(AssertionError, match="nobody asked"):
         MissingOperatorWithoutDecomp(torch.ops.aten.relu.default, [Operand()], {})
     monkeypatch.setattr(torch, "__version__", version)
