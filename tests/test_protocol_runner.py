@@ -39,6 +39,9 @@ with (folder / "events").open("a") as events:
     if how == "killed":
         print("step 4 of 9", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "diverges":
+        print(f"fastselfie: {folder}: the loss is nan at step 4", file=sys.stderr)
+        sys.exit(2)
     if how == "fails" or (how == "fails once" and not (folder / "failed").exists()):
         (folder / "failed").touch()
         print("fastselfie: --lr 9: was too much", file=sys.stderr)
@@ -135,8 +138,9 @@ def test_a_success_between_failures_tells_that_not_everything_fails(tmp_path: Pa
 
 def test_a_run_that_the_kernel_kills_says_so(tmp_path: Path) -> None:
     once = runner(tmp_path)
-    once.run(lambda: [task(tmp_path, "a", how="killed")])
+    once.run(lambda: [task(tmp_path, "a", how="killed"), task(tmp_path, "b", how="diverges")])
     assert once.failures["a"].why == "ended by SIGKILL, last said: step 4 of 9"
+    assert once.failures["b"].why == "the loss is nan at step 4", "the run is named beside it"
     (tmp_path / "log").write_text("$ fastselfie pretrain\nout of room\n$ fastselfie pretrain\n")
     assert last_words(tmp_path / "log", 1) == "without a word", "what an earlier try said is not said again"
 

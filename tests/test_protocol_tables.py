@@ -18,7 +18,7 @@ from fastselfie.protocol.gains import paired
 from fastselfie.protocol.measured import BASE, CONTROL, Failure, Measured, Missing, Probed, Trial
 from fastselfie.protocol.page import all_tables
 from fastselfie.protocol.tables import NO_PAPER, probe_table, table_1, table_2, tuning_table
-from fastselfie.protocol.wording import intervals, progress
+from fastselfie.protocol.wording import headlines, intervals, progress
 from fastselfie.protocol.writers import to_csv, to_latex, to_markdown
 from tests.protocol_folders import measured, pretraining, realistic, scores
 
@@ -97,7 +97,7 @@ def test_what_failed_says_so_and_why() -> None:
     )
     assert grid.notes[-2:] == said
     row = list(csv.DictReader(io.StringIO(to_csv(grid))))[1]
-    assert row["verdict"] == f"failed: {said[1][4:-1]}"
+    assert row["verdict"] == said[1][4:-1]
     assert row["pretrained_mean"] == row["gain_low"] == "", "numbers are numbers"
     both = table_2(found)
     assert both is not None
@@ -110,6 +110,8 @@ def test_what_failed_says_so_and_why() -> None:
     assert probes is not None
     assert probes.shown() == [["keep-0.5", "–", "failed (1)", "failed (1)", "–", "failed (1)", "–"]]
     assert intervals([grid, both, ablated]) == intervals([grid, ablated]), "what failed has no interval"
+    (told,) = headlines(found)["resnet36-attention"]
+    assert told.verdict == "no seed finished both with and without: runs failed, see table 1"
     assert progress(found) == "unfinished: 8 of 15 finetuning runs are done; 5 failed or need a run that did"
 
 

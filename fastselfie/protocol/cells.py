@@ -87,7 +87,7 @@ def _shown(kind: Kind, cell: Any) -> str:
 def raw(kind: Kind, cell: Any) -> tuple[Any, ...]:
     """What a CSV file keeps of a cell, a value for each of ``kind.parts``. A failure is told where text may stand."""
     if isinstance(cell, Failed) and kind is TEXT:
-        return (f"failed: {cell.why}",)
+        return (cell.why,)
     return (None,) * len(kind.parts) if cell is None or isinstance(cell, Failed) else kind.raw(cell)
 
 

@@ -13,6 +13,7 @@ from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.sources import fetch, open_source
 from fastselfie.protocol import probing, record
 from fastselfie.protocol.claim import claimed, facts_of
+from fastselfie.protocol.leftovers import wait_for_leftovers
 from fastselfie.protocol.measured import Failure
 from fastselfie.protocol.page import write_report
 from fastselfie.protocol.places import places
@@ -56,6 +57,7 @@ def protocol(asked: Asked) -> Path:
             say(f"--variants all: without {name} ({why})")
         if checkpoints := probing.told(asked):
             say(checkpoints)
+        wait_for_leftovers(folder)
         work = Work(planner, tuning, runner.failures)
         if tuning is None:
             runner.run(work.tasks, late=work.before)

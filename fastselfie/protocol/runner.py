@@ -146,7 +146,8 @@ class Runner:
         return bool(ended)
 
     def _fail(self, task: Task, words: str) -> None:
-        """Put down that ``task`` failed."""
+        """Put down that ``task`` failed, without the folder that a run names first of what is wrong in it: we do."""
+        words = words.removeprefix(f"{task.folder}: ")
         log = str(self.log(task).relative_to(self._logs.parent))
         self.failures[task.name] = Failure(run=task.name, why=words, log=log)
         self._in_a_row += 1
