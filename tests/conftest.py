@@ -23,7 +23,7 @@ if not torch.cuda.is_available():
 torch.set_num_threads(1)
 # On a machine for `make gpu-check` the argument parser and what reports need are perhaps not there.
 _PARSING = [
-    *("test_cli.py", "test_pooler_inheritance.py", "test_protocol_plan.py", "test_protocol_run.py"),
+    *("test_cli.py", "test_effect.py", "test_pooler_inheritance.py", "test_protocol_plan.py", "test_protocol_run.py"),
     "test_starting_point.py",
 ]
 collect_ignore = [] if importlib.util.find_spec("tyro") else _PARSING

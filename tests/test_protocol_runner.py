@@ -185,9 +185,10 @@ def test_a_signal_to_all_processes_of_a_job_is_no_failure_of_a_run(tmp_path: Pat
         deadline = time.monotonic() + 20
         while not (tmp_path / "a" / "metrics.jsonl").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
-        (child,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()  # other tests' among them
+        (ours,) = [child for child in children if str(tmp_path) in Path(f"/proc/{child}/cmdline").read_text()]
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(int(child), signal.SIGTERM)
+        os.kill(int(ours), signal.SIGTERM)
 
     threading.Thread(target=send).start()
     with pytest.raises(Stopped, match=r"0 of 1 runs done"):

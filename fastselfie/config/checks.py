@@ -14,11 +14,14 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def require_local(option: str, path: Path | None) -> None:
-    """Raise `UserError` where a URL is given for a ``path`` to write to: as a path it would make a folder ``s3:``."""
-    url = path is not None and path.parts and re.fullmatch(r"[a-z][a-z0-9+.-]+:", path.parts[0])
+def require_local(option: str, path: Path | str | None) -> None:
+    """Raise `UserError` where a URL is given for a ``path`` to write to: as a path it would make a folder ``s3:``.
+
+    A text where a run's config.json is read.
+    """
     require(
-        not url, f"{option} {path}: is written to, and that may lie on this machine alone; name a folder and copy it"
+        re.match(r"[a-z][a-z0-9+.-]+:/", str(path or "")) is None,
+        f"{option} {path}: is written to, and that may lie on this machine alone; name a folder and copy it",
     )
 
 
