@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import torch
 
 from fastselfie.cli import status
 from fastselfie.errors import LocalError
-from fastselfie.pipelines import gathering, remote_client, remote_folder
+from fastselfie.pipelines import gathering, reading, remote_client, remote_folder
 from fastselfie.pipelines.gathering import Gatherer
 from fastselfie.pipelines.image_bytes import BadImage
 from fastselfie.pipelines.reading import Reader
@@ -206,40 +207,84 @@ def test_refusals(served: Served, answer: int, said: str, monkeypatch: pytest.Mo
     assert f"{served.url} {said}" in refusal(served.url)
 
 
-def test_tries_where_the_storage_is_gone(served: Served) -> None:
-    """Every read has three until eight in a row failed after all of them; one that succeeds gives the rest theirs."""
-    reader = Reader(opened(served), 1)
-    served.status = lambda asked, turn: 503
-    served.asked.clear()
-    for index in range(12):
-        with pytest.raises(BadImage, match="the server answers 503"):
-            reader.read(index)
-    assert reader.lost
-    assert len(served.asked) == 8 * 3 + 4
-    served.status = lambda asked, turn: 200
-    with pytest.raises(BadImage, match="header"):  # it was read, and its random bytes looked at
-        reader.read(20)
-    assert not reader.lost
+@pytest.mark.parametrize(("answer", "said"), [(503, "the server answers 503"), (-2, "no answer in time")])
+def test_storage_that_is_gone_is_left_alone_for_a_while(
+    served: Served, answer: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every read has three tries here until eight in a row failed after all of them; then all fail at once.
 
-
-def test_storage_that_is_silent_is_not_asked_again_for_a_while(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each answer that does not come is waited for, half a minute as it is; then all fail at once, and later try."""
+    Later each gets one try, until one succeeds and gives the rest theirs.
+    """
     monkeypatch.setattr(remote_client, "_PATIENCE_S", 0.05)
-    reader = Reader(opened(served), 1)
-    served.status = lambda asked, turn: -2
-    served.asked.clear()
-    for index in range(12):
-        with pytest.raises(BadImage, match="no answer in time"):
+    reader, now = Reader(opened(served), 1), 0.0
+    monkeypatch.setattr(reading, "time", SimpleNamespace(monotonic=lambda: now))
+
+    def fails(index: int) -> int:
+        served.asked.clear()
+        with pytest.raises(BadImage, match=said):
             reader.read(index)
+        return len(served.asked)
+
+    served.status = lambda asked, turn: answer
+    assert [fails(index) for index in range(12)] == [3] * 8 + [0] * 4
     assert reader.lost
-    assert len(served.asked) == 8
+    now = 31.0
+    assert [fails(20), fails(21)] == [1, 0]
     served.status = lambda asked, turn: 200
-    with pytest.raises(BadImage, match="no answer in time"):
-        reader.read(20)
-    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 31)
+    assert fails(22) == 0
+    now = 62.0
     with pytest.raises(BadImage, match="header"):  # it was read, and its random bytes looked at
         reader.read(20)
     assert not reader.lost
+    served.status = lambda asked, turn: answer
+    assert fails(23) == 3
+
+
+def test_a_read_is_tried_for_so_long_and_not_so_often(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tries where each takes half a minute; as many as there are pauses where an answer comes at once."""
+    train, now = opened(served), 0.0
+    train.pauses_s = (0.0,) * 5
+    monkeypatch.setattr(reading, "time", SimpleNamespace(monotonic=lambda: now))
+    for index, (a_try_s, tries) in enumerate([(30.0, 2), (10.0, 5), (0.0, 6)]):
+
+        def status(asked: Asked, turn: int, a_try_s: float = a_try_s) -> int:
+            nonlocal now
+            now += a_try_s
+            return 503
+
+        served.status = status
+        served.asked.clear()
+        with pytest.raises(BadImage):
+            Reader(train, 1).read(index)
+        assert len(served.asked) == tries
+
+
+def test_a_missing_object_is_asked_for_once(served: Served) -> None:
+    """And many of them do not make one think that the storage is gone."""
+    reader = Reader(opened(served), 1)
+    (served.folder / "train-000001.tar").unlink()
+    served.asked.clear()
+    for index in range(A_SHARD, 2 * A_SHARD):
+        with pytest.raises(BadImage, match="No such file"):
+            reader.read(index)
+    assert len(served.asked) == A_SHARD
+    assert not reader.lost
+
+
+def test_nobody_sleeps_until_the_next_try_where_the_storage_is_gone(served: Served) -> None:
+    """A process ends after all of its reads."""
+    train = opened(served)
+    train.pauses_s = (60.0,)
+    reader = Reader(train, 9)
+    served.status = lambda asked, turn: 503
+    (sleeper,) = reader.submit([0])
+    train.pauses_s = ()
+    while not served.count("GET", "train-000000.tar"):
+        time.sleep(0.01)
+    for reading_ in reader.submit(range(1, 9)):
+        reading_.result()
+    (result,) = sleeper.result(timeout=20)
+    assert isinstance(result, BadImage)
 
 
 def test_a_batch_of_storage_that_is_gone_ends_without_substitutes(
