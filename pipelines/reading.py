@@ -18,6 +18,7 @@ _GIVEN_UP = 1000  # images known not to be readable that are remembered
 _LOST = 8  # reads that failed after all tries with none between that did not: behind a URL, the storage is gone
 _LOST_S = 30.0  # and is left alone for so long: hundreds of reads wait for their turn, and a try may take as long
 _TRYING_S = 45.0  # after so long no further try at a read begins: two of half a minute, or many that fail at once
+_TOGETHER_S = 3.0  # within which reads that were under way when the storage went away fail
 _FEW = 16  # images a task: handing over a task takes as long as reading an image from memory
 
 Result: TypeAlias = NDArray[np.uint8] | BadImage
@@ -77,7 +78,8 @@ class Reader:
             if pause_s is None or isinstance(error, FileNotFoundError) or index in self._given_up:
                 break
             late = time.monotonic() - begun + pause_s > _TRYING_S
-            if late or self._lost.wait(pause_s):
+            # Late, too: the other readers' tries end now, and a read begun meanwhile would wait for half a minute.
+            if self._lost.wait(min(pause_s, _TOGETHER_S) if late else pause_s) or late:
                 break
         raise self._fail(index, error)
 

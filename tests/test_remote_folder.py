@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import multiprocessing
+import shutil
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -227,8 +230,8 @@ def test_storage_that_is_gone_is_left_alone_for_a_while(
 
     served.status = lambda asked, turn: answer
     assert [fails(index) for index in range(12)] == [3] * 8 + [0] * 4
-    assert reader.lost
-    now = 31.0
+    gone, now = reader.lost, 31.0
+    assert gone
     assert [fails(20), fails(21)] == [1, 0]
     served.status = lambda asked, turn: 200
     assert fails(22) == 0
@@ -335,6 +338,38 @@ def test_a_server_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with http_folder(tmp_path / "x") as served:
         url = served.url
     assert "cannot be read (Connect call failed" in refusal(url)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_a_certificate_that_nobody_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other try helps; with the certificate named, as the line says, it is read."""
+    folder = write_packed(tmp_path / "packed", IMAGES[:2], labels=[0, 1], classes=("ant", "bee"), a_shard=A_SHARD)
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-addext",
+         "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    both = tmp_path / "both.pem"
+    both.write_text(certificate.read_text() + key.read_text())
+    with http_folder(folder, certificate=both) as served:
+        assert "certificate of the server is not trusted (self-signed certificate): see to the address, or" in refusal(
+            served.url
+        )
+        assert not served.asked
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        code = (
+            "import sys; from fastselfie.pipelines.sources import open_source as o; print(len(o(sys.argv[1], 9).train))"
+        )
+        ended = subprocess.run([sys.executable, "-c", code, served.url], capture_output=True, text=True, check=True)
+    assert "train-000000.tar" in ended.stdout
+
+
+def test_a_server_that_speaks_no_tls(served: Served) -> None:
+    """Python calls this an operation that is not permitted."""
+    message = refusal(served.url.replace("http:", "https:"))
+    assert "cannot be read ([SSL" in message
+    assert "see to the server" in message
 
 
 def test_a_changed_file_has_another_state(served: Served) -> None:
