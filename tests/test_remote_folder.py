@@ -358,9 +358,7 @@ def test_a_certificate_that_nobody_knows(tmp_path: Path, monkeypatch: pytest.Mon
         )
         assert not served.asked
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        code = (
-            "import sys; from fastselfie.pipelines.sources import open_source as o; print(len(o(sys.argv[1], 9).train))"
-        )
+        code = "import sys; from fastselfie.pipelines.remote_folder import RemoteFolder as F; print(F(sys.argv[1]).names())"
         ended = subprocess.run([sys.executable, "-c", code, served.url], capture_output=True, text=True, check=True)
     assert "train-000000.tar" in ended.stdout
 
