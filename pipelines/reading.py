@@ -18,7 +18,7 @@ _GIVEN_UP = 1000  # images known not to be readable that are remembered
 _LOST = 8  # reads that failed after all tries with none between that did not: behind a URL, the storage is gone
 _LOST_S = 30.0  # and is left alone for so long: hundreds of reads wait for their turn, and a try may take as long
 _TRYING_S = 45.0  # after so long no further try at a read begins: two of half a minute, or many that fail at once
-_TOGETHER_S = 3.0  # within which reads that were under way when the storage went away fail
+_TOGETHER_S = 3.0  # within which all reads fail that were under way when the storage went away
 _FEW = 16  # images a task: handing over a task takes as long as reading an image from memory
 
 Result: TypeAlias = NDArray[np.uint8] | BadImage
@@ -77,9 +77,7 @@ class Reader:
                 error = raised
             if pause_s is None or isinstance(error, FileNotFoundError) or index in self._given_up:
                 break
-            late = time.monotonic() - begun + pause_s > _TRYING_S
-            # Late, too: the other readers' tries end now, and a read begun meanwhile would wait for half a minute.
-            if self._lost.wait(min(pause_s, _TOGETHER_S) if late else pause_s) or late:
+            if time.monotonic() - begun + pause_s > _TRYING_S or self._lost.wait(pause_s):
                 break
         raise self._fail(index, error)
 
@@ -98,4 +96,6 @@ class Reader:
             if self._failed >= _LOST and self._images.readers is not None:
                 self._ask_again_at = time.monotonic() + _LOST_S
                 self._lost.set()
+            elif self._images.readers is not None:  # else this thread would begin another read, and wait as long for it
+                self._lost.wait(_TOGETHER_S)
         return BadImage(said)

@@ -45,6 +45,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     """Five packed shards of 40 images. Nobody waits between tries."""
     monkeypatch.setattr(remote_folder, "_PAUSES_S", (0.0, 0.0))
     monkeypatch.setattr(RemoteFolder, "pauses_s", (0.0, 0.0))
+    monkeypatch.setattr(reading, "_TOGETHER_S", 0.0)
     folder = write_packed(tmp_path / "packed", IMAGES, labels=[0, 1] * 20, classes=("ant", "bee"), a_shard=A_SHARD)
     with http_folder(folder) as served:
         yield served
@@ -274,6 +275,20 @@ def test_a_missing_object_is_asked_for_once(served: Served) -> None:
     assert not reader.lost
 
 
+def test_no_read_begins_while_others_find_the_storage_gone(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 40 that eight readers have before them: each would wait for half a minute, and the process for each."""
+    monkeypatch.setattr(reading, "_TOGETHER_S", 30.0)
+    monkeypatch.setattr(remote_client, "_PATIENCE_S", 0.3)
+    train = opened(served)
+    train.readers = 8
+    reader = Reader(train, 1)
+    served.status = lambda asked, turn: -2
+    served.asked.clear()
+    results = [result for read in reader.submit(range(40)) for result in read.result()]
+    assert [str(result) for result in results] == ["cannot be read (no answer in time)"] * 40
+    assert len(served.asked) == 8 * 3
+
+
 def test_nobody_sleeps_until_the_next_try_where_the_storage_is_gone(served: Served) -> None:
     """A process ends after all of its reads."""
     train = opened(served)
@@ -358,8 +373,8 @@ def test_a_certificate_that_nobody_knows(tmp_path: Path, monkeypatch: pytest.Mon
         )
         assert not served.asked
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        code = "import sys; from fastselfie.pipelines.remote_folder import RemoteFolder as F; print(F(sys.argv[1]).names())"
-        ended = subprocess.run([sys.executable, "-c", code, served.url], capture_output=True, text=True, check=True)
+        code = f"from fastselfie.pipelines import remote_folder as r; print(r.RemoteFolder({served.url!r}).names())"
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "train-000000.tar" in ended.stdout
 
 
