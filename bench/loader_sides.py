@@ -23,7 +23,8 @@ from bench.images_in_memory import ImagesInMemory
 from bench.plain_photos import decode, training_view
 from fastselfie.pipelines.decoders import DecoderName
 from fastselfie.pipelines.draws import window_draws
-from fastselfie.pipelines.file_pipeline import FilePipeline, Loading
+from fastselfie.pipelines.file_pipeline import FilePipeline
+from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.sampler import Sampler
 from fastselfie.pipelines.source import EncodedImages
 from fastselfie.pipelines.view import View

@@ -33,7 +33,7 @@ from bench.measure import write
 from bench.tiny_shards import SIDE, write_tiny_shards
 from fastselfie.errors import UserError
 from fastselfie.pipelines.decoders import choose_decoder
-from fastselfie.pipelines.file_pipeline import Loading
+from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.sampler import Sampler

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
@@ -18,33 +17,17 @@ import torch
 from torch import Tensor
 
 from fastselfie.errors import LocalError
-from fastselfie.pipelines.decoders import HARDWARE_SHARE, DecoderName, make_decoder
+from fastselfie.pipelines.decoders import make_decoder
 from fastselfie.pipelines.draws import window_draws
 from fastselfie.pipelines.gathering import Gatherer, Request
 from fastselfie.pipelines.graph_runner import Encoded
+from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.rows import AllBut, Rows
 from fastselfie.pipelines.sampler import Sampler
 from fastselfie.pipelines.source import EncodedImages
 from fastselfie.pipelines.undecodable import Undecodable
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.randomness import Purpose, integers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loading:
-    """How encoded images are loaded; of good images it changes no batch.
-
-    Attributes:
-        threads: that read, and as many that decode. prefetch: batches decoded ahead. batch: images of one at most.
-        decoder: whose pixels they are. hardware_share: see `fastselfie.pipelines.graph.build_graph`.
-    """
-
-    threads: int
-    prefetch: int
-    batch: int
-    decoder: DecoderName = "dali"
-    hardware_share: float = HARDWARE_SHARE
-
 
 # What is asked for, and epoch and sample of each image in it.
 _Announced: TypeAlias = tuple[tuple[int, int], Tensor, Tensor]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fastselfie.pipelines.file_pipeline import Loading
 from fastselfie.pipelines.image_bytes import BadImage, sides
+from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.source import EncodedImages
 from fastselfie.pipelines.view import View
 

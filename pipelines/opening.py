@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from fastselfie.errors import UserError
-from fastselfie.pipelines.file_pipeline import FilePipeline, Loading
+from fastselfie.pipelines.file_pipeline import FilePipeline
+from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.resident import ResidentPipeline
 from fastselfie.pipelines.rows import Rows

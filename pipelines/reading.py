@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +16,9 @@ from fastselfie.pipelines.source import EncodedImages
 
 _GIVEN_UP = 1000  # images known not to be readable that are remembered
 _LOST = 8  # reads that failed after all tries with none between that did not: behind a URL, the storage is gone
-_SILENT_S = 30.0  # nobody asks again for so long after so many in a row got no answer, for which each waited as long
+_LOST_S = 30.0  # and is left alone for so long: hundreds of reads wait for their turn, and a try may take as long
+_TRYING_S = 45.0  # after so long no further try at a read begins: two of half a minute, or many that fail at once
+_TOGETHER_S = 3.0  # within which all reads fail that were under way when the storage went away
 _FEW = 16  # images a task: handing over a task takes as long as reading an image from memory
 
 Result: TypeAlias = NDArray[np.uint8] | BadImage
@@ -30,17 +32,13 @@ class Reader:
         self._images, self._threads = images, images.readers or threads
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="read")
         self._given_up: set[int] = set()
-        self._failed = self._unanswered = 0
-        self._silent_until = -float("inf")
+        self._failed, self._failure = 0, ""
+        self._lost, self._ask_again_at = Event(), 0.0
 
     @property
     def lost(self) -> bool:
-        """Whether remote storage fails all reads: until it does not, each gets one try, and while it is silent none."""
-        return self._images.readers is not None and (self._failed >= _LOST or self._silent)
-
-    @property
-    def _silent(self) -> bool:
-        return time.monotonic() < self._silent_until
+        """Whether remote storage fails all reads: until one succeeds each gets one try, and for a while none."""
+        return self._lost.is_set()
 
     def submit(self, indices: Sequence[int]) -> list[Future[list[Result]]]:
         """Begin to read: tasks of a few images each, which together give all of ``indices`` in their order."""
@@ -69,31 +67,35 @@ class Reader:
         return np.frombuffer(data, dtype=np.uint8)
 
     def _bytes(self, index: int) -> bytes:
-        error = OSError(errno.ETIMEDOUT, "no answer in time")  # as others found
+        if self.lost and time.monotonic() < self._ask_again_at:
+            raise BadImage(self._failure)
+        begun = time.monotonic()
         for pause_s in (*self._images.pauses_s, None):
-            if self._silent:
-                break
             try:
                 return self._succeed(index)
             except OSError as raised:
                 error = raised
-                self._hear(error)
-            if pause_s is None or self.lost or index in self._given_up:
+            if pause_s is None or isinstance(error, FileNotFoundError) or index in self._given_up:
                 break
-            time.sleep(pause_s)
-        if not isinstance(error, FileNotFoundError):
-            self._failed += 1
-        if not self._silent and len(self._given_up) < _GIVEN_UP:
-            self._given_up.add(index)
-        raise BadImage(f"cannot be read ({error.strerror or error})")
+            if time.monotonic() - begun + pause_s > _TRYING_S or self._lost.wait(pause_s):
+                break
+        raise self._fail(index, error)
 
     def _succeed(self, index: int) -> bytes:
         data = self._images.read(index)
-        self._failed = self._unanswered = 0
+        self._failed = 0
+        self._lost.clear()
         return data
 
-    def _hear(self, error: OSError) -> None:
-        """Count answers that do not come: a storage that hangs takes half a minute to say so, every time."""
-        self._unanswered = self._unanswered + 1 if error.errno == errno.ETIMEDOUT else 0
-        if self._unanswered >= _LOST and self._images.readers is not None:
-            self._silent_until = time.monotonic() + _SILENT_S
+    def _fail(self, index: int, error: OSError) -> BadImage:
+        said = f"cannot be read ({error.strerror or error})"
+        if not self.lost and len(self._given_up) < _GIVEN_UP:
+            self._given_up.add(index)
+        if not isinstance(error, FileNotFoundError):
+            self._failed, self._failure = self._failed + 1, said
+            if self._failed >= _LOST and self._images.readers is not None:
+                self._ask_again_at = time.monotonic() + _LOST_S
+                self._lost.set()
+            elif self._images.readers is not None:  # else this thread would begin another read, and wait as long for it
+                self._lost.wait(_TOGETHER_S)
+        return BadImage(said)

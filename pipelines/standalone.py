@@ -18,7 +18,7 @@ from fastselfie.config import require
 from fastselfie.errors import UserError
 from fastselfie.pipelines.allotment import cores
 from fastselfie.pipelines.decoders import choose_decoder
-from fastselfie.pipelines.file_pipeline import Loading
+from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.source import AnySplit, Split

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -48,8 +49,8 @@ class Served:
 
 
 @contextmanager
-def http_folder(folder: Path, port: int = 0) -> Iterator[Served]:
-    """Serve ``folder`` while the context lasts."""
+def http_folder(folder: Path, port: int = 0, certificate: Path | None = None) -> Iterator[Served]:
+    """Serve ``folder`` while the context lasts; over TLS with a certificate, in one file with its key."""
     served = Served(folder=folder)
 
     class Handler(_Handler):
@@ -57,7 +58,11 @@ def http_folder(folder: Path, port: int = 0) -> Iterator[Served]:
 
     Handler.served = served
     server = _Server(("127.0.0.1", port), Handler)
-    served.url = f"http://127.0.0.1:{server.server_address[1]}/{folder.name}"
+    if certificate is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate)
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    served.url = f"{'http' if certificate is None else 'https'}://127.0.0.1:{server.server_address[1]}/{folder.name}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastselfie.pipelines.decoders import DecoderName
-from fastselfie.pipelines.file_pipeline import FilePipeline, Loading
+from fastselfie.pipelines.file_pipeline import FilePipeline
+from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.source import EncodedImages, Files
 from fastselfie.pipelines.view import View

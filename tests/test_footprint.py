@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fastselfie.pipelines.decoders import DecoderName
-from fastselfie.pipelines.file_pipeline import Loading
 from fastselfie.pipelines.footprint import Footprint, footprint
+from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.view import View
 from tests.photographs import CPU, jpeg, noise, write
 

@@ -13,8 +13,8 @@ import torch
 from fastselfie.config import PretrainConfig
 from fastselfie.models.convolution import channels_last
 from fastselfie.models.selfie import Selfie
-from fastselfie.pipelines.file_pipeline import Loading
 from fastselfie.pipelines.image_folder import read_image_folder
+from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.resident import ResidentPipeline

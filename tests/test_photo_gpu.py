@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fastselfie.pipelines.decoder import Decoder
-from fastselfie.pipelines.file_pipeline import FilePipeline, Loading
+from fastselfie.pipelines.file_pipeline import FilePipeline
+from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.source import Files
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.randomness import epoch_order

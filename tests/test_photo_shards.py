@@ -17,7 +17,7 @@ from tests.photographs import CPU, jpeg, picture
 from tests.photographs import write as write_files
 
 pytest.importorskip("nvidia.dali")
-from fastselfie.pipelines.file_pipeline import Loading
+from fastselfie.pipelines.loading import Loading
 
 CLASSES, LABELS = ("ant", "bee", "cat"), [2, 0, 1, 1, 0, 2, 2]
 IMAGES = [jpeg(picture(40 + index, 60, index)) for index in range(len(LABELS))]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import gc
 import json
 import multiprocessing
+import shutil
+import subprocess
+import sys
 import threading
 import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +22,7 @@ import torch
 
 from fastselfie.cli import status
 from fastselfie.errors import LocalError
-from fastselfie.pipelines import gathering, remote_client, remote_folder
+from fastselfie.pipelines import gathering, reading, remote_client, remote_folder
 from fastselfie.pipelines.gathering import Gatherer
 from fastselfie.pipelines.image_bytes import BadImage
 from fastselfie.pipelines.reading import Reader
@@ -41,6 +45,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     """Five packed shards of 40 images. Nobody waits between tries."""
     monkeypatch.setattr(remote_folder, "_PAUSES_S", (0.0, 0.0))
     monkeypatch.setattr(RemoteFolder, "pauses_s", (0.0, 0.0))
+    monkeypatch.setattr(reading, "_TOGETHER_S", 0.0)
     folder = write_packed(tmp_path / "packed", IMAGES, labels=[0, 1] * 20, classes=("ant", "bee"), a_shard=A_SHARD)
     with http_folder(folder) as served:
         yield served
@@ -206,40 +211,98 @@ def test_refusals(served: Served, answer: int, said: str, monkeypatch: pytest.Mo
     assert f"{served.url} {said}" in refusal(served.url)
 
 
-def test_tries_where_the_storage_is_gone(served: Served) -> None:
-    """Every read has three until eight in a row failed after all of them; one that succeeds gives the rest theirs."""
-    reader = Reader(opened(served), 1)
-    served.status = lambda asked, turn: 503
-    served.asked.clear()
-    for index in range(12):
-        with pytest.raises(BadImage, match="the server answers 503"):
+@pytest.mark.parametrize(("answer", "said"), [(503, "the server answers 503"), (-2, "no answer in time")])
+def test_storage_that_is_gone_is_left_alone_for_a_while(
+    served: Served, answer: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every read has three tries here until eight in a row failed after all of them; then all fail at once.
+
+    Later each gets one try, until one succeeds and gives the rest theirs.
+    """
+    monkeypatch.setattr(remote_client, "_PATIENCE_S", 0.05)
+    reader, now = Reader(opened(served), 1), 0.0
+    monkeypatch.setattr(reading, "time", SimpleNamespace(monotonic=lambda: now))
+
+    def fails(index: int) -> int:
+        served.asked.clear()
+        with pytest.raises(BadImage, match=said):
             reader.read(index)
-    assert reader.lost
-    assert len(served.asked) == 8 * 3 + 4
+        return len(served.asked)
+
+    served.status = lambda asked, turn: answer
+    assert [fails(index) for index in range(12)] == [3] * 8 + [0] * 4
+    gone, now = reader.lost, 31.0
+    assert gone
+    assert [fails(20), fails(21)] == [1, 0]
     served.status = lambda asked, turn: 200
+    assert fails(22) == 0
+    now = 62.0
     with pytest.raises(BadImage, match="header"):  # it was read, and its random bytes looked at
         reader.read(20)
     assert not reader.lost
+    served.status = lambda asked, turn: answer
+    assert fails(23) == 3
 
 
-def test_storage_that_is_silent_is_not_asked_again_for_a_while(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each answer that does not come is waited for, half a minute as it is; then all fail at once, and later try."""
-    monkeypatch.setattr(remote_client, "_PATIENCE_S", 0.05)
+def test_a_read_is_tried_for_so_long_and_not_so_often(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tries where each takes half a minute; as many as there are pauses where an answer comes at once."""
+    train, now = opened(served), 0.0
+    train.pauses_s = (0.0,) * 5
+    monkeypatch.setattr(reading, "time", SimpleNamespace(monotonic=lambda: now))
+    for index, (a_try_s, tries) in enumerate([(30.0, 2), (10.0, 5), (0.0, 6)]):
+
+        def status(asked: Asked, turn: int, a_try_s: float = a_try_s) -> int:
+            nonlocal now
+            now += a_try_s
+            return 503
+
+        served.status = status
+        served.asked.clear()
+        with pytest.raises(BadImage):
+            Reader(train, 1).read(index)
+        assert len(served.asked) == tries
+
+
+def test_a_missing_object_is_asked_for_once(served: Served) -> None:
+    """And many of them do not make one think that the storage is gone."""
     reader = Reader(opened(served), 1)
+    (served.folder / "train-000001.tar").unlink()
+    served.asked.clear()
+    for index in range(A_SHARD, 2 * A_SHARD):
+        with pytest.raises(BadImage, match="No such file"):
+            reader.read(index)
+    assert len(served.asked) == A_SHARD
+    assert not reader.lost
+
+
+def test_no_read_begins_while_others_find_the_storage_gone(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 40 that eight readers have before them: each would wait for half a minute, and the process for each."""
+    monkeypatch.setattr(reading, "_TOGETHER_S", 30.0)
+    monkeypatch.setattr(remote_client, "_PATIENCE_S", 0.3)
+    train = opened(served)
+    train.readers = 8
+    reader = Reader(train, 1)
     served.status = lambda asked, turn: -2
     served.asked.clear()
-    for index in range(12):
-        with pytest.raises(BadImage, match="no answer in time"):
-            reader.read(index)
-    assert reader.lost
-    assert len(served.asked) == 8
-    served.status = lambda asked, turn: 200
-    with pytest.raises(BadImage, match="no answer in time"):
-        reader.read(20)
-    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 31)
-    with pytest.raises(BadImage, match="header"):  # it was read, and its random bytes looked at
-        reader.read(20)
-    assert not reader.lost
+    results = [result for read in reader.submit(range(40)) for result in read.result()]
+    assert [str(result) for result in results] == ["cannot be read (no answer in time)"] * 40
+    assert len(served.asked) == 8 * 3
+
+
+def test_nobody_sleeps_until_the_next_try_where_the_storage_is_gone(served: Served) -> None:
+    """A process ends after all of its reads."""
+    train = opened(served)
+    train.pauses_s = (60.0,)
+    reader = Reader(train, 9)
+    served.status = lambda asked, turn: 503
+    (sleeper,) = reader.submit([0])
+    train.pauses_s = ()
+    while not served.count("GET", "train-000000.tar"):
+        time.sleep(0.01)
+    for reading_ in reader.submit(range(1, 9)):
+        reading_.result()
+    (result,) = sleeper.result(timeout=20)
+    assert isinstance(result, BadImage)
 
 
 def test_a_batch_of_storage_that_is_gone_ends_without_substitutes(
@@ -290,6 +353,36 @@ def test_a_server_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with http_folder(tmp_path / "x") as served:
         url = served.url
     assert "cannot be read (Connect call failed" in refusal(url)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_a_certificate_that_nobody_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other try helps; with the certificate named, as the line says, it is read."""
+    folder = write_packed(tmp_path / "packed", IMAGES[:2], labels=[0, 1], classes=("ant", "bee"), a_shard=A_SHARD)
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-addext",
+         "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    both = tmp_path / "both.pem"
+    both.write_text(certificate.read_text() + key.read_text())
+    with http_folder(folder, certificate=both) as served:
+        assert "certificate of the server is not trusted (self-signed certificate): see to the address, or" in refusal(
+            served.url
+        )
+        assert not served.asked
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        code = f"from fastselfie.pipelines import remote_folder as r; print(r.RemoteFolder({served.url!r}).names())"
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "train-000000.tar" in ended.stdout
+
+
+def test_a_server_that_speaks_no_tls(served: Served) -> None:
+    """Python calls this an operation that is not permitted."""
+    message = refusal(served.url.replace("http:", "https:"))
+    assert "cannot be read ([SSL" in message
+    assert "see to the server" in message
 
 
 def test_a_changed_file_has_another_state(served: Served) -> None:

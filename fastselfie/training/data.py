@@ -9,8 +9,8 @@ from typing import TypeVar
 from fastselfie.config import RunConfig, require
 from fastselfie.pipelines.allotment import cores
 from fastselfie.pipelines.decoders import HARDWARE_SHARE, DecoderName, choose_decoder
-from fastselfie.pipelines.file_pipeline import Loading
 from fastselfie.pipelines.footprint import footprint
+from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.source import EncodedImages, Source
 from fastselfie.pipelines.sources import fetch, open_source
 from fastselfie.pipelines.view import View
