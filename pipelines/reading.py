@@ -75,7 +75,9 @@ class Reader:
                 return self._succeed(index)
             except OSError as raised:
                 error = raised
-            if pause_s is None or isinstance(error, FileNotFoundError) or index in self._given_up:
+            # A file on a disk of the network may come back; of an object that is missing a server is sure.
+            missing = isinstance(error, FileNotFoundError) and self._images.readers is not None
+            if pause_s is None or missing or index in self._given_up:
                 break
             if time.monotonic() - begun + pause_s > _TRYING_S or self._lost.wait(pause_s):
                 break

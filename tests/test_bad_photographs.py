@@ -204,26 +204,28 @@ class Unsteady(Files):
     """Files of a disk whose every first ``failures`` reads of an image fail."""
 
     failures = 0
+    error = OSError()
 
     def read(self, index: int) -> bytes:
         path = self.path(index).with_suffix(".tries")
         tries = int(path.read_text()) if path.exists() else 0
         path.write_text(str(tries + 1))
         if tries < self.failures:
-            raise OSError(5, "Input/output error")
+            raise self.error
         return super().read(index)
 
 
 @pytest.mark.parametrize("failures", [1, 2, 3])
-def test_a_read_that_fails_is_tried_three_times(failures: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), FileNotFoundError(2, "No such file")])
+def test_a_read_that_fails_is_tried_three_times(error: OSError, failures: int, tmp_path: Path) -> None:
     listed = write(tmp_path, [(f"{i}.jpg", jpeg(picture(40, 48, i))) for i in range(4)])
     unsteady = Unsteady(root=listed.root, names=listed.names, labels_S=listed.labels_S)
-    Unsteady.failures = failures
+    Unsteady.failures, Unsteady.error = failures, error
     reader = Reader(unsteady, threads=1)
     if failures < 3:
         assert reader.read(2).tobytes() == listed.path(2).read_bytes()
     else:
-        with pytest.raises(BadImage, match=r"cannot be read \(Input/output error\)"):
+        with pytest.raises(BadImage, match=rf"cannot be read \({error.strerror}\)"):
             reader.read(2)
 
 
