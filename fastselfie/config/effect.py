@@ -16,17 +16,21 @@ def check_effect(config: RunConfig, default: RunConfig) -> None:
         UserError: names the first such setting and the one that leaves it nothing to do.
     """
     resized = config.crop == "resized"
-    nothing_to_pad = "--crop resized pads nothing" if resized else "--pad 0 pads nothing" if config.pad == 0 else ""
+    pads_nothing = ""
+    if resized:
+        pads_nothing = "--crop resized pads nothing; leave it out or take --crop pad"
+    elif config.pad == 0:
+        pads_nothing = "--pad 0 pads nothing; leave one of them out"
     idle = {
-        "min_area": "" if resized else "--crop pad takes whole images",
-        "pad": nothing_to_pad if resized else "",
-        "pad_mode": nothing_to_pad,
+        "min_area": "" if resized else "--crop pad takes whole images; leave it out or take --crop resized",
+        "pad": pads_nothing if resized else "",
+        "pad_mode": pads_nothing,
     }
     if isinstance(config, PretrainConfig):
-        idle["knn_images"] = "" if config.knn_every else "without --knn-every there are no neighbours"
-        idle["evaluate_every"] = "" if config.held_out else "--held-out 0 leaves nothing to evaluate on"
+        if not config.knn_every:
+            idle["knn_images"] = "without --knn-every there are no neighbours; leave it out or add that"
+        if not config.held_out:
+            idle["evaluate_every"] = "--held-out 0 leaves nothing to evaluate on; leave one of them out"
     for name, why in idle.items():
         value, flag = getattr(config, name), "--" + name.replace("_", "-")
-        require(
-            not why or value == getattr(default, name), f"{flag} {value}: has no effect, {why}; leave one of them out"
-        )
+        require(not why or value == getattr(default, name), f"{flag} {value}: has no effect, {why}")
