@@ -19,6 +19,7 @@ from fastselfie.errors import UserError
 from fastselfie.pipelines.allotment import cores
 from fastselfie.pipelines.decoders import choose_decoder
 from fastselfie.pipelines.loading import Loading
+from fastselfie.pipelines.normalising import Normaliser
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.source import AnySplit, Split
@@ -42,7 +43,7 @@ class Loader:
     def __init__(
         self, pipeline: Pipeline, *, images: int, classes: tuple[str, ...], plain: bool, batch_size: int, size: int,
         rank: int, world_size: int, device: torch.device, dtype: torch.dtype, mean: Sequence[float],
-        std: Sequence[float], max_bad_share: float,
+        std: Sequence[float], max_bad_share: float, threads: int,
     ) -> None:  # fmt: skip
         self.images, self.classes, self.refused = images, classes, dict[str, str]()
         self._pipeline, self._plain, self._batch_size, self._size = pipeline, plain, batch_size, size
@@ -51,6 +52,9 @@ class Loader:
         raw = dtype == torch.uint8
         self._mean = torch.tensor([0.0] * 3 if raw else list(mean), device=device)
         self._std = torch.tensor([1 / 255] * 3 if raw else list(std), device=device)
+        self._normaliser = None
+        if device.type == "cpu" and not raw:
+            self._normaliser = Normaliser(size=size, mean=self._mean, std=self._std, dtype=dtype, threads=threads)
 
     def __len__(self) -> int:
         """Batches of one iteration, the same in every process."""
@@ -75,14 +79,14 @@ class Loader:
         Raises:
             UserError: more images cannot be used than ``max_bad_share`` allows.
         """
-        requests = [self._entries(step) for step in range(start, stop)]
         if self._plain:
+            requests = [self._entries(step) for step in range(start, stop)]
             batches = self._pipeline.in_order([request for request in requests if request[0] < request[1]])
             for first, last in requests:
                 yield self._deliver(next(batches)) if first < last else self._nothing()
             return
-        self._pipeline.announce(requests)
-        for request in requests:
+        self._pipeline.announce(map(self._entries, range(start, stop)))
+        for request in map(self._entries, range(start, stop)):
             yield self._deliver(self._pipeline.batch(*request))
 
     def _entries(self, step: int) -> tuple[int, int]:
@@ -104,9 +108,17 @@ class Loader:
                 f"max_bad_share {self._max_bad_share}: {len(self.refused)} of {self.images} images cannot be used (the"
                 f" first: {name} {reason}); mend them or allow a larger share"
             )
-        dtype = torch.float32 if self._dtype == torch.uint8 else self._dtype
+        return self._images(batch), batch.labels_B
+
+    def _images(self, batch: Batch) -> Tensor:
+        raw = self._dtype == torch.uint8
+        if raw and not batch.moves:
+            return batch.images().permute(0, 3, 1, 2)
+        if self._normaliser and not batch.moves:
+            return self._normaliser(batch.images())
+        dtype = torch.float32 if raw else self._dtype
         images = batch.patches(patch=self._size, mean=self._mean, std=self._std, dtype=dtype)
-        return (images.round().to(torch.uint8) if self._dtype == torch.uint8 else images), batch.labels_B
+        return images.round().to(torch.uint8) if raw else images
 
     def _nothing(self) -> tuple[Tensor, Tensor]:
         device = self._mean.device
@@ -162,16 +174,18 @@ def loader(
         plain or batch_size <= count,
         f"batch_size {batch_size}: there are only {count} images; take at most that many",
     )
+    threads = threads or cores()
     pipeline = open_pipeline(
         images, view=_view(images, size, min_area, plain), seed=seed, device=place,
         loading=Loading(
-            threads=threads or cores(), prefetch=prefetch, batch=-(-batch_size // world_size),
+            threads=threads, prefetch=prefetch, batch=-(-batch_size // world_size),
             decoder="dali" if isinstance(images, Split) else choose_decoder(decoder, place)[0],
         ),
     )  # fmt: skip
     return Loader(
         pipeline, images=count, classes=source.classes, plain=plain, batch_size=batch_size, size=size, rank=rank,
         world_size=world_size, device=place, dtype=dtype, mean=mean, std=std, max_bad_share=max_bad_share,
+        threads=threads,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.image_bytes import BadImage
 from fastselfie.pipelines.image_decoding import ThreadMemory, decode_image, require_turbo, usual_header
 from fastselfie.pipelines.jpeg_header import JpegHeader
+from fastselfie.pipelines.recycled import RecycledMemory
 from fastselfie.pipelines.resampling import resize_centre, resize_window
 from fastselfie.pipelines.undecodable import Undecodable
 from fastselfie.pipelines.view import View
@@ -67,7 +68,7 @@ class TurboDecoder:
         assert device.type == "cpu", "the views are in the CPU's memory"
         self._view, self._batch, self._threads, self._depth = view, batch, threads, depth
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._memory = ThreadMemory()
+        self._memory, self._views = ThreadMemory(), RecycledMemory()
         self._under_way: deque[_Run] = deque()
 
     def schedule(self, encoded: Encoded) -> None:
@@ -80,7 +81,7 @@ class TurboDecoder:
         if encoded.draws is not None:
             shape_B2 = np.array([header.turned_shape if header else (1, 1) for header in headers])
             windows_B4 = random_windows(shape_B2, encoded.draws, self._view.min_area)
-        pixels_B3HH = torch.empty(count, size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+        pixels_B3HH = self._views.empty(count, size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
         run = _Run(encoded=encoded, headers=headers, pixels_B3HH=pixels_B3HH, windows_B4=windows_B4)
         step = min(_CHUNK, math.ceil(count / self._threads))
         for first in range(0, count, step):

@@ -82,9 +82,14 @@ class Batch:
     entry: int | None = None
     refused: tuple[Refused, ...] = ()
 
+    @property
+    def moves(self) -> bool:
+        """Whether `patches` is to crop or flip."""
+        return self.corner_B2 is not None or self.flip_B is not None
+
     def images(self) -> Tensor:
-        """The pixels of a plain view: uint8 (B, H, H, 3)."""
-        assert self.view == self.view.plain(), "what is cropped or flipped later shows in `patches` alone"
+        """The pixels of a view that is not cropped or flipped later, in `patches`: uint8 (B, H, H, 3)."""
+        assert not self.moves, "what is cropped or flipped later shows in `patches` alone"
         pixels = self.pixels if self.rows_B is None else self.pixels[self.rows_B]
         return pixels.reshape(len(pixels), self.view.size, self.view.size, 3)
 

@@ -13,7 +13,9 @@ from PIL import Image
 
 import fastselfie.pipelines
 from fastselfie.errors import UserError
+from fastselfie.kernels import patch_batch
 from fastselfie.pipelines import loader
+from fastselfie.pipelines.normalising import Normaliser
 from fastselfie.pipelines.standalone import Loader
 from tests.photographs import jpeg, picture, undecodable, write
 
@@ -116,6 +118,31 @@ def test_pixels_are_normalised(folder: Path, decoder: str) -> None:
             assert images.dtype == dtype
             expected = (pixels.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
             torch.testing.assert_close(images.double(), expected.double(), rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_training_and_loader_normalise_alike(dtype: torch.dtype) -> None:
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.25, 2.0])
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3 * 12).view(3, 32, 32, 3)
+    normalise = Normaliser(size=32, mean=mean, std=std, dtype=dtype, threads=2)
+    images = normalise(pixels)
+    assert torch.equal(images, patch_batch(pixels, patch=32, mean=mean, std=std, dtype=dtype))
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_batches_that_are_kept_stay_as_they_are(dtype: torch.dtype, folder: Path, decoder: str) -> None:
+    """Memory of batches that were let go is used again, of others not: part of each is kept here, to the end."""
+    batches = opened(folder, decoder, dtype=dtype)
+    kept = [images[3:, :, 5] for images, _ in batches.steps(0, 12)]
+    for step, part in enumerate(kept):
+        (images, _), *_ = opened(folder, decoder, dtype=dtype).steps(step, step + 1)
+        assert torch.equal(images[3:, :, 5], part)
+
+
+def test_steps_without_end(folder: Path, decoder: str) -> None:
+    (first, _), *_ = opened(folder, decoder).steps(0, 1)
+    assert torch.equal(next(opened(folder, decoder).steps(0, 10**15))[0], first)
 
 
 def test_two_at_once_and_global_state_untouched(folder: Path, decoder: str) -> None:
