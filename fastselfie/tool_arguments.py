@@ -18,7 +18,7 @@ class ReportArguments:
     """Curves, tables and pictures of runs in one page; the figures also as PNG, in each run's figures/."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
-    """Folders of pretraining and finetuning runs, finished or not; or the folder of one protocol."""
+    """Folders of pretraining and finetuning runs, finished or not, and of probes; or the folder of one protocol."""
     out: Path = Path("report.html")
     """The page: one HTML file that needs no other."""
 
