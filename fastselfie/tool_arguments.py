@@ -46,7 +46,7 @@ class RenderArguments:
     """Write the scenes of --data synthetic as JPEG files, in train/ and val/ with class folders."""
 
     out: Path
-    """Folder to make."""
+    """Folder to make; give it as --data afterwards."""
     size: int = 256
     """Pixels a side."""
     train: int = 8192
@@ -84,9 +84,9 @@ class PrepareArguments:
     recode: Literal["needed", "all"] = "needed"
     """`needed`: a JPEG that fits keeps its bytes. `all`: every image is encoded anew, to decode in less time."""
     workers: int = dataclasses.field(default_factory=cores)
-    """Processes that decode; as many as there are CPU cores for us."""
+    """Processes that decode; by default as many as this process may use CPU cores."""
     shard_mb: int = 512
-    """Megabytes (2**20 bytes) of a shard at most."""
+    """MiB of a shard at most."""
 
     def __post_init__(self) -> None:
         require_local("DST", self.folder)
@@ -103,10 +103,10 @@ class DoctorArguments:
     data: str | None = None
     """Files or shards, as of pretrain: tells how much memory loading them will take."""
     recipe: str = "imagenet224"
-    """Whose views and batches these are."""
+    """Whose views and batches these are: cifar10, imagenet32, imagenet224 or tiny."""
     batch_size: int | None = None
     """Images that a process holds at once, --micro-batch-size of pretrain. None: the recipe's --batch-size."""
     prefetch: int = 2
-    """As of pretrain."""
+    """Batches of files that are decoded ahead, as of pretrain."""
     loader_threads: int | None = None
-    """As of pretrain."""
+    """Threads that read and decode files, as of pretrain. None: the cores that this process may use."""

@@ -77,7 +77,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run[RunConfig]]:
         UserError: none is named; one is no run's folder, or is damaged; none has logged anything yet.
     """
     if not paths:
-        raise UserError("fastselfie report: name the folder of a run, or of several")
+        raise UserError("report: name the folder of a run, or of several")
     unique = different_folders(paths)
     runs = [_read(path, name) for path, name in zip(unique, distinct_names(unique), strict=True)]
     logged = [run for run in runs if run.lines]
