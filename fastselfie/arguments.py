@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,6 +20,12 @@ from fastselfie.evaluation.probe_config import ProbeConfig
 from fastselfie.recipes import RECIPES, recipe
 from fastselfie.training.weights_header import header_settings, is_weights_file
 
+# Words of Python's and of the parser's for what is no number.
+_NUMBERS = {
+    r"invalid literal for int\(\) with base 10: '(.*)'": "a whole number",
+    "could not convert string to float: '(.*)'": "a number",
+    r"Could not parse arguments \[(.*)\] into tuple type typing\.Tuple\[float.*": "numbers",
+}
 C = TypeVar("C", bound=RunConfig | ProbeConfig)
 
 
@@ -116,7 +123,7 @@ def parse(kind: type[Any], words: Sequence[str], program: str, default: Any = No
 def _join_lines(kind: type[Any]) -> None:
     """Make the help of each option one paragraph: the parser would break it where the docstring's lines end."""
     for name, hint in get_type_hints(kind, include_extras=True).items():
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             _join_lines(hint)
         elif text := get_field_docstring(kind, name, ()):
             kind.__annotations__[name] = Annotated[hint, tyro.conf.arg(help=" ".join(text.split()))]
@@ -168,6 +175,8 @@ def _refuse(event: tyro_errors.ParseErrorEvent) -> None:
             values = argument.lowered.nargs or 1
             reason = f"{_flag(argument)}: takes {values if isinstance(values, int) else 'a'} value{'s' * (values != 1)}"
         case tyro_errors.InstantiationFailure(message=message, argument=argument):
+            for theirs, ours in _NUMBERS.items():
+                message = re.sub(rf"^{theirs}$", rf"must be {ours}, not \1", message)
             reason = message if argument is None else f"{_flag(argument)}: {message}"
         case tyro_errors.MissingArgs(missing_arguments=missing):
             reason = f"{', '.join(_flag(context.arg) for context in missing)}: must be given"

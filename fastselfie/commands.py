@@ -97,7 +97,8 @@ def render(words: Sequence[str]) -> int:
 
     from fastselfie.pipelines.scene_files import write_scenes
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("rendering", total=asked.train + asked.test)
         write_scenes(
             asked.out, size=asked.size, train=asked.train, test=asked.test, seed=asked.seed,

@@ -22,6 +22,9 @@ class ReportArguments:
     out: Path = Path("report.html")
     """The page: one HTML file that needs no other."""
 
+    def __post_init__(self) -> None:
+        require_local("--out", self.out)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportArguments:
@@ -32,6 +35,9 @@ class ExportArguments:
     to: Path
     """The .safetensors file to write; must not exist yet."""
 
+    def __post_init__(self) -> None:
+        require_local("--to", self.to)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoArguments:
@@ -39,6 +45,9 @@ class DemoArguments:
 
     out: Path = Path("demo")
     """Folder of the demo's runs; a half-done demo there is gone on with."""
+
+    def __post_init__(self) -> None:
+        require_local("--out", self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +66,7 @@ class RenderArguments:
     """Decides the scenes; 0 has those of --data synthetic."""
 
     def __post_init__(self) -> None:
+        require_local("--out", self.out)
         require(8 <= self.size <= 4096, f"--size {self.size}: must be at least 8 and at most 4096")
         for name in ("train", "test"):
             value = getattr(self, name)
@@ -110,3 +120,11 @@ class DoctorArguments:
     """Batches of files that are decoded ahead, as of pretrain."""
     loader_threads: int | None = None
     """Threads that read and decode files, as of pretrain. None: the cores that this process may use."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            require(
+                self.data is not None or value == field.default,
+                f"--{field.name.replace('_', '-')} {value}: has no effect without --data; name images or leave it out",
+            )

@@ -184,7 +184,8 @@ def read_config(path: Path) -> dict[str, Any]:
         record = json.loads((path / "config.json").read_text())
         return {name: record[name] for name in ("command", "settings", "facts")}
     except FileNotFoundError:
-        raise UserError(f"{path}: is not a run's folder (no config.json)") from None
+        what = "is not a run's folder (no config.json)" if path.is_dir() else "there is no such folder"
+        raise UserError(f"{path}: {what}; name the folder of a run") from None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(
             f"{path}/config.json: cannot be read ({error}); remove the folder or restore the file"
