@@ -126,6 +126,6 @@ class GraphRunner:
 
 def _device_id(device: torch.device) -> int | None:
     """As DALI counts; of ``cuda`` alone the one that PyTorch means by it."""
-    if device.type == "cpu" or device.index is not None:
-        return device.index
-    return torch.cuda.current_device()
+    if device.type == "cpu":
+        return None
+    return torch.cuda.current_device() if str(device) == "cuda" else device.index
