@@ -250,6 +250,15 @@ def test_names_are_a_sequence(tmp_path: Path) -> None:
     assert len(prints) == 1
 
 
+@pytest.mark.parametrize(("folder", "file"), [(0o755, 0o644), (0o700, 0o600), (0o2775, 0o664)])
+def test_an_index_is_for_those_who_may_read_its_folder(folder: int, file: int, tmp_path: Path) -> None:
+    path = tmp_path / "kept" / "x.index"
+    path.parent.mkdir()
+    path.parent.chmod(folder)
+    write_index(path, Index(header={}, arrays={}))
+    assert path.stat().st_mode & 0o777 == file
+
+
 def test_what_another_process_kept_meanwhile_stays(tmp_path: Path) -> None:
     """It may be mapped there."""
     path = tmp_path / "an.index"

@@ -70,6 +70,20 @@ def test_reading_is_tried_four_times(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found["000000005.jpg"] == jpeg(picture(20, 27))
 
 
+class RemoteStorage(Storage):
+    """One with pauses of its own, as behind a URL."""
+
+    readers = 4
+    pauses_s = (0.0,) * 6
+
+
+def test_remote_storage_is_tried_as_often_as_it_says(tmp_path: Path) -> None:
+    """A server that starts anew costs no image: what is left out of shards is left out for good."""
+    storage = RemoteStorage({2: 6, 3: 6, 9: 7})
+    assert pack(storage, tmp_path / "out").images == {"train": 11}
+    assert [storage.asked[index] for index in (0, 2, 3, 9)] == [1, 7, 7, 7]
+
+
 def test_storage_that_is_gone_ends_the_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shrinking_pool, "_PAUSES_S", (0.0, 0.0, 0.0))
     with pytest.raises(UserError, match=r"image 41: cannot be read \(Input/output error\), and so it went with 32"):
