@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -120,6 +121,26 @@ def test_ended_before_any_file_appears(
     assert not (tmp_path / "out" / "dataset.json").exists()
     pack(Storage({}), tmp_path / "out", test=Storage({}, count=3))
     assert contents(tmp_path / "out") == undisturbed
+
+
+def test_an_open_lock_does_not_stay_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On NFS a file that is removed while it is open lies there under another name, and its folder cannot go."""
+    remove = os.unlink
+
+    def renaming(name: str, *, dir_fd: int | None = None) -> None:
+        descriptor = os.open(name, os.O_RDONLY, dir_fd=dir_fd)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.rename(name, ".nfs0001", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        else:
+            remove(name, dir_fd=dir_fd)
+        finally:
+            os.close(descriptor)
+
+    monkeypatch.setattr(os, "unlink", renaming)
+    assert pack(Storage({}), tmp_path / "out").images == {"train": 12}
+    assert not (tmp_path / "out" / "unfinished").exists()
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
