@@ -108,7 +108,8 @@ def decode_by_pillow(data: _Pixels) -> _Pixels:
     try:
         with Image.open(io.BytesIO(data.data), formats=("JPEG", "PNG")) as file:
             file.load()
-            orientation, image = exif_orientation(file), file
+            orientation = exif_orientation(file)
+            image: Image.Image = file
             if image.mode.startswith("I"):  # grey of 16 bits, which Pillow's own conversion cuts off at 255
                 image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
             return turned(np.array(image.convert("RGB")), orientation)

@@ -25,6 +25,7 @@ from fastselfie.pipelines.jpeg_header import jpeg_header
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
 """What is opened, by Pillow's names. Others of its formats start programs (EPS) or hold no photographs."""
+_JPEG = ("JPEG", "MPO")  # MPO: cameras append smaller pictures or depth
 _FILTER = Image.Resampling.LANCZOS
 _REDUCING_GAP = 3.0  # cheap reduction down to three times the size, LANCZOS from there: Pillow calls it near to fair
 _WHOLE_CHROMA, _HALVED_CHROMA = 0, 2  # Pillow's 4:4:4 and 4:2:0
@@ -108,7 +109,7 @@ def _opened(data: bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise BadImage(wrong or "is damaged (its header)") from None
     # Training looks for the same faults of a JPEG: what is copied must pass there. Other formats have no such look.
-    if wrong and _is_jpeg(picture) | (picture.format == "PNG"):
+    if wrong and picture.format in (*_JPEG, "PNG"):
         raise BadImage(wrong)
     columns, rows = picture.size
     if columns * rows > MOST_PIXELS:
@@ -116,12 +117,8 @@ def _opened(data: bytes) -> Image.Image:
     return picture
 
 
-def _is_jpeg(picture: Image.Image) -> bool:
-    return picture.format in ("JPEG", "MPO")  # MPO: cameras append smaller pictures or depth
-
-
 def _is_plain_jpeg(picture: Image.Image, data: bytes) -> bool:
-    header = jpeg_header(memoryview(data)) if _is_jpeg(picture) else None
+    header = jpeg_header(memoryview(data)) if picture.format in _JPEG else None
     return header is not None and header.marker in _COPIED_FRAMES and picture.mode in _PLAIN
 
 
