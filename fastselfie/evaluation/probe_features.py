@@ -73,7 +73,8 @@ class ProbedImages:
         rows = self.rows[epoch_order(self.run.seed, 0, len(self.rows))[:STATISTICS_IMAGES]]
         for batch in self._pipeline(self.train, rows).in_order(turns(self.world, len(rows), self.run.batch_size)):
             self.quarantine.note(batch.refused)
-            yield cut(batch)
+            if len(batch.sample_B):
+                yield cut(batch)
 
     def _of(self, split: AnySplit, rows: Tensor | None, extract: Extractor) -> Features:
         labels_S, rows = torch.from_numpy(split.labels_S), torch.arange(len(split)) if rows is None else rows

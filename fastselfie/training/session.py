@@ -128,7 +128,8 @@ def count_over(
     total = torch.zeros(values, dtype=torch.int64, device=world.device)
     for batch in pipeline.in_order(turns(world, images, chunk)):
         quarantine.note(batch.refused)
-        total += count(batch)
+        if len(batch.sample_B):
+            total += count(batch)
     return world.sum_(total)
 
 
