@@ -79,10 +79,10 @@ def session(config: C) -> Iterator[Session[C]]:
         if device.value == "cpu" and (allocator := keep_freed_memory()):
             choices["allocator"] = allocator
         used = "using " + ", ".join(f"{name} {c.value} ({c.why})" for name, c in choices.items())
-        # fp32 means fp32 in convolutions too, as it does in products by default.
-        torch.backends.cudnn.allow_tf32 = choices["precision"].value != "fp32"
+        config = hardware.resolved(config, choices)
+        hardware.set_convolutions(config)
         try:
-            yield Session(config=hardware.resolved(config, choices), world=world, used=used)
+            yield Session(config=config, world=world, used=used)
         except torch.OutOfMemoryError:
             raise LocalError(
                 f"--batch-size {config.batch_size}: a process's share does not fit into the device's memory;"
