@@ -33,8 +33,8 @@ def nearest_classes(
         known_DS = F.normalize(known_SD.float(), dim=1).T
         asked_BD = F.normalize(asked_BD.float(), dim=1)
         parts = asked_BD.split(max(1, _CHUNK // max(len(known_SD), k * C)))
-        votes = [_votes(part @ known_DS, labels_S, k, temperature, C) for part in parts]
-    return torch.cat(votes).argmax(dim=1) if votes else labels_S[:0]
+        chosen = [_votes(part @ known_DS, labels_S, k, temperature, C).argmax(dim=1) for part in parts]
+    return torch.cat(chosen)
 
 
 def _votes(similarity_BS: Tensor, labels_S: Tensor, k: int, temperature: float, classes: int) -> Tensor:
