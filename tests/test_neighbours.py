@@ -52,7 +52,7 @@ def test_brute_force(k: int, temperature: float, chunk: int, monkeypatch: pytest
 def test_few_images_of_many_classes_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of k neighbours has a vote for each of C classes: 800 numbers an asked image, beside 50 similarities."""
     monkeypatch.setattr(neighbours, "_CHUNK", 2_000)
-    sizes = []
+    sizes: list[int] = []
 
     class Sizes(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
