@@ -55,8 +55,7 @@ class ProbedImages:
             UserError: features are not finite. LocalError: too many images cannot be used.
         """
         run, world = self.run, self.world
-        dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
-        pixels = PixelFormat.of(run, world.device, dtype)
+        pixels = PixelFormat.of(run, world.device)
         plain = Extractor(network=network, pixels=pixels, patch=run.patch)
         with torch.no_grad(), autocast(run):
             if patch_statistics:
