@@ -74,7 +74,7 @@ class GraphRunner:
         """The oldest run's pixels and windows; see `fastselfie.pipelines.decoder.Decoder.take`."""
         with self._to_its_end():
             pixels, *window = self._graph.share_outputs()
-            result = self._tensor(pixels), from_dlpack(window[0].as_tensor()) if window else None
+            result = self._tensor(pixels), torch.from_numpy(np.array(window[0].as_tensor())) if window else None
             self._graph.release_outputs()
         return result
 
