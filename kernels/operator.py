@@ -15,8 +15,8 @@ _LIBRARY = torch.library.Library("fastselfie", "FRAGMENT")
 def operator(name: str) -> Callable[[F], F]:
     """Make ``fastselfie::name`` of a function of tensors and plain values that returns fresh tensors.
 
-    As `torch.library.custom_op`, in less of the host's time: a step of the fused trunk calls some two hundred. Gradients
-    are `torch.library.register_autograd`'s, or the caller's.
+    As `torch.library.custom_op`, in less of the host's time: a step of the fused trunk calls some two hundred.
+    Gradients are `torch.library.register_autograd`'s, or the caller's.
     """
 
     def define(function: F) -> F:
