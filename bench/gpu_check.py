@@ -22,13 +22,16 @@ _ROOT = Path(__file__).parent.parent
 LOG = "gpu-check.log"
 _LIMIT_S = 580  # a part; what hangs must not cost the parts after it
 _DONE_APART = ("kernels_take_what_is_recorded", "the_trunk_takes_what_is_recorded")  # by "resources"
-_IN_PARALLEL = ("-n", "8", "--dist", "loadfile") if importlib.util.find_spec("xdist") else ()
+_HAS_XDIST = importlib.util.find_spec("xdist") is not None
+_SIDE_BY_SIDE = ("-n", "4") if _HAS_XDIST else ()
+_IN_PARALLEL = ("-n", "8", "--dist", "loadfile") if _HAS_XDIST else ()
 
 
 def parts(out: Path) -> dict[str, list[str]]:
     """Name of each part and the command after the interpreter's name."""
     return {
-        "tests": ["-m", "pytest", "-m", "gpu", "tests"],
+        # By name as they end: where they take too long the log tells which did.
+        "tests": ["-m", "pytest", "-v", *_SIDE_BY_SIDE, "-m", "gpu", "tests"],
         # Most of their time is the compiler's, which has a core for each process.
         "kernel tests": ["-m", "pytest", *_IN_PARALLEL, *map(str, _tests_of_kernels()),
                          *(f"--deselect=tests/test_kernel_resources.py::test_{name}" for name in _DONE_APART)],

@@ -26,6 +26,7 @@ from bench.training_step import resident_trainer, steps_of
 from fastselfie.config import PretrainConfig
 from fastselfie.kernels import using
 from fastselfie.training.files import replace_json
+from fastselfie.training.hardware import set_convolutions
 from fastselfie.training.memory import keep_freed_memory
 from fastselfie.training.world import World, join_world
 from fastselfie.training.wrapping import wrap
@@ -95,6 +96,7 @@ def main() -> None:
     config = PretrainConfig(**{name: _tuple(value) for name, value in asked["config"].items()})
     if config.device == "cpu":
         keep_freed_memory()
+    set_convolutions(config)
     with join_world(config.device) as world, using("on" if config.kernels == "on" else "off", config.trunk):
         answers = measure(asked, config, world)
         if world.is_main:

@@ -33,7 +33,7 @@ from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.synthetic import synthetic_source
 from fastselfie.recipes import recipe
 from fastselfie.training.garbage import frozen_garbage
-from fastselfie.training.hardware import choose_device, resolve, resolved
+from fastselfie.training.hardware import choose_device, resolve, resolved, set_convolutions
 from fastselfie.training.loop import Trainer
 from fastselfie.training.memory import keep_freed_memory
 from fastselfie.training.pretrain import divide, pretraining_job
@@ -101,7 +101,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         keep_freed_memory()
     choices = resolve(base, kind)
     config = resolved(base, choices)
-    torch.backends.cudnn.allow_tf32 = config.precision != "fp32"  # as in training, and for the plain side too
+    set_convolutions(config)  # for the plain side too
     device = torch.device(kind)
     with using("off" if config.kernels == "off" else base.kernels), ExitStack() as stack:
         sides = {OURS: ours(config, device), LENT if kind == "cpu" else PLAIN: eager_fp32(config, device)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 import fastselfie
@@ -16,14 +17,19 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its status: 0 done, 2 refused or failed, 128 + n stopped by signal n."""
-    code = status(sys.argv[1:] if words is None else words)
-    if "WORLD_SIZE" in os.environ:
-        # Everything is written and the process group is left. Seen once in about twenty runs of four processes: taking
-        # the interpreter down then aborts ("terminate called without an active exception"), and torchrun reports it.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    words = sys.argv[1:] if words is None else words
+    if "WORLD_SIZE" not in os.environ:
+        sys.exit(status(words))
+    try:
+        code = status(words)
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    # Everything is written. Taking the interpreter down could abort ("terminate called without an active exception",
+    # seen once in about twenty runs of four processes), and after an exception wait for processes that wait for this.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def status(words: Sequence[str]) -> int:

@@ -97,12 +97,12 @@ class Decoder:
 
     def drop(self) -> None:
         """Let go of every run under way, good or bad."""
-        try:
-            for _ in range(len(self._under_way)):
+        with suppress(*DALI_ERRORS, StopIteration):  # the last: Ctrl-C, after a run was taken and before it was counted
+            while self._under_way and self._runner.usable:
                 self._runner.take()
-        except DALI_ERRORS:
+                self._under_way.popleft()
+        if self._under_way or not self._runner.usable:
             self._begin_anew()
-        self._under_way.clear()
 
     def _begin_anew(self) -> None:
         self._runner = self._make(batch=self._batch, depth=self._depth)

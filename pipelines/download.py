@@ -10,7 +10,6 @@ import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import BinaryIO
 
 from fastselfie.errors import UserError
 
@@ -64,18 +63,13 @@ def _download(url: str, target: Path, sha256: str) -> str:
         # Its own file for each process: several may do this at the same time, and each renames a whole one.
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.name, suffix=".part", delete=False) as part:
             try:
-                found = _copy(response, part)
+                digest = hashlib.sha256()
+                while chunk := response.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                    part.write(chunk)
                 part.close()
-                if found == sha256:
+                if digest.hexdigest() == sha256:
                     os.replace(part.name, target)
-                return found
+                return digest.hexdigest()
             finally:
                 Path(part.name).unlink(missing_ok=True)
-
-
-def _copy(response: http.client.HTTPResponse, file: tempfile._TemporaryFileWrapper[bytes] | BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := response.read(_CHUNK_BYTES):
-        digest.update(chunk)
-        file.write(chunk)
-    return digest.hexdigest()

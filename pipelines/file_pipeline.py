@@ -70,10 +70,8 @@ class FilePipeline:
         Raises:
             LocalError: too many images cannot be used.
         """
-        if not self._decoding and self._failure is not None and self._failed == (start, stop):
-            self._failed = None  # asked for once more, it is read once more
-            raise self._failure
-        if not self._decoding or self._decoding[0].asked != (start, stop):
+        next_up = self._decoding[0].asked if self._decoding else self._failed
+        if next_up != (start, stop) or not self._substituted:
             self.announce([(start, stop)])
         return self._take()
 
@@ -84,10 +82,12 @@ class FilePipeline:
             LocalError: see `batch`.
         """
         assert self.view == self.view.plain(), "a pipeline has one graph, and this one's draws at random"
-        rows = [self._rows[start:stop] for start, stop in requests]
-        announced = ((asked, torch.zeros_like(rows_B), rows_B) for asked, rows_B in zip(requests, rows, strict=True))
-        self._expect(announced, substituted=False)
-        for _ in requests:
+        announced: Iterator[_Announced] | None = None
+        for number in range(len(requests)):
+            if self._announced is not announced:  # at first, and where somebody else has asked in the meantime
+                rows = ((asked, self._rows[slice(*asked)]) for asked in requests[number:])
+                announced = ((asked, torch.zeros_like(rows_B), rows_B) for asked, rows_B in rows)
+                self._expect(announced, substituted=False)
             yield self._take()
 
     def _in_stream(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -132,6 +132,8 @@ class FilePipeline:
             self._decode(request)
 
     def _decode(self, request: Request) -> None:
+        if not request.there():  # of an evaluation's few images none can be used
+            return
         draws = flips = None
         if self.view.crop == "resized":
             keys = request.keys()
@@ -139,29 +141,36 @@ class FilePipeline:
         self._decoder.schedule(Encoded(data=request.encoded(), draws=draws, flip=flips))
 
     def _take(self) -> Batch:
-        if not self._decoding:
-            assert self._failure is not None, "more is taken than was announced"
-            raise self._failure
-        while True:
+        """The next batch. After an error, or Ctrl-C, nothing is under way."""
+        try:
+            if not self._decoding:
+                assert self._failure is not None, "more is taken than was announced"
+                self._failed = None  # asked for once more, it is read once more
+                raise self._failure
+            pixels = self._pixels(self._decoding[0])
+            request = self._decoding.popleft()
+            self._work_ahead()
+            return self._describe(request, pixels)
+        except BaseException:
+            self._drop()
+            raise
+
+    def _pixels(self, request: Request) -> Tensor:
+        """Those of the oldest batch under way."""
+        while request.there():
             try:
-                pixels, _ = self._decoder.take()
-                break
+                return self._decoder.take()[0]
             except Undecodable as error:
                 self._refuse(error.bad)
-        request = self._decoding.popleft()
-        self._work_ahead()
-        return self._describe(request, pixels)
+        patch = self.view.size // self.view.grid
+        return torch.empty(0, self.view.grid, patch, self.view.grid, patch, 3, dtype=torch.uint8)
 
     def _refuse(self, bad: dict[tuple[int, int], str]) -> None:
         """Replace what cannot be decoded, and decode everything that was under way again."""
-        try:
-            for run, places in enumerate([request.there() for request in self._decoding]):
-                for position, place in enumerate(places):
-                    if (run, position) in bad:
-                        self._gatherer.refuse(self._decoding[run], place, bad[run, position])
-        except LocalError:
-            self._drop()
-            raise
+        for run, request in enumerate([request for request in self._decoding if request.there()]):
+            for position, place in enumerate(request.there()):
+                if (run, position) in bad:
+                    self._gatherer.refuse(request, place, bad[run, position])
         for request in self._decoding:
             self._decode(request)
 

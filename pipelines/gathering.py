@@ -56,7 +56,7 @@ class Request:
 
     def keys(self) -> tuple[Tensor, Tensor]:
         """Their epochs and samples: int64 (K,) each."""
-        there_K = torch.tensor(self.there())
+        there_K = torch.tensor(self.there(), dtype=torch.int64)
         return self.epoch_B[there_K], self.sample_B[there_K]
 
     def images(self) -> list[int]:
@@ -94,8 +94,6 @@ class Gatherer:
             raise LocalError(self._too_many(request))
         for place, reason in bad.items():
             self.refuse(request, place, reason)
-        if not request.there():
-            raise LocalError(self._too_many(request))
 
     def labels(self, request: Request) -> Tensor:
         """Of the images of ``request``: int64 (K,).

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,11 @@ class Encoded:
 
 
 class GraphRunner:
-    """Runs of one graph, in order. After a failure it can only be thrown away."""
+    """Runs of one graph, in order.
+
+    Attributes:
+        usable: false after a failure, or Ctrl-C in the middle of a call: it can only be thrown away.
+    """
 
     def __init__(
         self, view: View, *, batch: int, threads: int, device: torch.device, depth: int, hardware_share: float
@@ -49,27 +54,37 @@ class GraphRunner:
         """Args: batch: images of a run at most. depth: runs under way at most."""
         from fastselfie.pipelines.graph import build_graph  # DALI: heavy, and only there where files are read
 
-        device_id = None if device.type == "cpu" else device.index or 0
+        device_id = _device_id(device)
         self._graph = build_graph(
             view, batch=batch, threads=threads, device_id=device_id, depth=depth, hardware_share=hardware_share
         )
-        self._depth, self._primed = depth, False
+        self._depth, self._primed, self.usable = depth, False, True
         # Copies out of DALI's memory wait for DALI alone, not for what torch still has to do on its own stream.
         self._stream = None if device_id is None else torch.cuda.Stream(device)
 
     def schedule(self, encoded: Encoded) -> None:
         """Start a run."""
-        if not self._primed:
-            self._prime(encoded.only(0))
-        self._feed(encoded)
-        self._graph.schedule_run()
+        with self._to_its_end():
+            if not self._primed:
+                self._prime(encoded.only(0))
+            self._feed(encoded)
+            self._graph.schedule_run()
 
     def take(self) -> tuple[Tensor, Tensor | None]:
         """The oldest run's pixels and windows; see `fastselfie.pipelines.decoder.Decoder.take`."""
-        pixels, *window = self._graph.share_outputs()
-        result = self._tensor(pixels), from_dlpack(window[0].as_tensor()) if window else None
-        self._graph.release_outputs()
+        with self._to_its_end():
+            pixels, *window = self._graph.share_outputs()
+            result = self._tensor(pixels), torch.from_numpy(np.array(window[0].as_tensor())) if window else None
+            self._graph.release_outputs()
         return result
+
+    @contextmanager
+    def _to_its_end(self) -> Iterator[None]:
+        if not self.usable:
+            raise RuntimeError("the graph was interrupted before")
+        self.usable = False
+        yield
+        self.usable = True
 
     def _prime(self, encoded: Encoded) -> None:
         """The first call of schedule_run starts as many runs as the graph is deep: spend them on a single image."""
@@ -107,3 +122,10 @@ class GraphRunner:
         copied.synchronize()
         copy.record_stream(torch.cuda.current_stream(self._stream.device))
         return copy
+
+
+def _device_id(device: torch.device) -> int | None:
+    """As DALI counts; of ``cuda`` alone the one that PyTorch means by it."""
+    if device.type == "cpu":
+        return None
+    return torch.cuda.current_device() if str(device) == "cuda" else device.index

@@ -44,15 +44,9 @@ def _size_fault(sides: tuple[int, int] | None) -> str | None:
 
 def sides(data: bytes) -> tuple[int, int] | None:
     """Rows and columns that the header of a JPEG or PNG image speaks of; None where there is no such header."""
-    return _jpeg_sides(data) if data.startswith(_JPEG) else _png_sides(data)
-
-
-def _jpeg_sides(data: bytes) -> tuple[int, int] | None:
-    header = jpeg_header(memoryview(data))
-    return None if header is None else (header.rows, header.columns)
-
-
-def _png_sides(data: bytes) -> tuple[int, int] | None:
+    if data.startswith(_JPEG):
+        header = jpeg_header(memoryview(data))
+        return None if header is None else (header.rows, header.columns)
     if data[12:16] != b"IHDR" or len(data) < 24:
         return None
     columns, rows = struct.unpack_from(">II", data, 16)

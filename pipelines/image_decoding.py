@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines.image_bytes import MOST_PIXELS, BadImage
@@ -19,6 +19,7 @@ from fastselfie.pipelines.jpeg_header import JpegHeader, jpeg_header
 _KEPT_BYTES = 48 << 20  # a thread keeps memory for images of 16 million pixels; larger ones get their own each time
 _BEYOND = 8  # rows below the last one asked for that it depends on, through the interpolation of colour
 _JPEG_END = b"\xff\xd9"
+_ORIENTATION, _UPRIGHT = 0x0112, 1  # EXIF's tag and value
 _Pixels: TypeAlias = NDArray[np.uint8]
 
 
@@ -106,18 +107,34 @@ def decode_by_pillow(data: _Pixels) -> _Pixels:
     """
     try:
         with Image.open(io.BytesIO(data.data), formats=("JPEG", "PNG")) as file:
-            image = ImageOps.exif_transpose(file)
+            file.load()
+            orientation = exif_orientation(file)
+            image: Image.Image = file
             if image.mode.startswith("I"):  # grey of 16 bits, which Pillow's own conversion cuts off at 255
                 image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
-            return np.array(image.convert("RGB"))  # a copy, as PyTorch wants memory that may be written to
+            return turned(np.array(image.convert("RGB")), orientation)
     except MemoryError:
         raise
     except Exception:  # Pillow raises errors of a dozen kinds for damaged files
         raise BadImage("is damaged") from None
 
 
+def exif_orientation(image: Image.Image) -> int:
+    """What EXIF says of a loaded image: 1 to 8, 1 also where it says nothing; 0 where it is damaged.
+
+    XMP's word, which Pillow would take where EXIF has none, counts for no other decoder and no browser.
+    """
+    for name in ("xmp", "XML:com.adobe.xmp"):
+        image.info.pop(name, None)
+    try:
+        value = image.getexif().get(_ORIENTATION, _UPRIGHT)
+    except Exception:  # damaged EXIF makes Pillow raise nearly anything
+        return 0
+    return int(value) if value in range(1, 9) else 0
+
+
 def turned(image: _Pixels, orientation: int) -> _Pixels:
-    """A view of (rows, columns, 3) as EXIF's orientation says that it is to be seen."""
+    """A view of (rows, columns, ...) as EXIF's orientation says that it is to be seen; 0 and 1: as it is."""
     if orientation >= 5:
         image = image.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

@@ -94,6 +94,7 @@ def keep_bytes(path: Path, parts: list[bytes], *, instead: bool) -> None:
         descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with open(descriptor, "wb") as file:
+                os.fchmod(descriptor, path.parent.stat().st_mode & 0o666)  # for those who may read the folder
                 file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())

@@ -27,7 +27,7 @@ def parts(folders: Iterable[Path], suffix: str) -> dict[str, list[Path]]:
         By "train" and "test". A split that is not there is left out.
 
     Raises:
-        UserError: a part of a split is missing. OSError: a folder cannot be read.
+        UserError: a part of a split is missing, or there twice. OSError: a folder cannot be read.
     """
     found, totals = _found(folders, suffix)
     for split, files in found.items():
@@ -48,9 +48,12 @@ def _found(folders: Iterable[Path], suffix: str) -> tuple[dict[str, dict[int, Pa
     found: dict[str, dict[int, Path]] = {}
     totals: dict[str, int] = {}
     for folder in folders:
-        for name in os.listdir(folder) if folder.is_dir() else ():
+        for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
             if match := pattern.fullmatch(name):
-                split, number, total = match.groups()
-                found.setdefault(split, {})[int(number or 0)] = folder / name
-                totals[split] = int(total or 1)
+                split, number, total = match[1], int(match[2] or 0), int(match[3] or 1)
+                path, files = folder / name, found.setdefault(split, {})
+                if number in files or totals.setdefault(split, total) != total:
+                    other = files.get(number) or next(iter(files.values()))
+                    raise UserError(f"{other} and {path.name} are of two sets of files: leave one of them there")
+                files[number] = path
     return found, totals

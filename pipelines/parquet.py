@@ -102,6 +102,9 @@ def read_parquet(path: Path) -> Source:
         files = {split: list(pool.map(_open, paths)) for split, paths in found.items()}
     labels, classes = _labels(files)
     splits = {split: Rows(files[split], labels[split]) for split in files}
+    empty = next((split for split, rows in splits.items() if not len(rows)), None)
+    if empty is not None:
+        raise UserError(f"{found[empty][0]} and its like hold no row: copy them again, or remove them")
     return Source(
         name=path.resolve().name, train=splits["train"], test=splits.get("test"), classes=classes,
         remark=(

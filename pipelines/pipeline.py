@@ -20,5 +20,8 @@ class Pipeline(Protocol):
         ...
 
     def in_order(self, requests: Sequence[tuple[int, int]]) -> Iterator[Batch]:
-        """Images [start, stop) of each request as they are, without anything random, in epoch 0: for evaluation."""
+        """Images [start, stop) of each request as they are, without anything random, in epoch 0: for evaluation.
+
+        Those that cannot be used are missing: a batch may be empty.
+        """
         ...

@@ -99,6 +99,7 @@ def prepare(
                         labelled=bool(source.classes), handled=lambda: progress(next(count), total),
                     )  # fmt: skip
             complete(folder, source, plan, known)
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # NFS keeps a folder while the lock in it is open
     except OSError as error:
         raise UserError(
             f"DST {folder}: cannot be written ({error.strerror or error}); make room, or see to its permissions, and"

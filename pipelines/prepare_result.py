@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-import shutil
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 import fastselfie
 from fastselfie.errors import UserError
 from fastselfie.pipelines.packed_format import MANIFEST, REJECTED
-from fastselfie.pipelines.shard_writer import UNFINISHED, ShardRecord, index_rows, write_whole
+from fastselfie.pipelines.shard_writer import ShardRecord, index_rows, write_whole
 from fastselfie.pipelines.source import Source
 
 
@@ -60,7 +59,7 @@ class Prepared:
 
 
 def complete(folder: Path, source: Source, plan: dict[str, Any], known: dict[str, list[ShardRecord]]) -> None:
-    """Write what ties the shards together, the manifest last, and remove what only the pass needed.
+    """Write what ties the shards together, the manifest last.
 
     Args:
         plan: all that decided the result. known: the records of all shards, by split.
@@ -79,7 +78,6 @@ def complete(folder: Path, source: Source, plan: dict[str, Any], known: dict[str
         "made_by": made_by | {"copied": sum(record.copied for record in every)}, "rejected": len(rejected),
     }  # fmt: skip
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    shutil.rmtree(folder / UNFINISHED)
 
 
 def _index(folder: Path, split: str, records: list[ShardRecord]) -> dict[str, Any]:

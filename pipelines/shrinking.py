@@ -20,10 +20,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from fastselfie.pipelines.image_bytes import MOST_PIXELS, BadImage, fault
+from fastselfie.pipelines.image_decoding import exif_orientation, turned
 from fastselfie.pipelines.jpeg_header import jpeg_header
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
 """What is opened, by Pillow's names. Others of its formats start programs (EPS) or hold no photographs."""
+_JPEG = ("JPEG", "MPO")  # MPO: cameras append smaller pictures or depth
 _FILTER = Image.Resampling.LANCZOS
 _REDUCING_GAP = 3.0  # cheap reduction down to three times the size, LANCZOS from there: Pillow calls it near to fair
 _WHOLE_CHROMA, _HALVED_CHROMA = 0, 2  # Pillow's 4:4:4 and 4:2:0
@@ -31,13 +33,6 @@ _WHOLE_CHROMA_ABOVE = 95
 _COPIED_FRAMES = frozenset((0xC0, 0xC1, 0xC2))  # Huffman-coded, baseline to progressive: what every decoder reads
 _MOST_BYTES = 1 << 30  # the index counts them in 32 bits
 _LONGEST_JPEG = 65500  # libjpeg's limit
-_ORIENTATION = 0x0112  # EXIF's tag
-_UPRIGHT = 1
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
 _DEEP_GREY = frozenset(("I;16", "I;16B", "I;16L", "I;16N"))
 _PLAIN = frozenset(("L", "RGB"))
 _CONVERTIBLE = frozenset(("1", "P", "PA", "LA", "La", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"))
@@ -94,15 +89,15 @@ def _shrink(data: bytes, shrinking: Shrinking) -> bytes:
         # JPEG: the inverse transform gives a half, a quarter or an eighth at once; all bytes are decoded still.
         picture.draft(None, (round(sides[0] * _REDUCING_GAP), round(sides[1] * _REDUCING_GAP)))
     picture.load()
-    orientation = _orientation(picture)
+    orientation = exif_orientation(picture)
     kept = shrinking.recode == "needed" and sides == (columns, rows)
-    if kept and orientation == _UPRIGHT and _is_plain_jpeg(picture, data):
+    if kept and orientation == 1 and _is_plain_jpeg(picture, data):  # one with damaged EXIF is to lose that
         return data
     plain = _plain(picture)
     if sides != (columns, rows):
         plain = plain.resize(sides, _FILTER, reducing_gap=_REDUCING_GAP)
-    if orientation in _TURNS:
-        plain = plain.transpose(_TURNS[orientation])
+    if orientation > 1:
+        plain = Image.fromarray(turned(np.asarray(plain), orientation))
     return _jpeg(plain.convert("RGB"), shrinking.quality)
 
 
@@ -114,7 +109,7 @@ def _opened(data: bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise BadImage(wrong or "is damaged (its header)") from None
     # Training looks for the same faults of a JPEG: what is copied must pass there. Other formats have no such look.
-    if wrong and _is_jpeg(picture) | (picture.format == "PNG"):
+    if wrong and picture.format in (*_JPEG, "PNG"):
         raise BadImage(wrong)
     columns, rows = picture.size
     if columns * rows > MOST_PIXELS:
@@ -122,22 +117,9 @@ def _opened(data: bytes) -> Image.Image:
     return picture
 
 
-def _is_jpeg(picture: Image.Image) -> bool:
-    return picture.format in ("JPEG", "MPO")  # MPO: cameras append smaller pictures or depth
-
-
 def _is_plain_jpeg(picture: Image.Image, data: bytes) -> bool:
-    header = jpeg_header(memoryview(data)) if _is_jpeg(picture) else None
+    header = jpeg_header(memoryview(data)) if picture.format in _JPEG else None
     return header is not None and header.marker in _COPIED_FRAMES and picture.mode in _PLAIN
-
-
-def _orientation(picture: Image.Image) -> int | None:
-    """EXIF's, 1 for upright; None where it is damaged or 0: such an image is taken as upright and loses its EXIF."""
-    try:
-        value = picture.getexif().get(_ORIENTATION, _UPRIGHT)
-    except Exception:  # as above
-        return None
-    return int(value) if value == _UPRIGHT or value in _TURNS else None
 
 
 def _plain(picture: Image.Image) -> Image.Image:

@@ -30,7 +30,7 @@ from fastselfie.pipelines.source import EncodedImages
 _CHUNK = 8
 """Images that go to a process at once: less waiting for each other, and memory for little."""
 _PAUSES_S = (0.1, 0.4, 1.6)
-"""Before reading is tried again."""
+"""Before a file of this machine is read again; remote storage has pauses of its own."""
 _UNREADABLE = "cannot be read"
 _FAILING_STORAGE = 32
 """Images in a row that cannot be read: then it is the storage, and they must not be left out one by one."""
@@ -84,7 +84,9 @@ class ShrinkingPool:
         Raises:
             LocalError: storage that fails for many images in a row, or a process that was killed.
         """
-        chunks = (range(first, min(first + _CHUNK, len(images))) for first in range(start, len(images), _CHUNK))
+        remote = images.readers is not None
+        step = 1 if remote else _CHUNK  # remote storage that is gone takes a minute an image, and a chunk's are in turn
+        chunks = (range(first, min(first + step, len(images))) for first in range(start, len(images), step))
         # Twice the processes, so that one chunk is read while another is decoded.
         threads = max(2 * self._workers, images.readers or 0)
         unreadable = 0
@@ -124,7 +126,7 @@ class ShrinkingPool:
 
     def _read(self, images: EncodedImages, index: int) -> bytes | str:
         """Bytes, or the reason why there are none."""
-        for pause_s in (*_PAUSES_S, None):
+        for pause_s in (*(_PAUSES_S if images.readers is None else images.pauses_s), None):
             try:
                 return images.read(index)
             except BadImage as error:

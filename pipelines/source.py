@@ -6,7 +6,6 @@ Shapes: S images, H = W pixels a side, channels last.
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -99,7 +98,7 @@ class Files(EncodedImages):
     """
 
     root: Path
-    names: Sequence[str]
+    names: Names
     labels_S: NDArray[np.int64]
 
     def path(self, index: int) -> Path:
@@ -116,10 +115,7 @@ class Files(EncodedImages):
 
     def identity(self) -> Iterable[bytes]:
         """All names and labels."""
-        if isinstance(self.names, Names):
-            yield from self.names.pieces()
-        else:
-            yield b"\0".join(os.fsencode(name) for name in self.names)
+        yield from self.names.pieces()
         yield self.labels_S.tobytes()
 
 

@@ -41,8 +41,9 @@ if importlib.util.find_spec("PIL") is None:
 
 @pytest.fixture(autouse=True)
 def _exact_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """fp32 is fp32 in cuDNN too, whatever a run in the test before left."""
+    """fp32 is fp32 in cuDNN too, and it tries no algorithms, whatever a run in the test before left."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
 
 
 @pytest.fixture(autouse=True, scope="session")

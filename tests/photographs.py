@@ -15,6 +15,7 @@ from PIL import Image
 from fastselfie.pipelines.decoders import DecoderName
 from fastselfie.pipelines.file_pipeline import FilePipeline
 from fastselfie.pipelines.loading import Loading
+from fastselfie.pipelines.names import Names
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.source import EncodedImages, Files
 from fastselfie.pipelines.view import View
@@ -81,7 +82,7 @@ def write(folder: Path, images: Iterable[tuple[str, bytes]], labels: Sequence[in
         (folder / name).write_bytes(data)
         names.append(name)
     labels_S = np.array(labels if labels is not None else [0] * len(names), dtype=np.int64)
-    return Files(root=folder, names=tuple(names), labels_S=labels_S)
+    return Files(root=folder, names=Names.of(names), labels_S=labels_S)
 
 
 def flat_folder(folder: Path, count: int) -> Path:

@@ -107,7 +107,6 @@ def test_words(words: str, said: str, here: Path) -> None:
         (("pretrain", *SMALL, "--batch-size", "201"), "--batch-size 201: there are only 200 images"),
         ((*FINETUNE, "--scratch", "--labels", "5%"), "--batch-size 16: there are only 10 images"),
         (("pretrain", *SMALL, "--data", "synthetic:9"), "--data: synthetic:9"),
-        (("pretrain", *SMALL, "--sync-bn"), "--sync-bn"),
         *[
             ((*command, *option.split()), f"{option}: has no effect, the images of synthetic lie in memory")
             for command, option in (

@@ -22,6 +22,7 @@ from bench.loader import ALL, ratios
 from bench.loader_parts import PARTS
 from bench.own_loop import SIDES
 from bench.plain_photos import DRAWS, decode
+from tests.packed_shards import write_packed
 from tests.photographs import jpeg, picture, png, write
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
@@ -102,3 +103,20 @@ def test_a_bench_runs(bench: str, tmp_path: Path) -> None:
         for values in zip(*result["all"].values(), strict=True):
             assert sum(values[:-1]) == pytest.approx(values[-1])
     assert all(part in ended.stdout for part in PARTS)
+
+
+def test_the_bench_of_storage_counts_what_a_server_sees(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp", reason="fastselfie[http] is not installed")
+    shards = write_packed(tmp_path / "shards", DATA, labels=[0, 1] * 10, classes=("a", "b"), a_shard=6)
+    out = tmp_path / "told.json"
+    words: list[str | Path] = [sys.executable, "-m", "bench.storage", "--data", shards, "--out", out]
+    words += ["--latency-ms", "5", "--outages", "silent 0.3s", "--around-s", "0.1", "--rounds", "2"]
+    words += ["--batch-size", "10", "--batches", "2", "--threads", "1"]
+    subprocess.run(words, check=True)
+    told = json.loads(out.read_text())
+    (rate,) = told["rates"]
+    assert rate["requests_an_image"] == 1
+    assert rate["bytes_an_image"] == told["settings"]["mean_bytes"] == sum(map(len, DATA)) / len(DATA)
+    (outage,) = told["outages"]
+    assert (outage["kind"], outage["refused"], outage["said"]) == ("silent", 0, None)
+    assert outage["longest_wait_s"] > 0.2

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -10,6 +14,26 @@ from fastselfie.kernels.dispatch import Kernels
 from fastselfie.models.selfie import Selfie
 from fastselfie.training.statistics import RunningStatistics
 from tests.small_networks import pretrain_config, question
+from tests.test_host_sync import pretraining, trainer
+
+
+def test_it_is_compiled_before_the_first_step(tmp_path: Path) -> None:
+    """And an eager network alone goes through no pass more."""
+    run = trainer(pretraining, torch.device("cpu"), tmp_path)
+    run.settle()
+    assert all(parameter.grad is None for parameter in run.network.parameters())
+    compiled: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        compiled.append(graph)
+        return graph.forward
+
+    run.forward = torch.compile(run.network, backend=backend)
+    run.settle()
+    found = len(compiled)
+    assert found
+    run.step(0)
+    assert len(compiled) == found
 
 
 @pytest.mark.parametrize("kernels", ["off", "on"])

@@ -93,7 +93,7 @@ def test_a_whole_evaluation(masks: Any) -> None:
     torch.manual_seed(0)
     network = Selfie(config).eval()
     randomise(network)
-    task = SelfieTask(config, network, PixelFormat.of(config, CPU, torch.float32))
+    task = SelfieTask(config, network, PixelFormat.of(config, CPU))
     source = synthetic_source(32, train=40, test=24)
     assert source.test is not None
     pipeline = ResidentPipeline(source.test, view=task.view.plain(), seed=0, device=CPU)

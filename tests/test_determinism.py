@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fastselfie.config import PretrainConfig
 from fastselfie.errors import UserError
+from fastselfie.models.encoders import encoder
+from fastselfie.models.selfie import Selfie
 from fastselfie.training.determinism import determinism
 from fastselfie.training.pretrain import pretrain
+from tests.small_networks import SETTINGS, finetune_config, pretrain_config, question
 
 
 def state() -> tuple[object, ...]:
@@ -52,12 +57,36 @@ def fail(operation: Callable[..., object], *arguments: object) -> None:
         operation(*arguments)
 
 
+@pytest.mark.parametrize("settings", SETTINGS, ids=["4x4", "7x7"])
+@pytest.mark.parametrize("name", ["selfie", "resnet50", "resnet36-attention"])
+def test_no_gradient_is_one_that_cuda_has_not(settings: dict[str, Any], name: Any) -> None:
+    """Of what `torch.use_deterministic_algorithms` says to raise where a CUDA tensor is differentiated."""
+    if name == "selfie":
+        config = pretrain_config(**settings)
+        patches, places_BN = question(config, images=2)
+        loss, _ = Selfie(config)(patches.float(), places_BN)
+    else:
+        size = settings["image_size"]
+        network = encoder(finetune_config(**settings, encoder=name), 10)
+        loss = torch.nn.functional.cross_entropy(network(torch.randn(2, 3, size, size)), torch.arange(2))
+    nodes, to_do = set(), [loss.grad_fn]
+    while to_do:
+        node = to_do.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            to_do += [following for following, _ in node.next_functions]
+    names = {node.name() for node in nodes}
+    assert "AddmmBackward0" in names
+    lacking = "AdaptiveAvgPool|AdaptiveMaxPool|FractionalMaxPool|MaxUnpool|Upsample|ReflectionPad|Nll.*2D|Ctc|Cum"
+    assert not [name for name in names if re.search(lacking, name)]
+
+
 def test_a_run_is_deterministic_where_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = []
     step = torch.optim.SGD.step
-    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: seen.append(state()[0]) or step(self))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: seen.append((state()[0], state()[3])) or step(self))  # type: ignore[func-returns-value]
     for asked in (True, False):
         config = PretrainConfig(
             recipe="tiny", data="synthetic:20", width=0.125, batch_size=4, steps=1, held_out=4, device="cpu",
@@ -65,4 +94,4 @@ def test_a_run_is_deterministic_where_asked(
         )  # fmt: skip
         pretrain(config)
         assert ("determinism on (asked for)" in capsys.readouterr().err) == asked
-    assert seen == [True, False]
+    assert seen == [(True, False), (False, True)], "cuDNN tries its algorithms where nothing forbids it"

@@ -60,6 +60,18 @@ def test_processes_with_micro_batches_see_the_same_data(tmp_path: Path) -> None:
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
 
 
+def test_synchronised_norms_see_the_whole_batch(tmp_path: Path) -> None:
+    """Two processes are one with the whole batch, to rounding; without, batch norm sees halves of it."""
+    command = ("pretrain", *SMALL, "--steps", "3", "--lr", "0.0001", "--log-every", "1", "--dropout", "0")
+    whole, together, apart = (tmp_path / name for name in ("whole", "together", "apart"))
+    succeed(*command, "--out", whole, cwd=tmp_path)
+    succeed(*command, "--sync-bn", "--out", together, cwd=tmp_path, processes=2)
+    succeed(*command, "--out", apart, cwd=tmp_path, processes=2)
+    losses = [[line["loss"] for line in metrics(run)] for run in (whole, together, apart)]
+    assert losses[1] == pytest.approx(losses[0], abs=2e-5)
+    assert losses[2] != pytest.approx(losses[0], abs=2e-4)
+
+
 def test_four_processes_go_on_to_the_bit(tmp_path: Path) -> None:
     """From three on, gradients add up in an order that depends on DDP's layout, which its first pass changes."""
     command = ("pretrain", *SMALL, "--steps", "6", "--log-every", "1", "--checkpoint-every", "3", "--held-out", "20")

@@ -180,7 +180,7 @@ def test_images_that_cannot_be_used_are_left_out() -> None:
 
     class _Missing(ResidentPipeline):
         def in_order(self, requests: Any) -> Iterator[Batch]:
-            whole = ResidentPipeline.in_order(self, [(0, 1), (2, 3)])  # the second row, image 1, is not there
+            whole = ResidentPipeline.in_order(self, [(0, 1), (1, 1), (2, 3)])  # the second row, image 1, is not there
             yield from whole
 
     split = Split(images_SHW3=images, labels_S=np.arange(6))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from typing import Literal
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from fastselfie.config import PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.kernels import dispatch
-from fastselfie.training.hardware import choose_kernels, choose_sgd, choose_trunk, resolve
+from fastselfie.training.hardware import choose_kernels, choose_sgd, choose_trunk, resolve, set_convolutions
 from tests.imagined_apex import imagine_apex
 
 
@@ -144,3 +145,11 @@ def test_trunk_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--trunk fused: needs triton"):
         choose_trunk("fused", "cuda", "bf16", 1.0, "on")
     assert choose_trunk("auto", "cuda", "bf16", 1.0, "on").why == "kernels need triton (pip install triton)"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_convolutions(precision: Literal["fp32", "bf16"], deterministic: bool) -> None:
+    set_convolutions(PretrainConfig(recipe="test", precision=precision, deterministic=deterministic))
+    assert torch.backends.cudnn.allow_tf32 == (precision == "bf16")
+    assert torch.backends.cudnn.benchmark == (not deterministic)

@@ -246,8 +246,17 @@ def test_names_are_a_sequence(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         names[5]
     labels_S = np.zeros(5, dtype=np.int64)
-    prints = {b"".join(Files(root=tmp_path, names=kind, labels_S=labels_S).identity()) for kind in (plain, names)}
-    assert len(prints) == 1
+    printed = b"".join(Files(root=tmp_path, names=names, labels_S=labels_S).identity())
+    assert printed == b"\0".join(map(os.fsencode, plain)) + labels_S.tobytes()
+
+
+@pytest.mark.parametrize(("folder", "file"), [(0o755, 0o644), (0o700, 0o600), (0o2775, 0o664)])
+def test_an_index_is_for_those_who_may_read_its_folder(folder: int, file: int, tmp_path: Path) -> None:
+    path = tmp_path / "kept" / "x.index"
+    path.parent.mkdir()
+    path.parent.chmod(folder)
+    write_index(path, Index(header={}, arrays={}))
+    assert path.stat().st_mode & 0o777 == file
 
 
 def test_what_another_process_kept_meanwhile_stays(tmp_path: Path) -> None:

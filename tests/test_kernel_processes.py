@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fastselfie.kernels import patch_tokens
-from fastselfie.models.resnet import batch_norm, synchronised
-from fastselfie.models.statistics import statistics
+from fastselfie.models.resnet import batch_norm
+from fastselfie.models.statistics import statistics, synchronised
 from tests.command import TIMEOUT_S
 from tests.kernel_checks import generator, needs_interpreter, orders
 from tests.small_networks import assert_near

@@ -72,7 +72,7 @@ def test_gradients_along_a_run(settings: dict[str, Any], steps: int) -> None:
     assert isinstance(split, Split)
     torch.manual_seed(0)
     network = Selfie(config).to(DEVICE)
-    task = SelfieTask(config, network, PixelFormat.of(config, DEVICE, torch.float32))
+    task = SelfieTask(config, network, PixelFormat.of(config, DEVICE))
     network.trunk.norm.momentum = 1.0
     pipeline = ResidentPipeline(split, view=task.view, seed=0, device=DEVICE)
     for step in range(steps):

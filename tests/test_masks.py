@@ -30,7 +30,7 @@ CPU, BATCH, IMAGES = torch.device("cpu"), 8, 20
 
 def task_of(seed: int = 5, **settings: Any) -> SelfieTask:
     config = pretrain_config(batch_size=BATCH, seed=seed, **settings)
-    return SelfieTask(config, cast(Selfie, None), PixelFormat.of(config, CPU, torch.float32))
+    return SelfieTask(config, cast(Selfie, None), PixelFormat.of(config, CPU))
 
 
 def places_of(task: SelfieTask, batch: Batch) -> Tensor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fastselfie.training import neighbours
 from fastselfie.training.neighbours import nearest_classes
@@ -44,6 +47,22 @@ def test_brute_force(k: int, temperature: float, chunk: int, monkeypatch: pytest
     expected = brute_force(asked.double().numpy(), known.double().numpy(), labels.tolist(), k, temperature)
     assert chosen.tolist() == expected
     assert len(set(expected)) > 1
+
+
+def test_few_images_of_many_classes_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of k neighbours has a vote for each of C classes: 800 numbers an asked image, beside 50 similarities."""
+    monkeypatch.setattr(neighbours, "_CHUNK", 2_000)
+    sizes: list[int] = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            sizes.extend(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+            return result
+
+    with Sizes():
+        nearest_classes(features(150, 1), features(50, 0), torch.arange(50) % 40, k=20)
+    assert 1_600 <= max(sizes) <= 2_000
 
 
 def test_a_close_one_outvotes_many_that_are_not() -> None:

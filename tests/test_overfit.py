@@ -60,7 +60,7 @@ def learn(config: PretrainConfig, pipeline: Pipeline) -> None:
     torch.manual_seed(0)
     network = Selfie(config)
     channels_last(network)
-    task = SelfieTask(config, network, PixelFormat.of(config, CPU, torch.float32))
+    task = SelfieTask(config, network, PixelFormat.of(config, CPU))
     batch = pipeline.batch(0, IMAGES)
     optimizer = make_optimizer(network, config)
     losses: list[float] = []

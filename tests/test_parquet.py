@@ -217,6 +217,22 @@ def test_a_missing_file_is_named(imagenet: Path) -> None:
         read_parquet(imagenet)
 
 
+@pytest.mark.parametrize("other", ["train-00001-of-00003.parquet", "train-00001-of-00002-0a1b.parquet"])
+def test_two_sets_of_files_are_not_mixed(other: str, imagenet: Path) -> None:
+    """Neither is the one of them taken that the folder happens to list last."""
+    write(imagenet / "data" / other, [*TRAIN], [*LABELS])
+    with pytest.raises(UserError, match=r"train-0000.-of-0000..* and train-0000.-of-0000..* are of two sets of files"):
+        read_parquet(imagenet)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_files_without_a_row(split: str, imagenet: Path) -> None:
+    for path in (imagenet / "data").glob(f"{split}-*"):
+        write(path, [], [])
+    with pytest.raises(UserError, match=rf"data/{split}-00000-of-0000.\.parquet and its like hold no row"):
+        read_parquet(imagenet)
+
+
 @pytest.mark.parametrize("name", ["training_notes.parquet", "train.parquet.md", "validation.parquet"])
 def test_what_is_no_such_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"")

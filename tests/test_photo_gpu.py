@@ -14,6 +14,7 @@ from torch import Tensor
 from fastselfie.pipelines.decoder import Decoder
 from fastselfie.pipelines.file_pipeline import FilePipeline
 from fastselfie.pipelines.loading import Loading
+from fastselfie.pipelines.names import Names
 from fastselfie.pipelines.source import Files
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.randomness import epoch_order
@@ -171,7 +172,7 @@ def test_the_host_does_not_wait(name: str, files: Files) -> None:
 
 
 def test_a_bad_file_is_named(tmp_path: Path) -> None:
-    listed = Files(root=flat_folder(tmp_path, 24), names=tuple(f"{i:02}.jpg" for i in range(24)),
+    listed = Files(root=flat_folder(tmp_path, 24), names=Names.of(f"{i:02}.jpg" for i in range(24)),
                    labels_S=np.zeros(24, dtype=np.int64))  # fmt: skip
     path = listed.path(int(epoch_order(3, 0, 24)[20]))
     path.write_bytes(undecodable(picture(40, 48)))

@@ -58,7 +58,7 @@ def test_the_task_tells_places_by_their_patches() -> None:
     config = pretrain_config()
     torch.manual_seed(0)
     network = Selfie(config).eval()
-    task = SelfieTask(config, network, PixelFormat.of(config, CPU, torch.float32))
+    task = SelfieTask(config, network, PixelFormat.of(config, CPU))
     source = synthetic_source(32, train=40, test=10)
     pipeline = ResidentPipeline(source.train, view=task.view.plain(), seed=0, device=CPU)
     batch = next(pipeline.in_order([(0, 40)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -70,6 +71,20 @@ def test_reading_is_tried_four_times(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found["000000005.jpg"] == jpeg(picture(20, 27))
 
 
+class RemoteStorage(Storage):
+    """One with pauses of its own, as behind a URL."""
+
+    readers = 4
+    pauses_s = (0.0,) * 6
+
+
+def test_remote_storage_is_tried_as_often_as_it_says(tmp_path: Path) -> None:
+    """A server that starts anew costs no image: what is left out of shards is left out for good."""
+    storage = RemoteStorage({2: 6, 3: 6, 9: 7})
+    assert pack(storage, tmp_path / "out").images == {"train": 11}
+    assert [storage.asked[index] for index in (0, 2, 3, 9)] == [1, 7, 7, 7]
+
+
 def test_storage_that_is_gone_ends_the_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shrinking_pool, "_PAUSES_S", (0.0, 0.0, 0.0))
     with pytest.raises(UserError, match=r"image 41: cannot be read \(Input/output error\), and so it went with 32"):
@@ -106,6 +121,26 @@ def test_ended_before_any_file_appears(
     assert not (tmp_path / "out" / "dataset.json").exists()
     pack(Storage({}), tmp_path / "out", test=Storage({}, count=3))
     assert contents(tmp_path / "out") == undisturbed
+
+
+def test_an_open_lock_does_not_stay_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On NFS a file that is removed while it is open lies there under another name, and its folder cannot go."""
+    remove = os.unlink
+
+    def renaming(name: str, *, dir_fd: int | None = None) -> None:
+        descriptor = os.open(name, os.O_RDONLY, dir_fd=dir_fd)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.rename(name, ".nfs0001", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        else:
+            remove(name, dir_fd=dir_fd)
+        finally:
+            os.close(descriptor)
+
+    monkeypatch.setattr(os, "unlink", renaming)
+    assert pack(Storage({}), tmp_path / "out").images == {"train": 12}
+    assert not (tmp_path / "out" / "unfinished").exists()
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:

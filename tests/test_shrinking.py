@@ -13,9 +13,10 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, features
+from PIL import Image, ImageOps, PngImagePlugin, features
 
 from fastselfie.pipelines.image_bytes import BadImage, fault
+from fastselfie.pipelines.image_decoding import decode_by_pillow
 from fastselfie.pipelines.shrinking import Shrinking, shrink
 from tests.photographs import jpeg, noise, picture, png
 
@@ -112,6 +113,25 @@ def test_orientation_of_other_formats_is_applied(format: str, orientation: int) 
     small = stored.reshape(64, 2, 100, 2, 3).mean(axis=(1, 3)).astype(np.uint8)
     data = saved(Image.fromarray(stored), format, exif=exif)
     assert_near(shrink(data, SETTINGS), shown(small, orientation), levels=6)
+
+
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_an_orientation_in_xmp_alone_does_not_count(format: str) -> None:
+    """As for DALI, libjpeg-turbo and browsers: what is packed is what was seen before."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", XMP.decode())
+    image = Image.fromarray(picture(60, 90))
+    data = saved(image, format, **{"pnginfo": info} if format == "PNG" else {"xmp": XMP})
+    assert ImageOps.exif_transpose(Image.open(io.BytesIO(data))).size == (60, 90)
+    if format == "JPEG":
+        assert shrink(data, SETTINGS) == data
+    else:
+        assert_near(shrink(data, SETTINGS), picture(60, 90), levels=6)
+    if format == "PNG":
+        assert decode_by_pillow(np.frombuffer(data, dtype=np.uint8)).shape == (60, 90, 3)
 
 
 @pytest.mark.parametrize("value", [0, 9])

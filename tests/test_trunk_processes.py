@@ -1,4 +1,4 @@
-"""Synchronised statistics in the fused trunk: two gloo processes with half of the maps each are one with all maps.
+"""Synchronised statistics in the trunk: two gloo processes with half of the maps each are one with all maps.
 
 Truth is the plain blocks over all maps, in fp64.
 """
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from fastselfie.kernels import using
 from fastselfie.models import fused
-from fastselfie.models.resnet import Bottleneck, synchronised
+from fastselfie.models.resnet import Bottleneck
+from fastselfie.models.statistics import synchronised
 from tests.command import TIMEOUT_S
 from tests.kernel_checks import generator, needs_interpreter
 from tests.small_networks import assert_near, randomise
@@ -27,18 +28,19 @@ from tests.warm_start import environment
 pytest.importorskip("triton")
 pytestmark = needs_interpreter  # the processes compute on the CPU
 
+WAYS = ("on", "off", "plain", "compiled")  # the fused trunk with kernels around it or without, and the plain one
 SIZES = ((32, 32, 2), (128, 16, 1))  # strided with a shortcut, then dense on 2x2 maps
 PROGRAM = """
 import sys
 import torch
 import torch.distributed as dist
 from tests.quick_interpreter import quicken
-from tests.test_trunk_processes import half_of_the_maps
+from tests.test_trunk_processes import WAYS, half_of_the_maps
 
 quicken()
 dist.init_process_group("gloo")
-for kernels in ("on", "off"):
-    torch.save(half_of_the_maps(dist.get_rank(), kernels), f"{sys.argv[1]}/{kernels}-{dist.get_rank()}.pt")
+for way in WAYS:
+    torch.save(half_of_the_maps(dist.get_rank(), way), f"{sys.argv[1]}/{way}-{dist.get_rank()}.pt")
 dist.barrier()
 dist.destroy_process_group()
 """
@@ -62,16 +64,20 @@ def found(network: Any, y: Tensor, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
     return {"y": y.detach(), "x": dx, **dict(zip(names, gradients, strict=True)), **buffers}
 
 
-def half_of_the_maps(rank: int, kernels: Any) -> dict[str, Tensor]:
+def half_of_the_maps(rank: int, way: Any) -> dict[str, Tensor]:
     """What one of two processes computes. No graph outlives it: one that holds the group at the end may abort."""
     blocks, x, dy = problem()
     blocks = synchronised(blocks)
     leaf = x.chunk(2)[rank].clone().requires_grad_()
-    with using(kernels, trunk="fused"):
+    dy_of_half = dy.chunk(2)[rank]
+    if way in ("plain", "compiled"):  # the latter as one graph, with nothing that waits for a value
+        forward = torch.compile(blocks, fullgraph=True, backend="aot_eager") if way == "compiled" else blocks
+        return found(blocks, forward(leaf), leaf, dy_of_half)
+    with using(way, trunk="fused"):
         y, sums = fused.forward(blocks, leaf)  # type: ignore[arg-type]
     if sums is not None:  # of this process alone
         assert_near(sums[0], y.double().sum(dim=(0, 2, 3)), 1e-5)
-    return found(blocks, y, leaf, dy.chunk(2)[rank])
+    return found(blocks, y, leaf, dy_of_half)
 
 
 def one_process() -> dict[str, Tensor]:
@@ -81,7 +87,7 @@ def one_process() -> dict[str, Tensor]:
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
-    """With kernels or plain operations around the trunk: the first block's sums are theirs."""
+    """Of the fused trunk the first block's sums are of the operations around it."""
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -91,8 +97,8 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         env=environment() | {"PYTHONPATH": paths, "TRITON_INTERPRET": "1"}, timeout=TIMEOUT_S,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    for kernels in ("on", "off"):
-        files = (tmp_path / f"{kernels}-{rank}.pt" for rank in range(2))
+    for way in WAYS:
+        files = (tmp_path / f"{way}-{rank}.pt" for rank in range(2))
         assert_halves(*(torch.load(file, weights_only=True) for file in files))
 
 

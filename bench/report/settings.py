@@ -14,7 +14,7 @@ from bench.training_step import ENDLESS
 from fastselfie.config import PretrainConfig, require
 from fastselfie.errors import UserError
 from fastselfie.recipes import recipe
-from fastselfie.training.hardware import choose_device, resolve, resolved
+from fastselfie.training.hardware import choose_device, resolve, resolved, set_convolutions
 from fastselfie.training.memory import keep_freed_memory
 
 _CPU_BATCH, _MOST_PROCESSES = 32, 64
@@ -89,8 +89,7 @@ def settle(given: argparse.Namespace) -> Bench:
     require(batch % processes == 0, f"--batch-size {batch}: must be a multiple of the {processes} processes")
     choices = resolve(base, kind)
     config = resolved(base, choices)
-    # As in training: fp32 means fp32 in convolutions too, for the peers as well.
-    torch.backends.cudnn.allow_tf32 = config.precision != "fp32"
+    set_convolutions(config)  # for the peers as well
     _claim(given.out)
     return Bench(
         out=given.out, config=config, chosen={name: f"{c.value}: {c.why}" for name, c in choices.items()},

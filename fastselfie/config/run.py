@@ -50,7 +50,7 @@ class RunConfig(ModelConfig):
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     """Channel deviations that pixels are then divided by."""
     sync_bn: bool = False
-    """Batch-norm statistics over all processes (CUDA only)."""
+    """Batch-norm statistics over all processes."""
     loader_threads: int | None = None
     """Threads of a process that read and decode files. None: its share of the machine's cores."""
     prefetch: int = 2

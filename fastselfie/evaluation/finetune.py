@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from fastselfie.config import FinetuneConfig, require
@@ -121,8 +120,7 @@ def finetuning_job(
         return network
 
     network = make_network(make, config, world)
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    task = ClassifyTask(config, network, PixelFormat.of(config, world.device, dtype))
+    task = ClassifyTask(config, network, PixelFormat.of(config, world.device))
     pipeline = open_pipeline(
         source.train, view=task.view, seed=config.seed, device=world.device, rows=rows,
         loading=loading(config, world, micro_batch_size(config, world)),

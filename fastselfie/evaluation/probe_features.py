@@ -55,8 +55,7 @@ class ProbedImages:
             UserError: features are not finite. LocalError: too many images cannot be used.
         """
         run, world = self.run, self.world
-        dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
-        pixels = PixelFormat.of(run, world.device, dtype)
+        pixels = PixelFormat.of(run, world.device)
         plain = Extractor(network=network, pixels=pixels, patch=run.patch)
         with torch.no_grad(), autocast(run):
             if patch_statistics:
@@ -73,7 +72,8 @@ class ProbedImages:
         rows = self.rows[epoch_order(self.run.seed, 0, len(self.rows))[:STATISTICS_IMAGES]]
         for batch in self._pipeline(self.train, rows).in_order(turns(self.world, len(rows), self.run.batch_size)):
             self.quarantine.note(batch.refused)
-            yield cut(batch)
+            if len(batch.sample_B):
+                yield cut(batch)
 
     def _of(self, split: AnySplit, rows: Tensor | None, extract: Extractor) -> Features:
         labels_S, rows = torch.from_numpy(split.labels_S), torch.arange(len(split)) if rows is None else rows

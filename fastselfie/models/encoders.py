@@ -77,7 +77,7 @@ class AttentionClassifier(nn.Module):
         """One vector a patch, row by row: (B, N, D)."""
         if self.by_patch:
             return self.trunk(cut(images, self.grid)).unflatten(0, (len(images), -1))
-        return F.adaptive_avg_pool2d(self.trunk.forward_map(images), self.grid).flatten(2).transpose(1, 2)
+        return _averaged(self.trunk.forward_map(images), self.grid).flatten(2).transpose(1, 2)
 
     def load_pretrained(self, state: dict[str, Tensor]) -> None:
         """Take trunk, pooler and positions from a Selfie network's weights, or the trunk alone where the pooler is to
@@ -92,6 +92,13 @@ def encoder(config: FinetuneConfig, classes: int) -> ResNet50Classifier | Attent
     if config.encoder == "resnet50":
         return ResNet50Classifier(config, classes, by_patch=config.trunk_input == "patches")
     return AttentionClassifier(config, classes)
+
+
+def _averaged(maps: Tensor, grid: int) -> Tensor:
+    """(B, D, h, h) averaged to (B, D, grid, grid). In windows of one size where they come out even: CUDA's gradient of
+    adaptive ones adds up in an order that changes run by run, and torch.compile cannot fuse it."""
+    side = maps.shape[2]
+    return F.avg_pool2d(maps, side // grid) if side % grid == 0 else F.adaptive_avg_pool2d(maps, grid)
 
 
 def _linear_classifier(features: int, classes: int) -> nn.Linear:

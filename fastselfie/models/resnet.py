@@ -6,9 +6,8 @@ Shapes: B images or patches, P pixels a side, D = 1024 * width features, h x w p
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,7 +17,6 @@ from fastselfie.models.convolution import Conv1x1, Conv3x3
 from fastselfie.models.norm import norm_relu, pre_activation
 from fastselfie.models.patches import cut, join
 
-N = TypeVar("N", bound=nn.Module)
 DEPTHS = (3, 4, 6, 3)
 PATCH_STAGES = 3
 
@@ -131,17 +129,6 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
     norm = nn.BatchNorm2d(channels)
     norm.num_batches_tracked = None
     return norm
-
-
-def synchronised(network: N) -> N:
-    """The network with batch norms whose statistics are over all processes. Torch's insist on a counter of batches; it
-    stays out of the weights."""
-    network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for module in network.modules():
-        if isinstance(module, nn.SyncBatchNorm):
-            del module.num_batches_tracked
-            module.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64), persistent=False)
-    return network
 
 
 def trunk(config: ModelConfig) -> ResNetV2:

@@ -1,4 +1,4 @@
-"""What a batch norm normalises with, as a tensor between two kernels.
+"""What a batch norm normalises with, as a tensor between two kernels, and a batch norm with statistics over processes.
 
 Shapes: M maps, D channels, h x w positions.
 """
@@ -6,6 +6,7 @@ Shapes: M maps, D channels, h x w positions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,7 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastselfie.kernels import channel_sums
 from fastselfie.kernels.collective import added_up
-from fastselfie.kernels.moments import moments
+from fastselfie.kernels.moments import affine, moments, through_statistics
+
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,7 @@ class Statistics:
 
     Attributes:
         count: values a channel that they are of, those of the group together; 0: constants, no gradient goes through.
-        group: the process group's name when a SyncBN took them over several processes, else empty.
+        group: the process group's name when a `SynchronisedNorm` took them over several processes, else empty.
     """
 
     values_2D: Tensor
@@ -66,10 +69,56 @@ def update(norm: _BatchNorm, values_2D: Tensor, count: int) -> None:
 
 
 def synchronisation(norm: _BatchNorm) -> tuple[str, int]:
-    """The name of the group that a SyncBN meets in and how many processes that is; empty and 1 where there is nobody
-    to meet."""
-    if not isinstance(norm, nn.SyncBatchNorm) or not dist.is_initialized() or dist.get_world_size() == 1:
+    """The name of the group that a synchronised norm meets in and how many processes that is; empty and 1 where there
+    is nobody to meet."""
+    if not isinstance(norm, SynchronisedNorm) or not dist.is_initialized() or dist.get_world_size() == 1:
         return "", 1
-    assert norm.process_group is None, "a group of its own is not asked for anywhere"
     assert dist.group.WORLD is not None
     return dist.group.WORLD.group_name, dist.get_world_size()
+
+
+class SynchronisedNorm(nn.BatchNorm2d):
+    """A batch norm whose statistics in training are over all processes.
+
+    Torch's own waits for the device in every pass and breaks torch.compile's graph; this one does neither.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(M, D, h, w) normalised, of the same dtype."""
+        if not self.training or synchronisation(self)[1] == 1:
+            return super().forward(input)
+        its = statistics(self, input.detach())
+        y: Tensor = _Normalise.apply(input, self.weight, self.bias, its.values_2D, its.count, self.eps, its.group)
+        return y
+
+
+class _Normalise(torch.autograd.Function):
+    """Batch norm with given statistics, whose part of the gradient is in the map's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight_D: Tensor, bias_D: Tensor, values_2D: Tensor, count: int, eps: float, group: str
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight_D, bias_D, values_2D)
+        ctx.count, ctx.eps, ctx.group = count, eps, group
+        slope_D11, offset_D11 = affine(values_2D, weight_D, bias_D, eps)[:, :, None, None]
+        return (x * slope_D11).add_(offset_D11).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight_D, bias_D, values_2D = ctx.saved_tensors
+        deviation = x - values_2D[0, :, None, None]
+        sums_2D = torch.stack([part.sum(dim=(0, 2, 3), dtype=torch.float64) for part in (g, deviation.mul_(g))])
+        dweight_D, dbias_D, pull_2D = through_statistics(sums_2D, values_2D, weight_D, ctx.eps, ctx.count, ctx.group)
+        slope_D11 = affine(values_2D, weight_D, bias_D, ctx.eps)[0, :, None, None]
+        constant_D11, rate_D11 = pull_2D[:, :, None, None]
+        dx = (g * slope_D11).sub_(x * rate_D11).sub_(constant_D11).to(x.dtype)
+        return dx, dweight_D, dbias_D, None, None, None, None
+
+
+def synchronised(network: N) -> N:
+    """``network``, whose batch norms become `SynchronisedNorm`, in place: parameters and buffers are the same."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = SynchronisedNorm
+    return network

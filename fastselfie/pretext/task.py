@@ -54,8 +54,9 @@ class PixelFormat:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, config: RunConfig, device: torch.device, dtype: torch.dtype) -> PixelFormat:
-        """The recipe's statistics, put on the device once: doing so every step would stall it."""
+    def of(cls, config: RunConfig, device: torch.device) -> PixelFormat:
+        """The recipe's statistics and the resolved precision, put on the device once: every step it would stall."""
         return cls(
-            mean=torch.tensor(config.mean, device=device), std=torch.tensor(config.std, device=device), dtype=dtype
-        )
+            mean=torch.tensor(config.mean, device=device), std=torch.tensor(config.std, device=device),
+            dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
+        )  # fmt: skip

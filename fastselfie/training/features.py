@@ -136,6 +136,8 @@ def gather_features(
     values = {kind: torch.zeros(len(rows), extract.network.trunk.features) for kind in extract.kinds}
     for batch in pipeline.in_order(turns(world, len(rows), chunk)):
         quarantine.note(batch.refused)
+        if not len(batch.sample_B):
+            continue
         places_B = place_S[torch.searchsorted(ascending, batch.sample_B.cpu())]
         seen_S[places_B] = 1
         for kind, found_BD in extract(batch).items():

@@ -176,6 +176,13 @@ def resolve(config: RunConfig, device: str) -> dict[str, Choice]:
     }
 
 
+def set_convolutions(config: RunConfig) -> None:
+    """How cuDNN convolves under a resolved ``config``. fp32 means fp32, as it does in products by default. Unless the
+    same bits are asked for, cuDNN tries its algorithms on each shape, of which there are few, and keeps the fastest."""
+    torch.backends.cudnn.allow_tf32 = config.precision != "fp32"
+    torch.backends.cudnn.benchmark = not config.deterministic
+
+
 def resolved(config: C, choices: Mapping[str, Choice]) -> C:
     """``config`` with the values that `resolve` chose."""
     names = ("device", "precision", "compile", "kernels", "trunk")

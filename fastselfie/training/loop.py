@@ -83,12 +83,13 @@ class Trainer:
         self.throughput = Throughput(config.batch_size, world.device)
 
     def settle(self) -> None:
-        """Let DDP find its layout before the first step that counts: one pass whose gradients are dropped.
+        """Let the network be compiled and DDP find its layout: one pass whose gradients are dropped.
 
-        After its first backward pass DDP arranges gradients anew, and from three processes on they are then added up
-        in another order. Without this, the first step after a resume would round otherwise than the unbroken run's.
+        Compiling takes as long as many steps and is no part of their rate. After its first backward pass DDP arranges
+        gradients anew, and from three processes on they are then added up in another order. Without this, the first
+        step after a resume would round otherwise than the unbroken run's.
         """
-        if isinstance(self.forward, DistributedDataParallel):
+        if self.forward is not self.network:
             with autocast(self.job.config):
                 loss = self.job.task.loss(self.forward, self.job.pipeline.batch(0, self.micro_batch))
             loss.value.backward()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastselfie.config import KNN_NEIGHBOURS, KNN_TEMPERATURE
 
-_CHUNK = 1 << 24  # similarities held at once
+_CHUNK = 1 << 24  # numbers held at once, similarities or votes
 
 
 @torch.no_grad()
@@ -32,9 +32,9 @@ def nearest_classes(
     with torch.autocast(known_SD.device.type, enabled=False):
         known_DS = F.normalize(known_SD.float(), dim=1).T
         asked_BD = F.normalize(asked_BD.float(), dim=1)
-        parts = asked_BD.split(max(1, _CHUNK // len(known_SD)))
-        votes = [_votes(part @ known_DS, labels_S, k, temperature, C) for part in parts]
-    return torch.cat(votes).argmax(dim=1) if votes else labels_S[:0]
+        parts = asked_BD.split(max(1, _CHUNK // max(len(known_SD), k * C)))
+        chosen = [_votes(part @ known_DS, labels_S, k, temperature, C).argmax(dim=1) for part in parts]
+    return torch.cat(chosen)
 
 
 def _votes(similarity_BS: Tensor, labels_S: Tensor, k: int, temperature: float, classes: int) -> Tensor:

@@ -114,8 +114,7 @@ def pretraining_job(config: PretrainConfig, world: World, parts: Parts, start: S
         return network
 
     network: Selfie = make_network(make, config, world)
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    pixels = PixelFormat.of(config, world.device, dtype)
+    pixels = PixelFormat.of(config, world.device)
     task = SelfieTask(config, network, pixels)
     pipeline = open_pipeline(
         parts.train, view=task.view, seed=config.seed, device=world.device, rows=parts.rows,

@@ -17,7 +17,7 @@ from fastselfie.errors import LocalError
 from fastselfie.kernels import using
 from fastselfie.kernels.dispatch import Trunk
 from fastselfie.models.convolution import channels_last
-from fastselfie.models.resnet import synchronised
+from fastselfie.models.statistics import synchronised
 from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.view import Batch
 from fastselfie.randomness import Purpose, scalar_key
@@ -75,14 +75,13 @@ def session(config: C) -> Iterator[Session[C]]:
             share % micro_batch == 0,
             f"--micro-batch-size {micro_batch}: must divide a process's share of {share} images",
         )
-        require(not config.sync_bn or device.value == "cuda", "--sync-bn: torch synchronises batch norms on CUDA only")
         if device.value == "cpu" and (allocator := keep_freed_memory()):
             choices["allocator"] = allocator
         used = "using " + ", ".join(f"{name} {c.value} ({c.why})" for name, c in choices.items())
-        # fp32 means fp32 in convolutions too, as it does in products by default.
-        torch.backends.cudnn.allow_tf32 = choices["precision"].value != "fp32"
+        config = hardware.resolved(config, choices)
+        hardware.set_convolutions(config)
         try:
-            yield Session(config=hardware.resolved(config, choices), world=world, used=used)
+            yield Session(config=config, world=world, used=used)
         except torch.OutOfMemoryError:
             raise LocalError(
                 f"--batch-size {config.batch_size}: a process's share does not fit into the device's memory;"
@@ -128,7 +127,8 @@ def count_over(
     total = torch.zeros(values, dtype=torch.int64, device=world.device)
     for batch in pipeline.in_order(turns(world, images, chunk)):
         quarantine.note(batch.refused)
-        total += count(batch)
+        if len(batch.sample_B):
+            total += count(batch)
     return world.sum_(total)
 
 

@@ -92,7 +92,8 @@ def join_world(device_kind: str) -> Iterator[World]:
     """Join the process group that torchrun's environment describes, or be alone without one.
 
     Both gloo and NCCL groups exist with CUDA: collectives on CPU tensors do not stall the device. Leaves through
-    ``destroy_process_group``, else torchrun reports failure.
+    ``destroy_process_group``, else torchrun reports failure. Not after an exception, which may be this process's alone:
+    NCCL would wait there for the others, who are in the middle of a collective, and nobody would hear of it.
 
     Raises:
         UserError: there are more processes on this machine than CUDA devices.
@@ -114,13 +115,8 @@ def join_world(device_kind: str) -> Iterator[World]:
     world = World(
         rank=rank, size=size, local_rank=local_rank, local_size=max(local_size, 1), device=device, distributed=launched
     )
-    try:
-        yield world
+    yield world
+    if launched:
         world.barrier()
-    except LocalError:
-        launched = False  # the others are in the middle of a collective: leaving the group would wait for them
-        raise
-    finally:
-        if launched:
-            gc.collect()  # DDP lies in a reference cycle and would keep the group's threads
-            dist.destroy_process_group()
+        gc.collect()  # DDP lies in a reference cycle and would keep the group's threads
+        dist.destroy_process_group()

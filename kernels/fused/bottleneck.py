@@ -22,7 +22,7 @@ from fastselfie.kernels.fused.convolution import convolution
 from fastselfie.kernels.fused.convolution_backward import convolution_input, convolution_weight
 from fastselfie.kernels.fused.normalisation import normalisation_input, normalisation_sums, normalise
 from fastselfie.kernels.inductor import spare_descriptions
-from fastselfie.kernels.moments import affine, moments
+from fastselfie.kernels.moments import affine, moments, through_statistics
 
 spare_descriptions()  # here, because a chain of these operators is what it takes
 
@@ -87,7 +87,7 @@ class Bottleneck(torch.autograd.Function):
         )  # fmt: skip
 
         def through(sums: Tensor, values: Tensor, weight: Tensor, of: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            return _through_statistics(sums, values, weight, eps, positions(of) * ctx.processes, ctx.group)
+            return through_statistics(sums, values, weight, eps, positions(of) * ctx.processes, ctx.group)
 
         dz, sums = convolution_input(dy, conv3.to(dtype), y2, third_2K, values3[0], None, 1)
         dconv3 = convolution_weight(dy, y2, third_2K, 1)
@@ -128,26 +128,6 @@ def _through_conv2(
         dy, activated, weight, None, [stride] * 2, [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
     )
     return da, dweight, normalisation_sums(da, x, affine_2K, mean_K)
-
-
-def _through_statistics(
-    sums_2C: Tensor, values_2C: Tensor, weight_C: Tensor, eps: float, count: int, group: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of a batch norm's weight and bias from the sums of dz and dz * (x - mean), and what the statistics take
-    off the map's gradient, c and b of slope * dz - c - b * x (Ioffe and Szegedy 2015, section 3).
-
-    Args:
-        count: values a channel behind the statistics; 0 when they are constants.
-    """
-    mean, rstd = values_2C[0].double(), (values_2C[1].double() + eps).rsqrt()
-    dbias, dweight = sums_2C[0], sums_2C[1] * rstd
-    if not count:
-        return dweight.to(weight_C.dtype), dbias.to(weight_C.dtype), torch.zeros_like(values_2C)
-    total_2C = (added_up(sums_2C, group) if group else sums_2C) / count
-    slope = weight_C.double() * rstd
-    rate = slope * rstd * rstd * total_2C[1]
-    pull_2C = torch.stack([slope * total_2C[0] - rate * mean, rate]).to(values_2C.dtype)
-    return dweight.to(weight_C.dtype), dbias.to(weight_C.dtype), pull_2C
 
 
 def positions(maps: Tensor) -> int:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from fastselfie.kernels.collective import added_up
 from fastselfie.kernels.fused.indexing import MOST_REGISTERS, rows_of
+from fastselfie.kernels.fused.launch import cdiv
+from fastselfie.kernels.operator import operator
 
 _ROWS, _CHANNELS, _WARPS = 64, 64, 4
 _PROGRAMS = 1024  # at most, each with a partial sum of its rows and channels
@@ -47,17 +49,17 @@ def _kernel(
     tl.store(target + D, tl.sum(squares, axis=0), mask=valid)
 
 
-@torch.library.custom_op("fastselfie::channel_sums", mutates_args=())
+@operator("channel_sums")
 def _channel_sums(maps: Tensor) -> Tensor:
     """fp64 (2, D)."""
     x = rows_of(maps)
     rows, D = x.shape
-    blocks = triton.cdiv(rows, _ROWS)
-    steps = max(1, triton.cdiv(blocks * triton.cdiv(D, _CHANNELS), _PROGRAMS))
-    stretches = triton.cdiv(blocks, steps)
+    blocks = cdiv(rows, _ROWS)
+    steps = max(1, cdiv(blocks * cdiv(D, _CHANNELS), _PROGRAMS))
+    stretches = cdiv(blocks, steps)
     partial = x.new_empty((stretches, 2, D), dtype=torch.float32)
     if stretches:
-        grid = (stretches, triton.cdiv(D, _CHANNELS))
+        grid = (stretches, cdiv(D, _CHANNELS))
         with torch.cuda.device_of(x):  # a launch goes to the current device
             _kernel[grid](
                 x, partial, rows, steps, D=D, ROWS=_ROWS, CHANNELS=_CHANNELS, num_warps=_WARPS, maxnreg=MOST_REGISTERS
@@ -65,7 +67,7 @@ def _channel_sums(maps: Tensor) -> Tensor:
     return partial.sum(dim=0, dtype=torch.float64)
 
 
-@_channel_sums.register_fake
+@torch.library.register_fake("fastselfie::channel_sums")
 def _(maps: Tensor) -> Tensor:
     return maps.new_empty((2, maps.shape[1]), dtype=torch.float64)
 

@@ -17,8 +17,10 @@ import triton.language as tl
 from torch import Tensor
 
 from fastselfie.kernels.fused.indexing import divide
+from fastselfie.kernels.fused.launch import cdiv
 from fastselfie.kernels.fused.partial_sums import added_in_fp64
 from fastselfie.kernels.fused.tiles import depth_of, product_dtype, tile_of
+from fastselfie.kernels.operator import operator
 
 
 @triton.jit
@@ -98,7 +100,7 @@ def _convolution_kernel(
         tl.store(to + O, tl.sum(kept * kept, axis=0), mask=valid)
 
 
-@torch.library.custom_op("fastselfie::convolution", mutates_args=())
+@operator("convolution")
 def convolution(
     x: Tensor, affine_2C: Tensor | None, weight: Tensor, residual: Tensor | None, stride: int, with_sums: bool
 ) -> tuple[Tensor, Tensor]:
@@ -116,11 +118,11 @@ def convolution(
         return y, sums.zero_()
     tile = tile_of("convolution", O, x.dtype)
     moves = weight.shape[2] > 1 or stride > 1  # else a row comes from the same row, whatever the map's size
-    row_blocks = triton.cdiv(rows, tile.rows)
+    row_blocks = cdiv(rows, tile.rows)
     partial = x.new_empty((row_blocks, 2, O), dtype=torch.float32) if with_sums else None
     last = torch.channels_last
     with torch.cuda.device_of(x):  # a launch goes to the current device
-        _convolution_kernel[(row_blocks * triton.cdiv(O, tile.columns),)](
+        _convolution_kernel[(row_blocks * cdiv(O, tile.columns),)](
             x.contiguous(memory_format=last), None if affine_2C is None else affine_2C.contiguous(),
             weight.permute(0, 2, 3, 1).contiguous(),
             None if residual is None else residual.contiguous(memory_format=last), y, partial, rows,
@@ -131,7 +133,7 @@ def convolution(
     return y, sums if partial is None else added_in_fp64(partial)
 
 
-@convolution.register_fake
+@torch.library.register_fake("fastselfie::convolution")
 def _empty(
     x: Tensor, affine_2C: Tensor | None, weight: Tensor, residual: Tensor | None, stride: int, with_sums: bool
 ) -> tuple[Tensor, Tensor]:

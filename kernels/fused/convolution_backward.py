@@ -15,8 +15,10 @@ from torch import Tensor
 
 from fastselfie.kernels.fused.convolution import source_rows
 from fastselfie.kernels.fused.indexing import divide
+from fastselfie.kernels.fused.launch import cdiv
 from fastselfie.kernels.fused.partial_sums import added_in_fp64
 from fastselfie.kernels.fused.tiles import depth_of, product_dtype, stretch_steps, tile_of
+from fastselfie.kernels.operator import operator
 
 
 @triton.jit(do_not_specialize=["rows"])  # one kernel for every batch
@@ -125,7 +127,7 @@ def _convolution_weight_kernel(
     tl.store(target, total, mask=(out < O)[:, None] & (column < C)[None, :])
 
 
-@torch.library.custom_op("fastselfie::convolution_input", mutates_args=())
+@operator("convolution_input")
 def convolution_input(
     dy: Tensor, weight: Tensor, x: Tensor, affine_2C: Tensor, mean_C: Tensor, branch: Tensor | None, stride: int
 ) -> tuple[Tensor, Tensor]:
@@ -142,11 +144,11 @@ def convolution_input(
     if not rows:
         return dz, sums.zero_()
     tile = tile_of("input", C, x.dtype)
-    row_blocks = triton.cdiv(rows, tile.rows)
+    row_blocks = cdiv(rows, tile.rows)
     partial = x.new_empty((row_blocks, 2, C), dtype=torch.float32)
     last = torch.channels_last
     with torch.cuda.device_of(x):  # a launch goes to the current device
-        _convolution_input_kernel[(row_blocks * triton.cdiv(C, tile.columns),)](
+        _convolution_input_kernel[(row_blocks * cdiv(C, tile.columns),)](
             dy.contiguous(memory_format=last), weight.flatten(1).contiguous(), x.contiguous(memory_format=last),
             affine_2C.contiguous(), mean_C.contiguous(),
             None if branch is None else branch.contiguous(memory_format=last), dz, partial, rows,
@@ -157,7 +159,7 @@ def convolution_input(
     return dz, added_in_fp64(partial)
 
 
-@convolution_input.register_fake
+@torch.library.register_fake("fastselfie::convolution_input")
 def _empty_input(
     dy: Tensor, weight: Tensor, x: Tensor, affine_2C: Tensor, mean_C: Tensor, branch: Tensor | None, stride: int
 ) -> tuple[Tensor, Tensor]:
@@ -165,15 +167,15 @@ def _empty_input(
     return dz, x.new_empty((2, x.shape[1]), dtype=torch.float64)
 
 
-@torch.library.custom_op("fastselfie::convolution_weight", mutates_args=())
+@operator("convolution_weight")
 def convolution_weight(dy: Tensor, x: Tensor, affine_2C: Tensor, stride: int) -> Tensor:
     """The gradient of a 1x1 convolution's weight, fp32 (O, C): dy (M, O, h', w') over relu(slope * x + offset)."""
     (M, C, height, width), O = x.shape, dy.shape[1]
     rows = M * dy.shape[2] * dy.shape[3]
     tile = tile_of("weight", C, x.dtype)
-    tiles = triton.cdiv(O, tile.rows) * triton.cdiv(C, tile.columns)
+    tiles = cdiv(O, tile.rows) * cdiv(C, tile.columns)
     steps = stretch_steps(rows, tile, tiles)
-    stretches = triton.cdiv(triton.cdiv(rows, tile.depth), steps)
+    stretches = cdiv(cdiv(rows, tile.depth), steps)
     partial = x.new_empty((stretches, O, C), dtype=torch.float32)
     last = torch.channels_last
     if stretches:
@@ -188,6 +190,6 @@ def convolution_weight(dy: Tensor, x: Tensor, affine_2C: Tensor, stride: int) ->
     return partial.sum(dim=0)
 
 
-@convolution_weight.register_fake
+@torch.library.register_fake("fastselfie::convolution_weight")
 def _(dy: Tensor, x: Tensor, affine_2C: Tensor, stride: int) -> Tensor:
     return x.new_empty((dy.shape[1], x.shape[1]), dtype=torch.float32)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fastselfie.kernels.fused.location_head_backward import location_head_backward
 from fastselfie.kernels.fused.products import arithmetic, dot, tile
+from fastselfie.kernels.operator import operator
 
 
 @triton.jit
@@ -96,7 +97,7 @@ def _mean_kernel(losses, rights, loss, right, images, M: tl.constexpr, BLOCK: tl
     tl.store(right, tl.sum(count, axis=0))
 
 
-@torch.library.custom_op("fastselfie::location_head", mutates_args=())
+@operator("location_head")
 def _location_head(
     u_BD: Tensor, positions_ND: Tensor, places_Bm: Tensor, h_BmD: Tensor, scale: float, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,7 +121,7 @@ def _location_head(
     return loss, right, residual
 
 
-@_location_head.register_fake
+@torch.library.register_fake("fastselfie::location_head")
 def _empty(
     u_BD: Tensor, positions_ND: Tensor, places_Bm: Tensor, h_BmD: Tensor, scale: float, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,7 +144,7 @@ def _backward(ctx: Any, dloss: Tensor | None, *_: None) -> tuple[Tensor | None, 
     return du, dpositions, None, dh, None, None
 
 
-_location_head.register_autograd(_backward, setup_context=_setup_context)
+torch.library.register_autograd("fastselfie::location_head", _backward, setup_context=_setup_context)
 
 
 def location_head(

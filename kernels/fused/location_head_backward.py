@@ -15,7 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastselfie.kernels.fused.launch import cdiv
 from fastselfie.kernels.fused.products import arithmetic, dot, dot_rough, tile, wide_products
+from fastselfie.kernels.operator import operator
 
 _STRETCHES = 32  # programs along the images at most, a partial sum each
 
@@ -103,7 +105,7 @@ def _queries_kernel(
     tl.store(target, dpositions * scale, mask=(here < N)[:, None] & (feature < D)[None, :])
 
 
-@torch.library.custom_op("fastselfie::location_head_backward", mutates_args=())
+@operator("location_head_backward")
 def location_head_backward(
     dloss: Tensor, u_BD: Tensor, positions_ND: Tensor, h_BmD: Tensor, residual: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,8 +113,8 @@ def location_head_backward(
     (B, m, D), N = h_BmD.shape, positions_ND.shape[0]
     du, _, dh = _empty_backward(dloss, u_BD, positions_ND, h_BmD, residual, scale)
     h_BmD = h_BmD if h_BmD.stride(2) == 1 else h_BmD.contiguous()
-    steps = max(1, triton.cdiv(B, _STRETCHES))
-    stretches = triton.cdiv(B, steps)
+    steps = max(1, cdiv(B, _STRETCHES))
+    stretches = cdiv(B, steps)
     partial = u_BD.new_empty((stretches, N, D), dtype=torch.float32)
     if B:
         u_BD, positions_ND, residual = u_BD.contiguous(), positions_ND.contiguous(), residual.contiguous()
@@ -121,7 +123,7 @@ def location_head_backward(
         with torch.cuda.device_of(h_BmD):  # a launch goes to the current device
             # More features do not fit into registers in tf32, nor where products read their operands from registers.
             features = 128 if h_BmD.dtype == torch.bfloat16 and (tile(m) == 16 or wide_products()) else 64
-            grid = (stretches, triton.cdiv(D, features))
+            grid = (stretches, cdiv(D, features))
             _features_kernel[grid](
                 dloss, u_BD, positions_ND, residual, dh, B, steps, over, **shape, FEATURES=features, num_warps=4
             )
@@ -132,7 +134,7 @@ def location_head_backward(
     return du, partial.sum(dim=0).to(positions_ND.dtype), dh
 
 
-@location_head_backward.register_fake
+@torch.library.register_fake("fastselfie::location_head_backward")
 def _empty_backward(
     dloss: Tensor, u_BD: Tensor, positions_ND: Tensor, h_BmD: Tensor, residual: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:

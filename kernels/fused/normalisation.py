@@ -12,7 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastselfie.kernels.fused.launch import cdiv
 from fastselfie.kernels.fused.partial_sums import added_in_fp64
+from fastselfie.kernels.operator import operator
 
 _ROWS, _CHANNELS, _WARPS = 64, 64, 4
 _PROGRAMS = 1024  # of the sums at most: eight for each of an H200's 132 multiprocessors, near enough
@@ -99,32 +101,32 @@ def _normalisation_input_kernel(
     tl.store(dx + at, value.to(dx.dtype.element_ty), mask=there)
 
 
-@torch.library.custom_op("fastselfie::normalise", mutates_args=())
+@operator("normalise")
 def normalise(x: Tensor, affine_2C: Tensor) -> Tensor:
     """relu(slope * x + offset), channels-last, of the shape and dtype of ``x``, (M, C, h, w)."""
     out = torch.empty_like(x, memory_format=torch.channels_last)
     rows, C = x.numel() // x.shape[1], x.shape[1]
     if rows:
         with torch.cuda.device_of(x):  # a launch goes to the current device
-            _normalise_kernel[(triton.cdiv(rows, _ROWS), triton.cdiv(C, _CHANNELS))](
+            _normalise_kernel[(cdiv(rows, _ROWS), cdiv(C, _CHANNELS))](
                 x.contiguous(memory_format=torch.channels_last), affine_2C.contiguous(), out, rows,
                 C=C, ROWS=_ROWS, CHANNELS=_CHANNELS, num_warps=_WARPS,
             )  # fmt: skip
     return out
 
 
-@normalise.register_fake
+@torch.library.register_fake("fastselfie::normalise")
 def _(x: Tensor, affine_2C: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last)
 
 
-@torch.library.custom_op("fastselfie::normalisation_sums", mutates_args=())
+@operator("normalisation_sums")
 def normalisation_sums(da: Tensor, x: Tensor, affine_2C: Tensor, mean_C: Tensor) -> Tensor:
     """Sums of dz and of dz * (x - mean), fp64 (2, C): dz is ``da`` where relu let it through. Maps (M, C, h, w)."""
     rows, C = x.numel() // x.shape[1], x.shape[1]
-    blocks, columns = triton.cdiv(rows, _ROWS), triton.cdiv(C, _CHANNELS)
-    steps = max(1, triton.cdiv(blocks * columns, _PROGRAMS))
-    stretches = triton.cdiv(blocks, steps)
+    blocks, columns = cdiv(rows, _ROWS), cdiv(C, _CHANNELS)
+    steps = max(1, cdiv(blocks * columns, _PROGRAMS))
+    stretches = cdiv(blocks, steps)
     partial = x.new_empty((stretches, 2, C), dtype=torch.float32)
     last = torch.channels_last
     if stretches:
@@ -136,12 +138,12 @@ def normalisation_sums(da: Tensor, x: Tensor, affine_2C: Tensor, mean_C: Tensor)
     return added_in_fp64(partial)
 
 
-@normalisation_sums.register_fake
+@torch.library.register_fake("fastselfie::normalisation_sums")
 def _(da: Tensor, x: Tensor, affine_2C: Tensor, mean_C: Tensor) -> Tensor:
     return x.new_empty((2, x.shape[1]), dtype=torch.float64)
 
 
-@torch.library.custom_op("fastselfie::normalisation_input", mutates_args=())
+@operator("normalisation_input")
 def normalisation_input(da: Tensor, x: Tensor, affine_2C: Tensor, pull_2C: Tensor, around: Tensor | None) -> Tensor:
     """slope * dz - c - b * x + around, channels-last like ``x``, (M, C, h, w); dz is ``da`` where relu let it through.
 
@@ -153,7 +155,7 @@ def normalisation_input(da: Tensor, x: Tensor, affine_2C: Tensor, pull_2C: Tenso
     last = torch.channels_last
     if rows:
         with torch.cuda.device_of(x):
-            _normalisation_input_kernel[(triton.cdiv(rows, _ROWS), triton.cdiv(C, _CHANNELS))](
+            _normalisation_input_kernel[(cdiv(rows, _ROWS), cdiv(C, _CHANNELS))](
                 da.contiguous(memory_format=last), x.contiguous(memory_format=last), affine_2C.contiguous(),
                 pull_2C.contiguous(), None if around is None else around.contiguous(memory_format=last), dx, rows,
                 C=C, ROWS=_ROWS, CHANNELS=_CHANNELS, num_warps=_WARPS,
@@ -161,6 +163,6 @@ def normalisation_input(da: Tensor, x: Tensor, affine_2C: Tensor, pull_2C: Tenso
     return dx
 
 
-@normalisation_input.register_fake
+@torch.library.register_fake("fastselfie::normalisation_input")
 def _(da: Tensor, x: Tensor, affine_2C: Tensor, pull_2C: Tensor, around: Tensor | None) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last)

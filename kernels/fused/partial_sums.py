@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastselfie.kernels.fused.launch import cdiv
+
 _ROWS, _COLUMNS, _WARPS = 16, 64, 4
 _STRETCHES = 64  # programs along the partial sums at most
 
@@ -39,13 +41,13 @@ def _partial_sums_kernel(
 def added_in_fp64(partial: Tensor) -> Tensor:
     """The sum over the first dimension: fp32 (P, K, C), contiguous, to fp64 (K, C)."""
     rows, K, C = partial.shape
-    blocks = triton.cdiv(rows, _ROWS)
-    steps = max(1, triton.cdiv(blocks, _STRETCHES))
-    stretches = triton.cdiv(blocks, steps)
+    blocks = cdiv(rows, _ROWS)
+    steps = max(1, cdiv(blocks, _STRETCHES))
+    stretches = cdiv(blocks, steps)
     out = partial.new_empty((stretches, K, C), dtype=torch.float64)
     if stretches:
         with torch.cuda.device_of(partial):  # a launch goes to the current device
-            _partial_sums_kernel[(stretches, triton.cdiv(K * C, _COLUMNS))](
+            _partial_sums_kernel[(stretches, cdiv(K * C, _COLUMNS))](
                 partial, out, rows, steps, N=K * C, ROWS=_ROWS, COLUMNS=_COLUMNS, num_warps=_WARPS
             )
     return out.sum(dim=0)

@@ -16,6 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from fastselfie.kernels.fused.indexing import divide
+from fastselfie.kernels.fused.launch import cdiv, next_power_of_2
+from fastselfie.kernels.operator import operator
 from fastselfie.kernels.reference import PadMode, image_size
 
 _TILE = 1024  # values: 8 for each of 128 threads, which one 16-byte store of bf16 writes
@@ -123,7 +125,7 @@ def _kernel(
                 tl.store(where, value.to(out.dtype.element_ty), mask=there[:, None] & fits)
 
 
-@torch.library.custom_op("fastselfie::patch_batch", mutates_args=())
+@operator("patch_batch")
 def _patch_batch(
     pixels: Tensor,
     patch: int,
@@ -148,14 +150,14 @@ def _patch_batch(
     if cells and stride_cell_y == pixels.shape[2] * stride_y and stride_cell_x == pixels.shape[4] * stride_x:
         cells = False  # the cells lie side by side: it is an image
     packed = not cells and flip_B is None and pad == 0 and stride_x == 3 and stride_c == 1
-    columns = patch & -patch if patch % 4 == 0 else triton.next_power_of_2(patch)
+    columns = patch & -patch if patch % 4 == 0 else next_power_of_2(patch)
     columns = min(columns, 32)
     rows = _TILE // columns
     total = out.numel() // (3 * patch)
-    row_blocks = triton.cdiv(total, rows)
+    row_blocks = cdiv(total, rows)
     blocks = max(1, min(_BLOCKS, row_blocks // _PROGRAMS))
     with torch.cuda.device_of(pixels):  # a launch goes to the current device
-        _kernel[(triton.cdiv(row_blocks, blocks),)](
+        _kernel[(cdiv(row_blocks, blocks),)](
             pixels, _packed(rows_B), _packed(corner_B2) if pad else None, _packed(flip_B), _packed(places_BN),
             mean.contiguous(), std.contiguous(), out, total, blocks,
             stride_image, stride_cell_y, stride_y, stride_cell_x, stride_x, stride_c,
@@ -165,7 +167,7 @@ def _patch_batch(
     return out
 
 
-@_patch_batch.register_fake
+@torch.library.register_fake("fastselfie::patch_batch")
 def _empty(
     pixels: Tensor, patch: int, mean: Tensor, std: Tensor, dtype: torch.dtype, rows_B: Tensor | None, *rest: object
 ) -> Tensor:

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from fastselfie.kernels.collective import added_up
 from fastselfie.kernels.fused.indexing import divide, rows_of
+from fastselfie.kernels.fused.launch import cdiv
 from fastselfie.kernels.fused.patch_tokens_backward import patch_tokens_input, patch_tokens_reduce
+from fastselfie.kernels.operator import operator
 from fastselfie.kernels.reference import token_dtype
 
 _ROWS, _CHANNELS, _WARPS = 16, 128, 4
@@ -81,7 +83,7 @@ def _kernel(
     tl.store(target, pooled.to(tokens.dtype.element_ty), mask=is_token[:, None] & valid)
 
 
-@torch.library.custom_op("fastselfie::patch_tokens", mutates_args=())
+@operator("patch_tokens")
 def _patch_tokens(
     maps: Tensor,
     statistics_2D: Tensor,
@@ -102,7 +104,7 @@ def _patch_tokens(
     B, N = places_BN.shape
     D, rows = maps.shape[1], B * (1 + N)
     if rows:
-        grid = (triton.cdiv(rows, _ROWS), triton.cdiv(D, _CHANNELS))
+        grid = (cdiv(rows, _ROWS), cdiv(D, _CHANNELS))
         with torch.cuda.device_of(maps):  # a launch goes to the current device
             _kernel[grid](
                 rows_of(maps), statistics_2D.contiguous(), weight_D.contiguous(), bias_D.contiguous(),
@@ -114,7 +116,7 @@ def _patch_tokens(
     return tokens, features, inverse
 
 
-@_patch_tokens.register_fake
+@torch.library.register_fake("fastselfie::patch_tokens")
 def _empty(
     maps: Tensor,
     statistics_2D: Tensor,
@@ -154,7 +156,7 @@ def _backward(ctx: Any, dtokens: Tensor, dfeatures: Tensor, _: None) -> tuple[Te
     return dmaps, None, dweight_D, dbias_D, du0_D, dpositions, None, None, None, None, None
 
 
-_patch_tokens.register_autograd(_backward, setup_context=_setup_context)
+torch.library.register_autograd("fastselfie::patch_tokens", _backward, setup_context=_setup_context)
 
 
 def patch_tokens(

@@ -17,6 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 from fastselfie.kernels.fused.indexing import MOST_REGISTERS, divide, rows_of
+from fastselfie.kernels.fused.launch import cdiv, next_power_of_2
+from fastselfie.kernels.operator import operator
 
 _ELEMENTS = 4096  # places times channels of a program of the first pass
 _STRETCHES = 64  # programs along the images at most, a partial sum each
@@ -134,7 +136,7 @@ def _input_kernel(
         tl.store(dmaps + at + position * D, dx.to(dmaps.dtype.element_ty), mask=there[:, None] & valid)
 
 
-@torch.library.custom_op("fastselfie::patch_tokens_reduce", mutates_args=())
+@operator("patch_tokens_reduce")
 def patch_tokens_reduce(
     dtokens: Tensor, dfeatures: Tensor, maps: Tensor, statistics_2D: Tensor, weight_D: Tensor, bias_D: Tensor,
     inverse_BN: Tensor, eps: float, with_positions: bool,
@@ -145,16 +147,16 @@ def patch_tokens_reduce(
     """
     B, N = inverse_BN.shape
     D = maps.shape[1]
-    places = min(triton.next_power_of_2(N), 64)
+    places = min(next_power_of_2(N), 64)
     channels = min(_ELEMENTS // places, 128)
-    place_blocks = triton.cdiv(N, places)
-    steps = max(1, triton.cdiv(B, _STRETCHES))
-    stretches = triton.cdiv(B, steps)
+    place_blocks = cdiv(N, places)
+    steps = max(1, cdiv(B, _STRETCHES))
+    stretches = cdiv(B, steps)
     sums = maps.new_empty((stretches * place_blocks, 2, D), dtype=torch.float32)
     positions = maps.new_empty((stretches, N if with_positions else 0, D), dtype=torch.float32)
     if stretches:
         with torch.cuda.device_of(maps):  # a launch goes to the current device
-            _reduce_kernel[(stretches, place_blocks, triton.cdiv(D, channels))](
+            _reduce_kernel[(stretches, place_blocks, cdiv(D, channels))](
                 dtokens.contiguous(), dfeatures.contiguous(), rows_of(maps), statistics_2D.contiguous(),
                 weight_D.contiguous(), bias_D.contiguous(), inverse_BN.contiguous(), sums,
                 positions if with_positions else None, B, steps, eps,
@@ -165,7 +167,7 @@ def patch_tokens_reduce(
     return sums.sum(dim=0, dtype=torch.float64).float(), positions.sum(dim=0)
 
 
-@patch_tokens_reduce.register_fake
+@torch.library.register_fake("fastselfie::patch_tokens_reduce")
 def _(
     dtokens: Tensor, dfeatures: Tensor, maps: Tensor, statistics_2D: Tensor, weight_D: Tensor, bias_D: Tensor,
     inverse_BN: Tensor, eps: float, with_positions: bool,
@@ -174,7 +176,7 @@ def _(
     return torch.empty_like(statistics_2D), statistics_2D.new_empty((N, maps.shape[1]))
 
 
-@torch.library.custom_op("fastselfie::patch_tokens_input", mutates_args=())
+@operator("patch_tokens_input")
 def patch_tokens_input(
     dtokens: Tensor, dfeatures: Tensor, maps: Tensor, statistics_2D: Tensor, weight_D: Tensor, bias_D: Tensor,
     sums_2D: Tensor, eps: float, count: int,
@@ -190,7 +192,7 @@ def patch_tokens_input(
     visible, masked = dtokens.shape[1] - 1, dfeatures.shape[1]
     if M:
         with torch.cuda.device_of(maps):
-            _input_kernel[(triton.cdiv(M, _ROWS), triton.cdiv(D, _CHANNELS))](
+            _input_kernel[(cdiv(M, _ROWS), cdiv(D, _CHANNELS))](
                 dtokens.contiguous(), dfeatures.contiguous(), rows_of(maps), statistics_2D.contiguous(),
                 weight_D.contiguous(), bias_D.contiguous(), sums_2D.contiguous(), dmaps,
                 M, eps, 1 / count if count else 0.0,
@@ -200,7 +202,7 @@ def patch_tokens_input(
     return dmaps
 
 
-@patch_tokens_input.register_fake
+@torch.library.register_fake("fastselfie::patch_tokens_input")
 def _(
     dtokens: Tensor, dfeatures: Tensor, maps: Tensor, statistics_2D: Tensor, weight_D: Tensor, bias_D: Tensor,
     sums_2D: Tensor, eps: float, count: int,

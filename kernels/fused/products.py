@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from fastselfie.kernels.dispatch import interpreted
+from fastselfie.kernels.fused.launch import next_power_of_2
 
 
 @triton.jit
@@ -74,4 +75,4 @@ def wide_products() -> bool:
 
 def tile(size: int) -> int:
     """The side of a product's tile that ``size`` fits into."""
-    return max(16, triton.next_power_of_2(size))
+    return max(16, next_power_of_2(size))

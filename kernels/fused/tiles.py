@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 
 from fastselfie.kernels.dispatch import interpreted
+from fastselfie.kernels.fused.launch import cdiv, next_power_of_2
 from fastselfie.kernels.fused.products import wide_products
 
 
@@ -45,11 +45,11 @@ _EXACT = Tile(rows=64, columns=64, depth=32, warps=4, stages=2)  # fp32, whose p
 def tile_of(product: str, columns: int, dtype: torch.dtype) -> Tile:
     """The tile for a product of so many output columns of maps of ``dtype``."""
     if dtype == torch.float32:
-        return _EXACT._replace(columns=min(64, max(16, triton.next_power_of_2(columns))))
+        return _EXACT._replace(columns=min(64, max(16, next_power_of_2(columns))))
     if columns > 64:
         return _WIDE[product] if wide_products() else _REPLICATED.get(product, _WIDE[product])
     tile = _NARROW[product]
-    return tile._replace(columns=max(16, triton.next_power_of_2(columns)))
+    return tile._replace(columns=max(16, next_power_of_2(columns)))
 
 
 def depth_of(inner: int, tile: Tile) -> int:
@@ -59,7 +59,7 @@ def depth_of(inner: int, tile: Tile) -> int:
 
 def stretch_steps(rows: int, tile: Tile, tiles: int) -> int:
     """Blocks of ``tile.depth`` rows that a program of a weight's gradient adds up, where ``tiles`` cover the weight."""
-    blocks = triton.cdiv(rows, tile.depth)
+    blocks = cdiv(rows, tile.depth)
     return max(1, min(blocks, blocks * tiles // _PROGRAMS))
 
 
