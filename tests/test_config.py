@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, label_share
+from fastselfie.config import FinetuneConfig, PretrainConfig, contrast, label_share
 from fastselfie.errors import UserError
 from fastselfie.evaluation.probe_config import ProbeConfig
 from fastselfie.recipes import RECIPES, recipe
@@ -201,3 +201,9 @@ def test_neighbours_that_are_not_asked() -> None:
         ProbeConfig(recipe="cifar10", **changed)
         with pytest.raises(UserError, match=f"--{name} {value}: has no effect, --no-knn has no neighbours"):
             ProbeConfig(recipe="cifar10", knn=False, **changed)
+
+
+def test_a_contrast_is_in_the_words_of_the_command_line() -> None:
+    assert contrast("--lr", 0.1, 0.2) == "--lr 0.1, not 0.2"
+    assert contrast("--tune", False, True) == "--no-tune, not --tune"
+    assert contrast("--finetune.sync-bn", True, False) == "--finetune.sync-bn, not --finetune.no-sync-bn"

@@ -92,7 +92,7 @@ def test_done_already_and_asked_for_less(whole: Path) -> None:
     [
         (("--pretrain.lr", "0.3"), "--out out: holds a protocol with --pretrain.lr 0.1, not 0.3"),
         (("--finetune.steps", "5"), "--out out: holds a protocol with --finetune.steps 4, not 5"),
-        (("--tune",), "--out out: holds a protocol with --tune False, not True"),
+        (("--tune",), "--out out: holds a protocol with --no-tune, not --tune"),
         (("--labels", "1%"), "--labels 1%: makes 10 images to train on, fewer than --finetune.batch-size 16"),
     ],
 )

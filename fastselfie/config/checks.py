@@ -25,6 +25,15 @@ def require_local(option: str, path: Path | str | None) -> None:
     )
 
 
+def contrast(flag: str, then: object, now: object) -> str:
+    """What was asked for then and is not now, in the words of the command line: ``--lr 0.1, not 0.2``."""
+    if isinstance(then, bool) and isinstance(now, bool):
+        stage, dot, name = flag.removeprefix("--").rpartition(".")
+        words = {True: flag, False: f"--{stage}{dot}no-{name}"}
+        return f"{words[then]}, not {words[now]}"
+    return f"{flag} {then}, not {now}"
+
+
 def label_share(labels: str) -> float:
     """The share in (0, 1] that a text such as ``8%`` means.
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastselfie.config import FinetuneConfig, PretrainConfig
+from fastselfie.config import FinetuneConfig, PretrainConfig, contrast
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import read_encoder
 from fastselfie.pipelines.source import Source
@@ -110,6 +110,6 @@ def _compare(folder: Path, part: str, before: Mapping[str, Any], now: Mapping[st
         if name not in free and before.get(name) != value:
             flag = ("--" if part == "protocol" else f"--{part}.") + name.replace("_", "-")
             raise UserError(
-                f"--out {folder}: holds a protocol with {flag} {before.get(name)}, not {value};"
+                f"--out {folder}: holds a protocol with {contrast(flag, before.get(name), value)};"
                 " repeat its settings to go on with it or choose another folder"
             )

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastselfie.config import require
+from fastselfie.config import contrast, require
 from fastselfie.errors import UserError
 from fastselfie.pipelines.source import Probes
 from fastselfie.randomness import STREAM
@@ -95,7 +95,7 @@ class RunFolder:
                     )
                 flag = name if name == "recipe" else "--" + name.replace("_", "-")
                 raise UserError(
-                    f"--out {self.path}: holds a run with {flag} {theirs.get(name)}, not {value};"
+                    f"--out {self.path}: holds a run with {contrast(flag, theirs.get(name), value)};"
                     " repeat its settings to go on with it or choose another folder"
                 )
 
