@@ -7,15 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from fastselfie.errors import UserError
 from fastselfie.evaluation.finetune import finetune
-from fastselfie.pipelines.decoder import require_dali
+from fastselfie.pipelines.decoders import choose_decoder
 from fastselfie.pipelines.scene_files import write_scenes
 from fastselfie.recipes import recipe
 from fastselfie.report.page import report
+from fastselfie.training.hardware import choose_device
 from fastselfie.training.pretrain import pretrain
 from fastselfie.training.reporter import say
 from fastselfie.training.session import RESULT
@@ -28,9 +30,10 @@ def demo(out: Path) -> None:
     """Run the demo in ``out``, write its page and print a summary; go on with a half-done one.
 
     Raises:
-        UserError: ``out`` holds something else, or DALI is missing. Stopped: a signal ended a run; its state is saved.
+        UserError: ``out`` holds something else, or nothing that decodes JPEG files is installed.
+        Stopped: a signal ended a run; its state is saved.
     """
-    require_dali()
+    choose_decoder("auto", torch.device(choose_device("auto").value))
     scenes, page = out / "scenes", out / "report.html"
     if not scenes.exists():
         _claim(out)

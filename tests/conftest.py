@@ -29,6 +29,7 @@ _PARSING = [
 collect_ignore = [] if importlib.util.find_spec("tyro") else _PARSING
 if not all(map(importlib.util.find_spec, ("matplotlib", "PIL", "jinja2"))):
     collect_ignore += ["test_report_page.py", "test_report_pictures.py", "test_report_runs.py"]
+    collect_ignore += ["test_report_probes.py"]
     collect_ignore += ["test_protocol_tables.py", "test_protocol_page.py"]
 if importlib.util.find_spec("scipy") is None:
     collect_ignore += [path.name for path in Path(__file__).parent.glob("test_protocol_*.py")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastselfie.errors import UserError
 from tests.command import SMALL, assert_refused, contents, fastselfie, in_process, succeed
 
 QUICK = ("--steps", "4", "--log-every", "2", "--evaluate-every", "100", "--checkpoint-every", "2", "--held-out", "10")
@@ -214,6 +216,18 @@ def test_a_demo_is_not_put_beside_other_things(runs: Path, here: Path) -> None:
     for taken in ("other", "other/notes", "pretrained"):
         line = assert_refused(in_process("demo", "--out", runs / taken, cwd=here))
         assert "is not an empty folder and holds no demo; choose another" in line
+
+
+def test_a_demo_needs_one_decoder(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without DALI libjpeg-turbo's will do, and it is the folder that is refused; without both none is begun."""
+    from fastselfie.demo import demo  # here alone: machines that cannot draw a page collect these tests too
+
+    hidden, find = {"nvidia", "nvidia.dali"}, importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name in hidden else find(name, *rest))
+    for said in ("holds no demo", "needs NVIDIA DALI"):
+        with pytest.raises(UserError, match=said):
+            demo(runs / "other")
+        hidden.add("simplejpeg")
 
 
 def test_a_probe_takes_a_run_and_no_file(runs: Path, here: Path) -> None:
