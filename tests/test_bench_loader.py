@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from bench.images_in_memory import read_into_memory
 from bench.loader import ALL, ratios
 from bench.loader_parts import PARTS
 from bench.plain_photos import DRAWS, decode
+from tests.command import run_module
 from tests.photographs import jpeg, picture, png, write
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
@@ -69,10 +67,8 @@ def test_a_bench_runs(bench: str, tmp_path: Path) -> None:
     options: list[str | Path] = ["--data", tmp_path / "photos", "--rounds", "2", "--out", out]
     if bench == "loader":
         options += ["--device", "cpu", "--batch-size", "8", "--batches", "2", "--threads", "1", "--shrink", "500"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    ended = subprocess.run(
-        [sys.executable, "-m", f"bench.{bench}", *options], capture_output=True, text=True, env=environment, check=True
-    )
+    ended = run_module(f"bench.{bench}", *options, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
     told = json.loads(out.read_text())
     assert told["made_by"]["git_commit"]
     if bench == "loader":
