@@ -1,6 +1,6 @@
 """The process that `tests.warm_start` has commands forked from.
 
-It has one thread, and none of what the tests themselves have imported, started or set. What is run is
+It has one thread, and none of what the tests themselves have imported, started or set. What is run is a script or
 ``python -m MODULE`` from there on, to the interpreter's own end: `_leave` says what is not taken down at it.
 """
 
@@ -16,6 +16,7 @@ import signal
 import socket
 import struct
 import sys
+import types
 from typing import Any
 
 TORCHRUN = "torchrun"
@@ -28,7 +29,7 @@ _IMPORTED = (
     "fastselfie.training.pretrain", "fastselfie.evaluation.finetune", "fastselfie.report.page", "torch.distributed.run",
     "scipy.special",
 )  # fmt: skip
-_OWN = ("sys", "builtins", "__main__", "fastselfie")
+_OWN = ("sys", "builtins", "__main__", "__mp_main__", "fastselfie")
 
 
 def _serve(requests: socket.socket) -> list[str] | None:
@@ -104,8 +105,12 @@ def _main() -> None:
     program, *sys.argv[1:] = words
     if program == TORCHRUN:
         importlib.import_module("torch.distributed.run").main(sys.argv[1:])
+    elif program.endswith(".py"):
+        runpy.run_path(program, run_name="__main__")
     else:
-        runpy.run_module(program, run_name="__main__", alter_sys=True)
+        # As the interpreter has it, in a main module that processes which multiprocessing starts find too.
+        sys.modules["__main__"] = sys.modules["__mp_main__"] = types.ModuleType("__main__")
+        runpy._run_module_as_main(program)  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class Forked:
 
     Args:
         processes: with 2 or more PyTorch's launcher runs, which forks that many in place of starting them.
-        program: the module that is run, or with ``processes`` the script.
+        program: the module that is run, or the path of a script, which it is with ``processes``.
         variables: of its environment, beside those of `environment`.
     """
 
