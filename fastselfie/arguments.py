@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 from tyro import _errors as tyro_errors  # its documented hook for parse errors, not yet public: hence the version cap
+from tyro._docstrings import get_field_docstring
 
 from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, check_effect
 from fastselfie.errors import UserError
@@ -18,6 +20,12 @@ from fastselfie.evaluation.probe_config import ProbeConfig
 from fastselfie.recipes import RECIPES, recipe
 from fastselfie.training.weights_header import header_settings, is_weights_file
 
+# Words of Python's and of the parser's for what is no number.
+_NUMBERS = {
+    r"invalid literal for int\(\) with base 10: '(.*)'": "a whole number",
+    "could not convert string to float: '(.*)'": "a number",
+    r"Could not parse arguments \[(.*)\] into tuple type typing\.Tuple\[float.*": "numbers",
+}
 C = TypeVar("C", bound=RunConfig | ProbeConfig)
 
 
@@ -103,18 +111,29 @@ def _same_size(command: str, run: str, settings: dict[str, Any], name: str, size
         )
 
 
-def parse(kind: type[Any], words: Sequence[str], program: str) -> Any:
-    """``kind`` filled from ``words``. Raises `UserError` in one line."""
+def parse(kind: type[Any], words: Sequence[str], program: str, default: Any = None) -> Any:
+    """``kind`` filled from ``words``, over ``default`` where there is one. Raises `UserError` in one line."""
+    if {"-h", "--help"} & set(words):
+        _join_lines(kind)
+    start = {} if default is None else {"default": default}
     with one_line_errors():
-        return tyro.cli(kind, args=list(words), prog=program)
+        return tyro.cli(kind, args=list(words), prog=program, **start)
+
+
+def _join_lines(kind: type[Any]) -> None:
+    """Make the help of each option one paragraph: the parser would break it where the docstring's lines end."""
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            _join_lines(hint)
+        elif text := get_field_docstring(kind, name, ()):
+            kind.__annotations__[name] = Annotated[hint, tyro.conf.arg(help=" ".join(text.split()))]
 
 
 def _parse(kind: type[Any], result: type[C], default: C, words: Sequence[str], program: str) -> C:
     """Override ``default`` by ``words``. ``kind`` is ``result`` with annotations for the parser."""
     names = [field.name for field in dataclasses.fields(result)]
     start = kind(**{name: getattr(default, name) for name in names})
-    with one_line_errors():
-        parsed = tyro.cli(kind, args=list(words), prog=program, default=start)
+    parsed = parse(kind, words, program, start)
     config = result(**{name: getattr(parsed, name) for name in names})
     if isinstance(config, RunConfig) and isinstance(default, RunConfig):
         check_effect(config, default)
@@ -127,7 +146,7 @@ def split_recipe(command: str, words: Sequence[str]) -> tuple[str, Sequence[str]
         return words[0], words[1:]
     if "--help" in words or "-h" in words:
         return next(iter(RECIPES)), ["--help"]
-    raise UserError(f"fastselfie {command}: name a recipe first, one of {', '.join(RECIPES)}")
+    raise UserError(f"{command}: name a recipe first, one of {', '.join(RECIPES)}")
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str | None:
@@ -156,6 +175,8 @@ def _refuse(event: tyro_errors.ParseErrorEvent) -> None:
             values = argument.lowered.nargs or 1
             reason = f"{_flag(argument)}: takes {values if isinstance(values, int) else 'a'} value{'s' * (values != 1)}"
         case tyro_errors.InstantiationFailure(message=message, argument=argument):
+            for theirs, ours in _NUMBERS.items():
+                message = re.sub(rf"^{theirs}$", rf"must be {ours}, not \1", message)
             reason = message if argument is None else f"{_flag(argument)}: {message}"
         case tyro_errors.MissingArgs(missing_arguments=missing):
             reason = f"{', '.join(_flag(context.arg) for context in missing)}: must be given"

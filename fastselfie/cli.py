@@ -45,6 +45,10 @@ def status(words: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `fastselfie --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        return _refuse(f"{os.fsdecode(error.filename)}: {error.strerror}; see to its permissions, or name another")
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise

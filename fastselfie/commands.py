@@ -61,7 +61,7 @@ def report(words: Sequence[str]) -> int:
     from fastselfie.report.page import report
 
     report(arguments.runs, arguments.out)
-    print(f"{arguments.out}: written; every figure is also a PNG in its run's figures/", file=sys.stderr)
+    print(f"{arguments.out}: written; every figure of a run is also a PNG in its figures/", file=sys.stderr)
     return 0
 
 
@@ -78,7 +78,7 @@ def export(words: Sequence[str]) -> int:
 
 def _report_protocol(folders: Sequence[Path], out: Path) -> int:
     if len(folders) > 1:
-        raise UserError("fastselfie report: a protocol has a page of its own; name its folder alone")
+        raise UserError("report: a protocol has a page of its own; name its folder alone")
     from fastselfie.protocol.page import write_report
     from fastselfie.protocol.record import read_protocol
 
@@ -97,7 +97,8 @@ def render(words: Sequence[str]) -> int:
 
     from fastselfie.pipelines.scene_files import write_scenes
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("rendering", total=asked.train + asked.test)
         write_scenes(
             asked.out, size=asked.size, train=asked.train, test=asked.test, seed=asked.seed,

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fastselfie.errors import UserError
 from fastselfie.evaluation.finetune import finetune
 from fastselfie.pipelines.decoder import require_dali
 from fastselfie.pipelines.scene_files import write_scenes
@@ -32,8 +33,8 @@ def demo(out: Path) -> None:
     require_dali()
     scenes, page = out / "scenes", out / "report.html"
     if not scenes.exists():
+        _claim(out)
         say(f"{scenes}: rendering {_SCENES['train'] + _SCENES['test']} scenes as JPEG files")
-        out.mkdir(parents=True, exist_ok=True)
         write_scenes(scenes, **_SCENES, seed=0, progress=lambda done: None)
     tiny = recipe("tiny")
     views: dict[str, Any] = {"data": str(scenes), "crop": "resized", "min_area": 0.3}
@@ -43,6 +44,19 @@ def demo(out: Path) -> None:
     scratch = finetune(dataclasses.replace(settings, out=out / "finetune-scratch", scratch=True))
     report([pretraining, pretrained, scratch], page)
     _summarise(_result(pretraining), _result(pretrained), _result(scratch), page)
+
+
+def _claim(out: Path) -> None:
+    """Make the demo's folder. Of what a killed demo leaves there is at most the scenes' hidden folder yet."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        strange = any(not entry.name.startswith(".") for entry in out.iterdir())
+    except FileExistsError:
+        strange = True
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from None
+    if strange:
+        raise UserError(f"--out {out}: is not an empty folder and holds no demo; choose another")
 
 
 def _result(run: Path) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def _machine() -> list[Row]:
         (
             "CPU cores",
             f"{cores()} of {os.cpu_count()}",
-            f"what this process may use; torch computes with {torch.get_num_threads()} threads",
+            f"what this process may use; torch computes with {_threads(torch.get_num_threads())}",
         ),
     ]
     if not torch.cuda.is_available():
@@ -93,8 +93,14 @@ def _loader(asked: DoctorArguments) -> Row:
     config = dataclasses.replace(config, decoder=choose_decoder("auto", world.device)[0])
     how = loading(config, world, config.batch_size)
     takes = footprint(images, View.of(config, config.grid), how, world.device, kept=world.device.type == "cpu")
-    means = f"at most, {config.prefetch} batches of {config.batch_size} ahead, {how.threads} threads, by {how.decoder}"
+    means = (
+        f"at most, {config.prefetch} batches of {config.batch_size} ahead, {_threads(how.threads)}, by {how.decoder}"
+    )
     return f"loading {asked.data}", takes.told(), means
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"
 
 
 def _optional() -> list[Row]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
-from fastselfie.arguments import one_line_errors, split_recipe
+from fastselfie.arguments import parse, split_recipe
 from fastselfie.config import POOLER_DEPTH, FinetuneConfig, PretrainConfig, RunConfig
 from fastselfie.protocol.settings import Asked, ProtocolConfig
 from fastselfie.recipes import recipe
@@ -69,8 +69,7 @@ def parse_protocol(words: Sequence[str]) -> Asked:
         recipe=name, labels=settings.labels,
         pretrain=PretrainStage(**_values(settings.pretrain)), finetune=FinetuneStage(**_values(settings.finetune)),
     )  # fmt: skip
-    with one_line_errors():
-        parsed = tyro.cli(ProtocolArguments, args=_staged(options), prog=program, default=start)
+    parsed = parse(ProtocolArguments, _staged(options), program, start)
     own = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(ProtocolConfig)}
     return Asked(
         protocol=ProtocolConfig(**own),

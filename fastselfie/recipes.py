@@ -90,7 +90,8 @@ def recipe(name: str) -> Recipe:
         UserError: there is none; names the nearest.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(RECIPES)}"
+        near = difflib.get_close_matches(name, RECIPES, cutoff=0.4)
+        near = [recipe for recipe in near if recipe.startswith(name)] or near[:1]  # imagenet may be either
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(RECIPES)}"
         raise UserError(f"recipe {name}: there is none of that name; {hint}")
     return RECIPES[name]()

@@ -18,9 +18,12 @@ class ReportArguments:
     """Curves, tables and pictures of runs in one page; the figures also as PNG, in each run's figures/."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
-    """Folders of pretraining and finetuning runs, finished or not; or the folder of one protocol."""
+    """Folders of pretraining and finetuning runs, finished or not, and of probes; or the folder of one protocol."""
     out: Path = Path("report.html")
     """The page: one HTML file that needs no other."""
+
+    def __post_init__(self) -> None:
+        require_local("--out", self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,9 @@ class ExportArguments:
     to: Path
     """The .safetensors file to write; must not exist yet."""
 
+    def __post_init__(self) -> None:
+        require_local("--to", self.to)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoArguments:
@@ -40,13 +46,16 @@ class DemoArguments:
     out: Path = Path("demo")
     """Folder of the demo's runs; a half-done demo there is gone on with."""
 
+    def __post_init__(self) -> None:
+        require_local("--out", self.out)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RenderArguments:
     """Write the scenes of --data synthetic as JPEG files, in train/ and val/ with class folders."""
 
     out: Path
-    """Folder to make."""
+    """Folder to make; give it as --data afterwards."""
     size: int = 256
     """Pixels a side."""
     train: int = 8192
@@ -57,6 +66,7 @@ class RenderArguments:
     """Decides the scenes; 0 has those of --data synthetic."""
 
     def __post_init__(self) -> None:
+        require_local("--out", self.out)
         require(8 <= self.size <= 4096, f"--size {self.size}: must be at least 8 and at most 4096")
         for name in ("train", "test"):
             value = getattr(self, name)
@@ -84,9 +94,9 @@ class PrepareArguments:
     recode: Literal["needed", "all"] = "needed"
     """`needed`: a JPEG that fits keeps its bytes. `all`: every image is encoded anew, to decode in less time."""
     workers: int = dataclasses.field(default_factory=cores)
-    """Processes that decode; as many as there are CPU cores for us."""
+    """Processes that decode; by default as many as this process may use CPU cores."""
     shard_mb: int = 512
-    """Megabytes (2**20 bytes) of a shard at most."""
+    """MiB of a shard at most."""
 
     def __post_init__(self) -> None:
         require_local("DST", self.folder)
@@ -103,10 +113,18 @@ class DoctorArguments:
     data: str | None = None
     """Files or shards, as of pretrain: tells how much memory loading them will take."""
     recipe: str = "imagenet224"
-    """Whose views and batches these are."""
+    """Whose views and batches these are: cifar10, imagenet32, imagenet224 or tiny."""
     batch_size: int | None = None
     """Images that a process holds at once, --micro-batch-size of pretrain. None: the recipe's --batch-size."""
     prefetch: int = 2
-    """As of pretrain."""
+    """Batches of files that are decoded ahead, as of pretrain."""
     loader_threads: int | None = None
-    """As of pretrain."""
+    """Threads that read and decode files, as of pretrain. None: the cores that this process may use."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            require(
+                self.data is not None or value == field.default,
+                f"--{field.name.replace('_', '-')} {value}: has no effect without --data; name images or leave it out",
+            )

@@ -69,7 +69,7 @@ def fetch(spec: str | None, size: int) -> None:
     """
     if spec is None:
         try:
-            _check_size("CIFAR-10, the default", size)
+            _check_default(size)
             cifar10_archive()
         except UserError as error:
             raise UserError(f"--data: {error}") from None
@@ -90,7 +90,7 @@ def open_source(spec: str | None, size: int, index: Path | None = None, every_fo
     """
     try:
         if spec is None:
-            _check_size("CIFAR-10, the default", size)
+            _check_default(size)
             return read_cifar10(cifar10_archive())
         if spec == "synthetic" or spec.startswith("synthetic:"):
             return _open_synthetic(spec, size)
@@ -153,6 +153,14 @@ def _open_path(spec: str, size: int, index: Path | None, every_format: bool) -> 
     if is_image_folder(path, every_format):
         return read_image_folder(path, index, every_format)
     raise UserError(f"{path} is no data set known here: {_UNDERSTOOD}")
+
+
+def _check_default(size: int) -> None:
+    if size != BATCH_SIZE:
+        raise UserError(
+            f"must be given: without it there is CIFAR-10 alone, of {BATCH_SIZE}x{BATCH_SIZE} pixels, and the recipe"
+            f" wants {size}x{size}; {_UNDERSTOOD}"
+        )
 
 
 def _check_size(what: str, size: int) -> None:

@@ -58,7 +58,9 @@ WORDS = [
     ("pretrain tiny stray", "stray"),
     ("pretrain tiny --steps", "--steps: takes 1 value"),
     ("pretrain tiny --steps --lr 1", "--steps"),
-    ("pretrain tiny --steps abc", "--steps"),
+    ("pretrain tiny --steps abc", "--steps: must be a whole number, not abc; see"),
+    ("pretrain tiny --lr 0,1", "--lr: must be a number, not 0,1; see"),
+    ("pretrain tiny --mean 1 2 x", "--mean: must be numbers, not '1', '2', 'x'; see"),
     ("pretrain tiny --steps -5", "--steps -5: must be at least 1"),
     ("pretrain tiny --lr nan", "--lr nan: must be a finite number"),
     ("pretrain tiny --lr 0", "--lr 0.0: must be"),
@@ -83,6 +85,14 @@ WORDS = [
     ("finetune tiny --scratch --labels nan%", "--labels nan%: write a percentage"),
     ("finetune tiny --scratch --encoder resnet18", "--encoder resnet18: must be one of resnet50"),
     ("finetune tiny --data synthetic:200", "--from RUN or --scratch"),
+    ("pretrain imagenet224", "--data: must be given: without it there is CIFAR-10 alone, of 32x32 pixels"),
+    ("report", "report: name the folder of a run"),
+    ("doctor --recipe tiny", "--recipe tiny: has no effect without --data"),
+    ("doctor --loader-threads 1", "--loader-threads 1: has no effect without --data"),
+    ("render --out s3://bucket/scenes", "--out s3:/bucket/scenes: what is written lies on this machine"),
+    ("demo --out s3://bucket/demo", "--out s3:/bucket/demo: what is written lies on this machine"),
+    ("report run --out s3://bucket/a.html", "--out s3:/bucket/a.html: what is written lies on this machine"),
+    ("export run --to s3://bucket/a.safetensors", "--to s3:/bucket/a.safetensors: what is written lies on this"),
 ]
 
 
@@ -200,10 +210,22 @@ def test_out_of_another_recipe(runs: Path, here: Path) -> None:
     assert "holds a run with recipe tiny, not cifar10" in line
 
 
+def test_a_demo_is_not_put_beside_other_things(runs: Path, here: Path) -> None:
+    for taken in ("other", "other/notes", "pretrained"):
+        line = assert_refused(in_process("demo", "--out", runs / taken, cwd=here))
+        assert "is not an empty folder and holds no demo; choose another" in line
+
+
+def test_a_probe_takes_a_run_and_no_file(runs: Path, here: Path) -> None:
+    file = runs / "pretrained" / "encoder.safetensors"
+    line = assert_refused(in_process("probe", "tiny", "--from", file, cwd=here))
+    assert f"--from {file}: is a file; name the folder of a pretraining run" in line
+
+
 @pytest.mark.parametrize(
     ("name", "words", "said"),
     [
-        ("other/notes", (), "there is no such folder"),
+        ("other/notes", (), "is a file"),
         ("other", (), "is not a run's folder"),
         ("damaged", (), "config.json"),
         ("unfinished", (), "is not finished"),

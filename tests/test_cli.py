@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,22 @@ def test_help(words: tuple[str, ...], named: tuple[str, ...], tmp_path: Path) ->
     for name in named:
         assert name in ended.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune", "protocol", "doctor"])
+def test_help_is_in_paragraphs(command: str, tmp_path: Path) -> None:
+    """A line of help ends where the next word would not fit, and not where a line of the source ends."""
+    boxed = [line[1:-1] for line in succeed(command, "--help", cwd=tmp_path).stdout.splitlines() if line[:1] == "│"]
+    width = len(boxed[0]) - 1
+    for line, following in pairwise(boxed):
+        if line.startswith("     ") and following.startswith("     "):
+            assert len(line.rstrip()) + 1 + len(following.split()[0]) > width, line
+
+
+def test_help_names_what_data_may_be(tmp_path: Path) -> None:
+    shown = " ".join(succeed("pretrain", "--help", cwd=tmp_path).stdout.replace("│", " ").split())
+    for name in ("list of them", "packed shards", "WebDataset", "TFRecord", "Parquet", "cifar-10-batches-py"):
+        assert name in shown[shown.index("--data ") : shown.index("--out ")]
 
 
 def test_words_change_the_recipe() -> None:

@@ -176,7 +176,13 @@ def test_every_recipe_builds_under_its_name() -> None:
 
 @pytest.mark.parametrize(
     ("name", "nearest"),
-    [("cifar-10", "cifar10"), ("imagenet-224", "imagenet224"), ("imagenet_32", "imagenet32"), ("tny", "tiny")],
+    [
+        ("cifar-10", "cifar10"),
+        ("imagenet-224", "imagenet224"),
+        ("imagenet_32", "imagenet32"),
+        ("tny", "tiny"),
+        ("imagenet", "imagenet32 or imagenet224"),
+    ],
 )
 def test_an_unknown_recipe_names_the_nearest(name: str, nearest: str) -> None:
     with pytest.raises(UserError, match=rf"{name}.*did you mean {nearest}\?"):

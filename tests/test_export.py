@@ -170,7 +170,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("foreign", "out.safetensors", "foreign: its weights are not of its config.json"),
         ("other", "out.safetensors", "other: is a probe run; name the folder of a pretraining or finetuning run"),
         ("odd", "out.safetensors", "odd/config.json: "),  # a seed that is no number
-        ("nothing", "out.safetensors", "nothing: is not a run's folder"),
+        ("nothing", "out.safetensors", "nothing: there is no such folder"),
     ],
 )
 def test_refusals(run: str, to: str, said: str, runs: Path) -> None:

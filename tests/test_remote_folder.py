@@ -339,7 +339,7 @@ def test_a_url_is_no_folder_to_write_to(served: Served, capsys: pytest.CaptureFi
     for words in (("prepare", "x", served.url), ("pretrain", "tiny", "--out", served.url, "--data", "synthetic")):
         assert status(list(words)) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "is written to, and that may lie on this machine alone" in line
+        assert "what is written lies on this machine" in line
 
 
 def test_missing_objects(served: Served) -> None:

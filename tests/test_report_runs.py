@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fastselfie.cli import status
 from fastselfie.errors import UserError
 from fastselfie.report.charts import CHARTS, MOST_POINTS, Quantity, points, quantities_of
 from fastselfie.report.page import report
@@ -212,6 +215,36 @@ def test_refused_words(words: tuple[str, ...], said: str, tmp_path: Path) -> Non
     before = contents(tmp_path)
     assert said in assert_refused(fastselfie("report", *words, cwd=tmp_path))
     assert contents(tmp_path) == before
+
+
+@pytest.fixture
+def without_rights() -> Iterator[tuple[Path, Callable[[], None]]]:
+    """A folder that anybody may read, and what takes root's rights away until the test ends; nobody else has them."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder), lambda: os.seteuid(65534) if user == 0 else None
+        os.seteuid(user)
+        (Path(folder) / "run").chmod(0o755)
+
+
+@pytest.mark.parametrize("locked", ["", "config.json", "result.json"])
+def test_what_may_not_be_read(
+    locked: str, without_rights: tuple[Path, Callable[[], None]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, which does not tell to remove what is whole."""
+    folder, drop = without_rights
+    run = write_pretraining(folder / "run")
+    words = ["report", str(run), "--out", str(folder / "page.html")]
+    assert status(words) == 0  # everything is imported, which without rights could not be
+    (run / locked).chmod(0)
+    capsys.readouterr()
+    drop()
+    assert status(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Permission denied" in line
+    assert "permissions" in line or "leave the run out" in line
+    assert "remove" not in line
 
 
 def test_a_run_that_has_logged_nothing_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ def require_local(option: str, path: Path | str | None) -> None:
     """
     require(
         re.match(r"[a-z][a-z0-9+.-]+:/", str(path or "")) is None,
-        f"{option} {path}: is written to, and that may lie on this machine alone; name a folder and copy it",
+        f"{option} {path}: what is written lies on this machine; name a path of it, and copy that where you like",
     )
 
 

@@ -18,8 +18,9 @@ class RunConfig(ModelConfig):
     recipe: str
     """The recipe that these settings started from."""
     data: str | None = None
-    """A folder of JPEG or PNG files (train/ and val/ with class folders, or flat), cifar-10-batches-py or its tar.gz,
-    a folder of ImageNet 32x32 batches, or synthetic. None downloads CIFAR-10."""
+    """A folder of JPEG or PNG files (train/ and val/ with class folders, or flat), a list of them (.txt), a folder or
+    URL of packed shards or WebDataset tars, a folder of TFRecord or Parquet files, cifar-10-batches-py or its tar.gz, a
+    folder of ImageNet 32x32 batches, or synthetic. None downloads CIFAR-10, for recipes of 32x32 pixels."""
     out: Path | None = None
     """The run's folder, below runs/ when not given. A half-done run there is gone on with."""
     steps: int = 120_000
@@ -89,7 +90,7 @@ class RunConfig(ModelConfig):
     log_every: int = 50
     """Steps that a line of metrics.jsonl is the mean of."""
     evaluate_every: int = 250
-    """Steps between evaluations on held-out images."""
+    """Steps between evaluations: in pretraining on held-out images, in finetuning on test images."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -50,9 +50,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         UserError: there is none.
     """
     if not path.is_dir():
-        raise UserError(
-            f"--from {path}: there is no such folder; name the folder of a pretraining run, or a .safetensors file"
-        )
+        what = "is a file" if path.exists() else "there is no such folder"
+        raise UserError(f"--from {path}: {what}; name the folder of a pretraining run")
     record = read_config(path)
     if record["command"] != "pretrain":
         raise UserError(f"--from {path}: is a {record['command']} run; name the folder of a pretraining run")

@@ -42,7 +42,7 @@ class ProbeConfig:
     batch_size: int = 250
     """Images that the network holds at once."""
     loader_threads: int | None = None
-    """Threads that read and decode files. None: as many as there are cores for us."""
+    """Threads that read and decode files. None: the cores that this process may use."""
     prefetch: int = 2
     """Batches of files that are decoded ahead."""
     decoder: Literal["auto", "dali", "turbo"] = "auto"

@@ -58,8 +58,6 @@ class Planner:
     def __init__(self, asked: Asked, folder: Path) -> None:
         self.asked, self.folder = asked, folder
         started = asked.protocol.pretrained
-        if started is not None and started.is_file():
-            raise UserError(f"--from {started}: is a file; name the folder of a pretraining run")
         self._given = None if started is None else read_settings(started)
         check_same_shape(asked, self._given)
         self._pretrain = own_pretraining(asked)

@@ -14,6 +14,7 @@ from fastselfie.errors import UserError
 from fastselfie.report import comparison, curves, pictures, tables
 from fastselfie.report.charts import CHARTS, MOST_POINTS, Chart, Quantity, chance, chance_levels, quantities_of
 from fastselfie.report.placements import Placements, read_placements
+from fastselfie.report.probes import Probe, is_probe, probes_table, read_probes
 from fastselfie.report.runs import Run, of_kind, read_runs
 from fastselfie.report.template import render
 from fastselfie.training.files import replace_bytes
@@ -43,16 +44,20 @@ class Cell:
 
 
 def report(runs: Sequence[Path], out: Path) -> None:
-    """Write a page about ``runs`` to ``out``, and each run's figures as PNG files into its folder.
+    """Write a page about ``runs``, probes among them, to ``out``, and each run's figures as PNG files into its folder.
 
     Raises:
         UserError: a run is none, has logged nothing yet or is damaged, and then nothing is written; or a file cannot
         be written.
     """
     check_out(out)
-    found = read_runs(runs)
+    probed = [path for path in runs if is_probe(path)]
+    probes, others = read_probes(probed), [path for path in runs if path not in probed]
+    found = read_runs(others) if others or not probed else []
+    if not found and not probes:
+        raise UserError(f"{probed[0]}: has no result yet; wait for it")
     placements = {run.path: read_placements(run.path, run.config) for run in of_kind(found, PretrainConfig)}
-    text = page(found, placements)
+    text = page(found, placements, probes)
     drawn = [(run.path / FIGURES, _figures(run, placements.get(run.path))) for run in found]
     write_page(out, text)
     for folder, figures in drawn:
@@ -82,7 +87,9 @@ def write_page(out: Path, text: str) -> None:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); choose another file") from None
 
 
-def page(runs: Sequence[Run[RunConfig]], placements: dict[Path, Placements | None]) -> str:
+def page(
+    runs: Sequence[Run[RunConfig]], placements: dict[Path, Placements | None], probes: Sequence[Probe] = ()
+) -> str:
     """The page's HTML.
 
     Args:
@@ -91,7 +98,8 @@ def page(runs: Sequence[Run[RunConfig]], placements: dict[Path, Placements | Non
     pretraining, finetuning = of_kind(runs, PretrainConfig), of_kind(runs, FinetuneConfig)
     return render(
         "fastselfie.report", "page.html.jinja",
-        runs=runs, pretraining=pretraining, finetuning=finetuning,
+        runs=[*runs, *probes], pretraining=pretraining, finetuning=finetuning,
+        probes=probes, probes_table=probes_table(probes),
         panels={"pretraining": _panels(pretraining, "pretraining"), "finetuning": _panels(finetuning, "finetuning")},
         headlines=tables.headlines, steps=tables.steps,
         pretraining_table=tables.pretraining_table(pretraining),

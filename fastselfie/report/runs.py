@@ -77,8 +77,8 @@ def read_runs(paths: Sequence[Path]) -> list[Run[RunConfig]]:
         UserError: none is named; one is no run's folder, or is damaged; none has logged anything yet.
     """
     if not paths:
-        raise UserError("fastselfie report: name the folder of a run, or of several")
-    unique = list({path.resolve(): Path(os.path.abspath(path)) for path in reversed(paths)}.values())[::-1]
+        raise UserError("report: name the folder of a run, or of several")
+    unique = different_folders(paths)
     runs = [_read(path, name) for path, name in zip(unique, distinct_names(unique), strict=True)]
     logged = [run for run in runs if run.lines]
     if not logged:
@@ -92,6 +92,11 @@ def read_runs(paths: Sequence[Path]) -> list[Run[RunConfig]]:
 def of_kind(runs: Iterable[Run[RunConfig]], kind: type[C]) -> list[Run[C]]:
     """Those of ``runs`` whose settings are of ``kind``."""
     return [cast("Run[C]", run) for run in runs if isinstance(run.config, kind)]
+
+
+def different_folders(paths: Sequence[Path]) -> list[Path]:
+    """``paths`` made absolute, in that order; of those that are one folder the first."""
+    return list({path.resolve(): Path(os.path.abspath(path)) for path in reversed(paths)}.values())[::-1]
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
