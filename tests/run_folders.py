@@ -16,12 +16,15 @@ from fastselfie.recipes import recipe
 
 
 def write_run(path: Path, command: str, lines: Sequence[dict[str, Any]], result: dict[str, Any] | None = None,
-              **settings: Any) -> Path:  # fmt: skip
-    """A run of the recipe ``tiny`` with ``settings`` that has logged ``lines``; unfinished without a ``result``."""
+              weights: str | None = None, **settings: Any) -> Path:  # fmt: skip
+    """A run of the recipe ``tiny`` with ``settings`` that has logged ``lines``; unfinished without a ``result``.
+
+    ``weights``: fingerprint of those that it started from.
+    """
     tiny = recipe("tiny")
     config = dataclasses.asdict(tiny.pretrain if command == "pretrain" else tiny.finetune) | {"out": path} | settings
     path.mkdir(parents=True)
-    record = {"command": command, "settings": config, "facts": {"images": "0123"}, "made_by": {}}
+    record = {"command": command, "settings": config, "facts": {"images": "0123", "weights": weights}, "made_by": {}}
     (path / "config.json").write_text(json.dumps(record, default=str))
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if result is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import fastselfie
 from fastselfie.arguments import parse_finetune, parse_pretrain
 from fastselfie.errors import UserError
-from tests.command import MEASURED, SMALL, succeed
+from tests.command import MEASURED, PROGRAM, SMALL, succeed
 from tests.command import fastselfie as run_command
 
 SHARED = (
@@ -161,6 +162,15 @@ def test_inheritance_in_words(pretrained: Path, tmp_path: Path) -> None:
         assert parse_finetune(["tiny", *words]).width == 0.0625
     with pytest.raises(UserError, match="there is no such folder"):
         parse_finetune(["tiny", "--from", str(tmp_path / "nowhere")])
+    last = parse_finetune(["tiny", "--from", str(tmp_path / "nowhere"), "--from", str(pretrained)])
+    assert (last.pretrained, last.width) == (pretrained, 0.0625)
+
+
+def test_a_name_of_any_bytes_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")  # as in most locales, but for C
+    words = ("render", "--out", os.fsdecode(b"caf\xe9"), "--size", "8", "--train", "10", "--test", "10")
+    ended = run_command(*words, cwd=tmp_path, program=PROGRAM)
+    assert (ended.returncode, ended.stdout) == (0, "caf\\udce9: 10 scenes in train/, 10 in val/\n")
 
 
 def test_finetuning_result(finetuned: Path) -> None:

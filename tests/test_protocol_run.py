@@ -167,6 +167,12 @@ def test_one_protocol_at_a_time_works_in_a_folder(whole: Path) -> None:
     assert contents(whole) == before
 
 
+def test_a_protocol_is_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under torchrun one would work, and be ended when the others are refused its folder."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "start it without torchrun" in assert_refused(in_process(*WORDS, cwd=tmp_path))
+
+
 def test_a_page_of_a_protocol_that_has_just_begun_says_so(whole: Path, tmp_path: Path) -> None:
     """While settings are chosen no run is named yet."""
     record = json.loads((whole / "protocol.json").read_text())

@@ -15,7 +15,7 @@ import pytest
 
 from fastselfie.protocol.measured import Failure
 from fastselfie.protocol.places import Cores, Gpus
-from fastselfie.protocol.process import last_words
+from fastselfie.protocol.process import last_words, start
 from fastselfie.protocol.progress import Progress
 from fastselfie.protocol.runner import Runner
 from fastselfie.protocol.task import PRUNED, Task
@@ -251,6 +251,16 @@ runner(Path({str(tmp_path)!r})).run(lambda: [task(Path({str(tmp_path)!r}), "a", 
     while not (tmp_path / "a" / "saved").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert (tmp_path / "a" / "saved").exists()
+
+
+def test_a_run_is_told_apart_from_our_own_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clusters start jobs as torchrun does, also of one process: runs side by side would want the port of its group."""
+    for name, value in {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    words = ("--data", os.fsdecode(b"my caf\xe9"))
+    program = (sys.executable, "-c", "import os; print(*{'WORLD_SIZE', 'MASTER_PORT'} & os.environ.keys(), os.nice(0))")
+    assert start(words, tmp_path / "log", {}, program).wait() == 0
+    assert (tmp_path / "log").read_bytes() == b"$ fastselfie --data 'my caf\xe9'\n0\n"
 
 
 def test_cores_are_shared_out() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,21 @@ def test_refused_words(words: tuple[str, ...], said: str, tmp_path: Path) -> Non
     before = contents(tmp_path)
     assert said in assert_refused(fastselfie("report", *words, cwd=tmp_path))
     assert contents(tmp_path) == before
+
+
+def test_a_probe_among_the_runs_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in `fastselfie report runs/*`."""
+    probe = write_run(tmp_path / "probe", "probe", [], {"probes": []})
+    assert [run.name for run in read_runs([probe, write_pretraining(tmp_path / "full")])] == ["full"]
+    assert "probe: left out" in capsys.readouterr().err
+    with pytest.raises(UserError, match="probe: is a probe's folder"):
+        read_runs([probe])
+
+
+def test_settings_of_any_bytes_are_shown(tmp_path: Path) -> None:
+    runs = [write_pretraining(tmp_path / data, data=data) for data in ("a", os.fsdecode(b"caf\xe9"))]
+    report(runs, tmp_path / "page.html")
+    assert "data caf?" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_run_that_has_logged_nothing_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

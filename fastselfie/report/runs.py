@@ -34,15 +34,16 @@ class Run(Generic[C]):
     """One run, finished or not.
 
     Attributes:
-        path: its folder. name: what the page calls it, no other run's name. config: its settings. images: fingerprint
-        of its images. lines: its metrics in the order of the steps. result: what ``result.json`` holds;
-        None while the run is unfinished.
+        path: its folder. name: what the page calls it, no other run's name. config: its settings. images, weights:
+            fingerprints of its images, and of the weights that it started from. lines: its metrics in the order of the
+            steps. result: what ``result.json`` holds; None while the run is unfinished.
     """
 
     path: Path
     name: str
     config: C
     images: str
+    weights: str
     lines: tuple[dict[str, float], ...]
     result: dict[str, Any] | None
 
@@ -71,7 +72,7 @@ class Run(Generic[C]):
 def read_runs(paths: Sequence[Path]) -> list[Run[RunConfig]]:
     """The runs in the folders ``paths``, in that order; a folder that is named twice counts once.
 
-    One that has logged nothing yet is left out, and the user told.
+    One that has logged nothing yet is left out, and so is a probe's folder, and the user told.
 
     Raises:
         UserError: none is named; one is no run's folder, or is damaged; none has logged anything yet.
@@ -79,10 +80,12 @@ def read_runs(paths: Sequence[Path]) -> list[Run[RunConfig]]:
     if not paths:
         raise UserError("fastselfie report: name the folder of a run, or of several")
     unique = list({path.resolve(): Path(os.path.abspath(path)) for path in reversed(paths)}.values())[::-1]
-    runs = [_read(path, name) for path, name in zip(unique, distinct_names(unique), strict=True)]
+    runs = [run for path, name in zip(unique, distinct_names(unique), strict=True) if (run := _read(path, name))]
     logged = [run for run in runs if run.lines]
+    if not runs:
+        raise UserError(f"{unique[0]}: is a probe's folder, and its figures are in {RESULT}; name a run to report on")
     if not logged:
-        raise UserError(f"{unique[0]}: has no line in metrics.jsonl yet; wait for its first")
+        raise UserError(f"{runs[0].path}: has no line in metrics.jsonl yet; wait for its first")
     for run in runs:
         if not run.lines:
             say(f"{run.path}: left out, it has no line in metrics.jsonl yet")
@@ -108,14 +111,20 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     return [os.fsencode(name(path)).decode("utf-8", "replace") for path in paths]
 
 
-def _read(path: Path, name: str) -> Run[RunConfig]:
+def _read(path: Path, name: str) -> Run[RunConfig] | None:
+    """None of a probe's folder, of which the user is told."""
     if not path.is_dir():
         raise UserError(f"{path}: there is no such folder; name the folder of a run")
     record = read_config(path)
+    if record["command"] == "probe":
+        say(f"{path}: left out, a probe has no curves; its figures are in {RESULT}")
+        return None
     config = _config(path, record)
     lines = tuple(read_lines(RunFolder(path).metrics))
-    images = str(record["facts"].get("images")) if isinstance(record["facts"], dict) else ""
-    return Run(path=path, name=name, config=config, images=images, lines=lines, result=_result(path / RESULT))
+    facts = record["facts"] if isinstance(record["facts"], dict) else {}
+    images, weights = (str(facts.get(fact)) for fact in ("images", "weights"))
+    result = _result(path / RESULT)
+    return Run(path=path, name=name, config=config, images=images, weights=weights, lines=lines, result=result)
 
 
 def _config(path: Path, record: dict[str, Any]) -> RunConfig:
