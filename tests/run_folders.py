@@ -56,7 +56,7 @@ def write_finetuning(path: Path, test_accuracy: float, pretrained: Path | None =
     """A finished finetuning run, from scratch unless it is ``pretrained``."""
     lines = [{"step": 10, "loss": 2.0, "accuracy": 0.2}, {"step": 20, "loss": 1.0, "test_accuracy": test_accuracy}]
     result = {"labelled_images": 1_250, **lines[-1]}
-    start = {"pretrained": pretrained, "scratch": pretrained is None}
+    start: dict[str, Any] = {"pretrained": pretrained, "scratch": pretrained is None}
     return write_run(path, "finetune", lines, result, steps=20, labels="5%", **start, **settings)
 
 

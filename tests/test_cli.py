@@ -12,7 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import fastselfie
 from fastselfie.arguments import parse_finetune, parse_pretrain
+from fastselfie.doctor import examine
 from fastselfie.errors import UserError
+from fastselfie.pipelines.scene_files import write_scenes
+from fastselfie.tool_arguments import DoctorArguments
 from tests.command import MEASURED, PROGRAM, SMALL, succeed
 from tests.command import fastselfie as run_command
 
@@ -164,6 +167,17 @@ def test_inheritance_in_words(pretrained: Path, tmp_path: Path) -> None:
         parse_finetune(["tiny", "--from", str(tmp_path / "nowhere")])
     last = parse_finetune(["tiny", "--from", str(tmp_path / "nowhere"), "--from", str(pretrained)])
     assert (last.pretrained, last.width) == (pretrained, 0.0625)
+
+
+def test_the_doctor_shows_a_path_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    write_scenes(tmp_path / "[red]cap", size=32, train=10, test=10, seed=0, progress=lambda done: None)
+    examine(DoctorArguments(recipe="tiny", data=str(tmp_path / "[red]cap"), batch_size=2))
+    found = capsys.readouterr().out
+    assert f"loading {tmp_path}/[red]cap " in found
+    assert "'fastselfie[turbo]'" in found
 
 
 def test_a_name_of_any_bytes_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

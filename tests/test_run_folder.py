@@ -17,6 +17,7 @@ from fastselfie.protocol.leftovers import wait_for_leftovers
 from fastselfie.recipes import recipe
 from fastselfie.training import run_folder
 from fastselfie.training.run_folder import RunFolder
+from fastselfie.training.versions import versions
 from fastselfie.training.world import World
 
 ALONE = World(device=torch.device("cpu"))
@@ -50,12 +51,10 @@ def test_of_two_that_start_at_once_one_has_the_folder(
 
 
 def test_who_comes_too_late_hears_what_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = run_folder.versions
-
     def interrupted() -> dict[str, str | None]:
-        monkeypatch.setattr(run_folder, "versions", real)
+        monkeypatch.setattr(run_folder, "versions", versions)
         assert claim(tmp_path, 1)
-        return real()
+        return versions()
 
     monkeypatch.setattr(run_folder, "versions", interrupted)
     with pytest.raises(UserError, match="holds a run with --seed 1, not 0"):
@@ -87,9 +86,9 @@ def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()  # stands for a folder of somebody else's: as root, a test may write into any
-    with pytest.raises(UserError, match=r"--out .*: cannot be written \(Is a directory\)"):
-        with RunFolder(tmp_path).locked(ALONE):
-            pass
+    refused = pytest.raises(UserError, match=r"--out .*: cannot be written \(Is a directory\)")
+    with refused, RunFolder(tmp_path).locked(ALONE):
+        pass
 
 
 def test_a_torn_line_may_hold_any_bytes(tmp_path: Path) -> None:
