@@ -14,6 +14,7 @@ from fastselfie.protocol.process import PROGRAM, last_words, start
 from fastselfie.protocol.progress import Progress
 from fastselfie.protocol.task import PRUNED, Task
 from fastselfie.training.files import replace_json
+from fastselfie.training.reporter import say
 from fastselfie.training.signals import Stopped, received
 
 IN_A_ROW = 3
@@ -150,7 +151,7 @@ class Runner:
         self._in_a_row += 1
         self._progress.failed(task, f"failed: {words}; its log is {self.log(task)}")
         if self._in_a_row == IN_A_ROW:
-            self._progress.say(f"{IN_A_ROW} runs failed in a row: no more are started before one succeeds")
+            say(f"{IN_A_ROW} runs failed in a row: no more are started before one succeeds")
 
     def _stop_all(self) -> None:
         """Ask all that still run to save themselves and stop, once: a second signal would end them unsaved."""
