@@ -1,4 +1,4 @@
-"""A folder behind HTTP, parts of files, a latency, a count of what was asked: `python -m bench.file_server`."""
+"""A folder behind HTTP, parts of files, a latency, a count of what was asked; `FileServer` runs this very file."""
 
 from __future__ import annotations
 
@@ -60,9 +60,7 @@ class FileServer:
     def start(self) -> None:
         """At the same port as before. Returns once it answers."""
         words = [str(self._folder), "--latency-s", str(self._latency_s), "--port", str(self._port)]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.file_server", *words], stdout=subprocess.PIPE, text=True
-        )
+        self._process = subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         with self._process.stdout as told:
             self._port = int(told.readline())

@@ -35,15 +35,20 @@ PARTS = {"around": call_around_the_trunk, "trunk": call_trunk}
 
 
 def rows(part: str, architectures: Sequence[int], trusted: Sequence[Row] = ()) -> list[Row]:
-    """What each kernel takes on each architecture; as many processes compile as there are cores for them.
+    """What each kernel takes on each architecture; as many processes compile as there are cores for them, none beside
+    this one where that is one.
 
     Args:
         trusted: rows that are taken as they are where their kernels are wanted.
     """
     processes = min(len(architectures), len(os.sched_getaffinity(0)))
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        found = [row for rows in pool.map(partial(rows_of, part, trusted), architectures) for row in rows]
-    return sorted(found, key=lambda row: row.key)
+    compiled = partial(rows_of, part, trusted)
+    if processes == 1:
+        found = [compiled(architecture) for architecture in architectures]
+    else:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            found = list(pool.map(compiled, architectures))
+    return sorted((row for rows in found for row in rows), key=lambda row: row.key)
 
 
 def rows_of(part: str, trusted: Sequence[Row], architecture: int) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -150,13 +151,14 @@ def split_recipe(command: str, words: Sequence[str]) -> tuple[str, Sequence[str]
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str | None:
-    """The word after ``flag``, or after ``flag=``; None without it."""
-    for index, word in enumerate(words):
-        if word == flag and index + 1 < len(words):
-            return words[index + 1]
-        if word.startswith(f"{flag}="):
-            return word.removeprefix(f"{flag}=")
-    return None
+    """The word after ``flag``, or after ``flag=``, the last one as for the parser; None without it."""
+    found = None
+    for word, following in itertools.zip_longest(words, words[1:]):
+        if word == flag:
+            found = following
+        elif word.startswith(f"{flag}="):
+            found = word.removeprefix(f"{flag}=")
+    return found
 
 
 def one_line_errors() -> AbstractContextManager[None]:

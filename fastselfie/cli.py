@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -18,6 +19,8 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def main(words: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its status: 0 done, 2 refused or failed, 128 + n stopped by signal n."""
     words = sys.argv[1:] if words is None else words
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be any bytes
     if "WORLD_SIZE" not in os.environ:
         sys.exit(status(words))
     try:

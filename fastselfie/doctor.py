@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import fastselfie
 from fastselfie.kernels.dispatch import triton_version
@@ -41,7 +42,7 @@ def examine(asked: DoctorArguments) -> None:
     for heading in ("what", "found", "what it means"):
         table.add_column(heading)
     for row in [*_machine(), *_used(), *loader, *_optional()]:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # as it stands: a bracket in a path is no markup
     Console().print(table)
 
 
@@ -110,9 +111,9 @@ def _optional() -> list[Row]:
         (
             "nvidia-dali",
             dali_version() or "missing",
-            "decodes JPEG and PNG images, on a GPU where there is one: pip install 'fastselfie\\[dali]'",
+            "decodes JPEG and PNG images, on a GPU where there is one: pip install 'fastselfie[dali]'",
         ),
-        ("simplejpeg", _version("simplejpeg"), "decodes them faster on a CPU: pip install 'fastselfie\\[turbo]'"),
+        ("simplejpeg", _version("simplejpeg"), "decodes them faster on a CPU: pip install 'fastselfie[turbo]'"),
         ("triton", triton_version() or "missing", "--compile, --kernels and --trunk need it on a CUDA device"),
         ("tensorboard", _version("tensorboard"), "shows a run's curves: tensorboard --logdir runs"),
     ]

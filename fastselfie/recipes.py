@@ -23,6 +23,10 @@ class Recipe:
     finetune: FinetuneConfig
     labels: str = "2%,5%,8%,20%,100%"
 
+    def changed(self, **settings: Any) -> Recipe:
+        """The same with other ``settings`` of both stages."""
+        return replace(self, pretrain=replace(self.pretrain, **settings), finetune=replace(self.finetune, **settings))
+
 
 def cifar10() -> Recipe:
     """CIFAR-10 as in the paper, section 3.2: 120,000 steps of 512 images of 32x32, 8-pixel patches.
@@ -41,11 +45,8 @@ def imagenet32() -> Recipe:
 
     Command: ``fastselfie pretrain imagenet32 --data FOLDER`` with the batches of Chrabaszcz et al. 2017.
     """
-    base = cifar10()
-    change: dict[str, Any] = {"recipe": "imagenet32", "batch_size": 1_024, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    return Recipe(
-        pretrain=replace(base.pretrain, **change), finetune=replace(base.finetune, **change), labels=_IMAGENET_LABELS
-    )
+    base = cifar10().changed(recipe="imagenet32", batch_size=1_024, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return replace(base, labels="2%,5%,10%,20%,100%")
 
 
 def imagenet224() -> Recipe:
@@ -53,13 +54,7 @@ def imagenet224() -> Recipe:
 
     Command: ``fastselfie pretrain imagenet224 --data FOLDER`` with class folders in ``train/`` and ``val/``.
     """
-    base = imagenet32()
-    change: dict[str, Any] = {
-        "recipe": "imagenet224", "image_size": 224, "patch": 32, "crop": "resized", "pad": 0,
-    }  # fmt: skip
-    return Recipe(
-        pretrain=replace(base.pretrain, **change), finetune=replace(base.finetune, **change), labels=_IMAGENET_LABELS
-    )
+    return imagenet32().changed(recipe="imagenet224", image_size=224, patch=32, crop="resized", pad=0)
 
 
 def tiny() -> Recipe:
@@ -67,18 +62,13 @@ def tiny() -> Recipe:
 
     Command: ``fastselfie pretrain tiny --data synthetic``; ``fastselfie demo`` runs it.
     """
-    base = cifar10()
-    change: dict[str, Any] = {
-        "recipe": "tiny", "width": 0.25, "batch_size": 64, "steps": 200, "log_every": 10, "evaluate_every": 50,
-        "checkpoint_every": 100, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25),
-    }  # fmt: skip
-    return Recipe(
-        pretrain=replace(base.pretrain, held_out=256, **change),
-        finetune=replace(base.finetune, **change),
-    )
+    base = cifar10().changed(
+        recipe="tiny", width=0.25, batch_size=64, steps=200, log_every=10, evaluate_every=50, checkpoint_every=100,
+        mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
+    )  # fmt: skip
+    return replace(base, pretrain=replace(base.pretrain, held_out=256))
 
 
-_IMAGENET_LABELS = "2%,5%,10%,20%,100%"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RECIPES: dict[str, Callable[[], Recipe]] = {r.__name__: r for r in (cifar10, imagenet32, imagenet224, tiny)}
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 from unittest import mock
@@ -73,6 +73,13 @@ def fastselfie(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, whatever that is."""
     return end(start(*words, cwd=cwd, program=program, processes=processes, before=before))
+
+
+def run_module(
+    name: str, *words: str | Path, cwd: Path, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m NAME`` to its end, whatever that is, with ``variables`` in its environment too."""
+    return end(Forked(list(map(str, words)), cwd, program=name, variables=variables))
 
 
 def in_process(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -71,9 +71,9 @@ def _in_bounds(request: pytest.FixtureRequest) -> Iterator[None]:
 
 # Files of few tests that take long. Handed out first, none of them keeps one of two workers busy alone at the end.
 _LONG = (
-    "test_bench_smoke.py", "test_distributed.py", "test_kernel_resources.py", "test_trunk_network.py",
-    "test_bad_photographs.py", "test_resume.py", "test_kernels_in_training.py", "test_full_disk.py",
-    "test_photo_resume.py", "test_overfit.py", "test_footprint.py", "test_compile.py",
+    "test_bench_smoke.py", "test_protocol_run.py", "test_distributed.py", "test_footprint.py", "test_resume.py",
+    "test_trunk_network.py", "test_kernel_resources.py", "test_kernels_in_training.py", "test_bad_photographs.py",
+    "test_bad_input.py", "test_photo_resume.py", "test_full_disk.py", "test_overfit.py", "test_compile.py",
 )  # fmt: skip
 
 

@@ -104,7 +104,7 @@ def _probes() -> tuple[Probed, ...]:
         for features, low in (("trunk, whole image", 0.42), ("trunk, per patch", 0.45), ("u", 0.38)):
             knn, linear = low - 0.05 + 0.2 * learned, low + 0.25 * learned
             found.append(Probed(variant=BASE, step=step, features=features, linear=linear, knn=knn))
-    return (*found, *(dataclasses.replace(each, variant="fresh") for each in found if each.step == 0))
+    return (*found, *(dataclasses.replace(each, trained=False) for each in found if each.step == 0))
 
 
 def _trials() -> tuple[Trial, ...]:

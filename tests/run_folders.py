@@ -16,12 +16,15 @@ from fastselfie.recipes import recipe
 
 
 def write_run(path: Path, command: str, lines: Sequence[dict[str, Any]], result: dict[str, Any] | None = None,
-              **settings: Any) -> Path:  # fmt: skip
-    """A run of the recipe ``tiny`` with ``settings`` that has logged ``lines``; unfinished without a ``result``."""
+              weights: str | None = None, **settings: Any) -> Path:  # fmt: skip
+    """A run of the recipe ``tiny`` with ``settings`` that has logged ``lines``; unfinished without a ``result``.
+
+    ``weights``: fingerprint of those that it started from.
+    """
     tiny = recipe("tiny")
     config = dataclasses.asdict(tiny.pretrain if command == "pretrain" else tiny.finetune) | {"out": path} | settings
     path.mkdir(parents=True)
-    record = {"command": command, "settings": config, "facts": {"images": "0123"}, "made_by": {}}
+    record = {"command": command, "settings": config, "facts": {"images": "0123", "weights": weights}, "made_by": {}}
     (path / "config.json").write_text(json.dumps(record, default=str))
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if result is not None:
@@ -53,7 +56,7 @@ def write_finetuning(path: Path, test_accuracy: float, pretrained: Path | None =
     """A finished finetuning run, from scratch unless it is ``pretrained``."""
     lines = [{"step": 10, "loss": 2.0, "accuracy": 0.2}, {"step": 20, "loss": 1.0, "test_accuracy": test_accuracy}]
     result = {"labelled_images": 1_250, **lines[-1]}
-    start = {"pretrained": pretrained, "scratch": pretrained is None}
+    start: dict[str, Any] = {"pretrained": pretrained, "scratch": pretrained is None}
     return write_run(path, "finetune", lines, result, steps=20, labels="5%", **start, **settings)
 
 

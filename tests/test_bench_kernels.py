@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +17,7 @@ from bench.kernel_results import row as row_of
 from bench.recipe_shapes import shape_of
 from fastselfie.kernels import reference
 from fastselfie.kernels.dispatch import lacks
+from tests.command import run_module
 
 CPU = torch.device("cpu")
 HEAD = LocationHead(label="hand", B=2, N=16, m=4, D=32, dtype=torch.bfloat16)
@@ -123,8 +122,7 @@ def test_inputs_take_turns_and_results_stay() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_cuda_device_it_says_so(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bench.kernels", "--out", str(tmp_path / "kernels.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
+    done = run_module("bench.kernels", "--out", tmp_path / "kernels.json", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert "sees no CUDA device" in done.stderr

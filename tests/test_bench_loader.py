@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from bench.loader import ALL, ratios
 from bench.loader_parts import PARTS
 from bench.own_loop import SIDES
 from bench.plain_photos import DRAWS, decode
+from tests.command import run_module
 from tests.packed_shards import write_packed
 from tests.photographs import jpeg, picture, png, write
 
@@ -83,10 +81,8 @@ def test_a_bench_runs(bench: str, tmp_path: Path) -> None:
         options += ["--device", "cpu", "--batch-size", "8", "--batches", "2", "--threads", "1"]
     if bench == "loader":
         options += ["--shrink", "500"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    ended = subprocess.run(
-        [sys.executable, "-m", f"bench.{bench}", *options], capture_output=True, text=True, env=environment, check=True
-    )
+    ended = run_module(f"bench.{bench}", *options, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
     told = json.loads(out.read_text())
     assert told["made_by"]["git_commit"]
     if bench == "loader":
@@ -109,10 +105,11 @@ def test_the_bench_of_storage_counts_what_a_server_sees(tmp_path: Path) -> None:
     pytest.importorskip("aiohttp", reason="fastselfie[http] is not installed")
     shards = write_packed(tmp_path / "shards", DATA, labels=[0, 1] * 10, classes=("a", "b"), a_shard=6)
     out = tmp_path / "told.json"
-    words: list[str | Path] = [sys.executable, "-m", "bench.storage", "--data", shards, "--out", out]
-    words += ["--latency-ms", "5", "--outages", "silent 0.3s", "--around-s", "0.1", "--rounds", "2"]
-    words += ["--batch-size", "10", "--batches", "2", "--threads", "1"]
-    subprocess.run(words, check=True)
+    ended = run_module(
+        "bench.storage", "--data", shards, "--out", out, "--latency-ms", "5", "--outages", "silent 0.3s", "--around-s",
+        "0.1", "--rounds", "2", "--batch-size", "10", "--batches", "2", "--threads", "1", cwd=tmp_path,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
     told = json.loads(out.read_text())
     (rate,) = told["rates"]
     assert rate["requests_an_image"] == 1

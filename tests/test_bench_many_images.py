@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tarfile
 import zlib
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 
 from fastselfie.pipelines.shards import Shards
 from fastselfie.pipelines.sources import open_source
-from tests.warm_start import environment
+from tests.command import run_module
 
 pytest.importorskip("PIL")
 from bench import tiny_shards
@@ -45,8 +43,7 @@ def test_the_shards_are_as_tarfile_reads_them(tmp_path: Path, monkeypatch: pytes
 def test_the_bench_in_small(tmp_path: Path) -> None:
     pytest.importorskip("nvidia.dali")
     sizes = ["--images", "250", "500", "--seconds", "0.1", "--processes", "1", "--batch-size", "16", "--threads", "1"]
-    command = [sys.executable, "-m", "bench.many_images", *sizes, "--out", str(tmp_path / "many.json")]
-    ended = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    ended = run_module("bench.many_images", *sizes, "--out", tmp_path / "many.json", cwd=ROOT)
     assert ended.returncode == 0, ended.stderr
     rows = json.loads((tmp_path / "many.json").read_text())["rows"]
     assert [(row["images"], row["n"]) for row in rows] == [(250, 1), (500, 1)]

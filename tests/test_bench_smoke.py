@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 
 from bench.__main__ import main
-from tests.warm_start import environment
+from tests.command import run_module
 
 pytest.importorskip("matplotlib")
 from PIL import Image
@@ -46,8 +44,7 @@ class Result:
 
 
 def smoke(folder: Path, name: str, *words: str) -> Result:
-    command = [sys.executable, "-m", "bench", name, "--smoke", "--device", "cpu", "--out", str(folder), *words]
-    ended = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    ended = run_module("bench", name, "--smoke", "--device", "cpu", "--out", folder, *words, cwd=ROOT)
     assert ended.returncode == 0, ended.stderr + ended.stdout
     told, page = json.loads((folder / f"{name}.json").read_text()), (folder / f"{name}.md").read_text()
     return Result(told=told, page=page, folder=folder, printed=ended.stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import fastselfie
 from fastselfie.arguments import parse_finetune, parse_pretrain
+from fastselfie.doctor import examine
 from fastselfie.errors import UserError
-from tests.command import MEASURED, SMALL, succeed
+from fastselfie.pipelines.scene_files import write_scenes
+from fastselfie.tool_arguments import DoctorArguments
+from tests.command import MEASURED, PROGRAM, SMALL, succeed
 from tests.command import fastselfie as run_command
 
 SHARED = (
@@ -178,6 +182,26 @@ def test_inheritance_in_words(pretrained: Path, tmp_path: Path) -> None:
         assert parse_finetune(["tiny", *words]).width == 0.0625
     with pytest.raises(UserError, match="there is no such folder"):
         parse_finetune(["tiny", "--from", str(tmp_path / "nowhere")])
+    last = parse_finetune(["tiny", "--from", str(tmp_path / "nowhere"), "--from", str(pretrained)])
+    assert (last.pretrained, last.width) == (pretrained, 0.0625)
+
+
+def test_the_doctor_shows_a_path_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    write_scenes(tmp_path / "[red]cap", size=32, train=10, test=10, seed=0, progress=lambda done: None)
+    examine(DoctorArguments(recipe="tiny", data=str(tmp_path / "[red]cap"), batch_size=2))
+    found = capsys.readouterr().out
+    assert f"loading {tmp_path}/[red]cap " in found
+    assert "'fastselfie[turbo]'" in found
+
+
+def test_a_name_of_any_bytes_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")  # as in most locales, but for C
+    words = ("render", "--out", os.fsdecode(b"caf\xe9"), "--size", "8", "--train", "10", "--test", "10")
+    ended = run_command(*words, cwd=tmp_path, program=PROGRAM)
+    assert (ended.returncode, ended.stdout) == (0, "caf\\udce9: 10 scenes in train/, 10 in val/\n")
 
 
 def test_finetuning_result(finetuned: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,13 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_pretraining(one_process: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    ended = succeed(*PRETRAIN, "--out", run, cwd=tmp_path, program=torchrun(2))
+    ended = succeed(*PRETRAIN, "--out", run, cwd=tmp_path, processes=2)
     assert_equal_runs(run, one_process)
+    assert_done_once(ended)
+
+
+def assert_done_once(ended: subprocess.CompletedProcess[str]) -> None:
+    """Not by each process."""
     said = [line for line in ended.stderr.splitlines() if line.endswith(f"done, {STEPS} steps")]
     assert len(said) == 1, ended.stderr
 
@@ -86,6 +92,7 @@ def test_four_processes_go_on_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_stopped_under_torchrun(one_process: Path, tmp_path: Path) -> None:
+    """Started by it, stopped and gone on with: the same run."""
     run = tmp_path / "run"
     ended = stop_at(10, signal.SIGTERM, *PRETRAIN, "--out", run, run=run, program=torchrun(2))
     assert ended.returncode != 0
@@ -93,5 +100,5 @@ def test_stopped_under_torchrun(one_process: Path, tmp_path: Path) -> None:
     assert 10 <= reached < STEPS
     assert is_whole(checkpoint(run, reached))
     assert f"stopped and saved at step {reached} of {STEPS}" in ended.stderr
-    succeed(*PRETRAIN, "--out", run, cwd=tmp_path, processes=2)
+    assert_done_once(succeed(*PRETRAIN, "--out", run, cwd=tmp_path, program=torchrun(2)))
     assert_equal_runs(run, one_process)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,8 @@ import torch
 from examples.plain_training import Network, train
 from fastselfie.models.selfie import Selfie
 from fastselfie.pipelines.scene_files import write_scenes
+from tests.command import run_module
 from tests.small_networks import pretrain_config, question, randomise
-from tests.warm_start import environment
 
 ROOT = Path(__file__).parents[1]
 FEW = {"steps": 60, "batch": 16, "size": 32, "patch": 8, "width": 0.0625, "lr": 0.1, "seed": 0}
@@ -56,10 +54,7 @@ def test_the_plain_loop_learns(scenes: Path) -> None:
 
 def test_the_plain_loop_as_a_command(scenes: Path) -> None:
     words = [word for name, value in (FEW | {"steps": 2}).items() for word in (f"--{name}", str(value))]
-    ended = subprocess.run(
-        [sys.executable, "-m", "examples.plain_training", str(scenes), *words],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    ended = run_module("examples.plain_training", scenes, *words, cwd=ROOT)
     assert ended.returncode == 0, ended.stderr
     printed = [line.split() for line in ended.stdout.splitlines()]
     assert [step for step, _ in printed] == ["1", "2"]

@@ -9,10 +9,12 @@ import pytest
 from fastselfie.training.garbage import frozen_garbage
 
 
-def test_what_was_there_is_left_alone_and_then_no_more() -> None:
-    def seen(one: object) -> bool:
-        return any(other is one for other in gc.get_objects())
+def seen(one: object) -> bool:
+    """By the collector."""
+    return any(other is one for other in gc.get_objects())
 
+
+def test_what_was_there_is_left_alone_and_then_no_more() -> None:
     old: list[object] = [[]]
     assert seen(old)
     with frozen_garbage():
@@ -20,6 +22,18 @@ def test_what_was_there_is_left_alone_and_then_no_more() -> None:
         assert not seen(old)
         assert seen(new)
     assert seen(old)
+
+
+def test_what_a_program_has_frozen_stays_so() -> None:
+    old: list[object] = [[]]
+    gc.freeze()
+    try:
+        with frozen_garbage():
+            new: list[object] = [[]]
+        assert not seen(old)
+        assert seen(new)
+    finally:
+        gc.unfreeze()
 
 
 def test_a_failure_inside_unfreezes() -> None:

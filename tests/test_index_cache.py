@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ from fastselfie.pipelines.index_file import Index, keep_bytes, read_index, write
 from fastselfie.pipelines.names import Names
 from fastselfie.pipelines.source import AnySplit, Files, Source
 from fastselfie.pipelines.sources import open_source
+from tests.warm_start import Forked
 
 TREE = (
     "train/cat/1.jpg", "train/cat/2.jpg", "train/cat/deep/er/3.png", "train/dog/1.jpg", "train/dog/x.webp",
@@ -197,8 +196,9 @@ for _ in range(15):
 
 def test_processes_that_start_at_once(tree: Path, tmp_path: Path) -> None:
     """Each writes the index many times while the others read it."""
-    command = [sys.executable, "-c", _OPEN, str(tree), str(tmp_path / "kept")]
-    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    (tmp_path / "open_it.py").write_text(_OPEN)
+    words, program = [str(tree), str(tmp_path / "kept")], str(tmp_path / "open_it.py")
+    children = [Forked(words, tmp_path, program=program) for _ in range(3)]
     said = [child.communicate(timeout=60)[0].split() for child in children]
     assert [child.returncode for child in children] == [0, 0, 0]
     assert {line for lines in said for line in lines} == {open_source(str(tree), 224).fingerprint()}

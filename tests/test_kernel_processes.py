@@ -5,9 +5,6 @@ Truth is PyTorch's own batch norm over all maps, in fp64.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +15,9 @@ from torch import Tensor, nn
 from fastselfie.kernels import patch_tokens
 from fastselfie.models.resnet import batch_norm
 from fastselfie.models.statistics import statistics, synchronised
-from tests.command import TIMEOUT_S
 from tests.kernel_checks import generator, needs_interpreter, orders
 from tests.small_networks import assert_near
-from tests.warm_start import environment
+from tests.two_processes import two_processes
 
 pytest.importorskip("triton")
 pytestmark = needs_interpreter  # the processes compute on the CPU
@@ -93,16 +89,7 @@ def one_process() -> list[Tensor]:
 def computed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of what two processes computed, with kernels and without."""
     folder = tmp_path_factory.mktemp("computed")
-    script = folder / "program.py"
-    script.write_text(PROGRAM)
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    root = Path(__file__).parents[1]
-    paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    ended = subprocess.run(
-        [*launcher, str(script), str(folder)], cwd=folder, capture_output=True, text=True,
-        env=environment() | {"PYTHONPATH": paths, "TRITON_INTERPRET": "1"}, timeout=TIMEOUT_S,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+    two_processes(PROGRAM, folder)
     return folder
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 from bench.resource_table import Row, changes, faults, heaviest, noted, read, write
 from fastselfie.evaluation import finetune
 from fastselfie.training import pretrain
+from tests.command import run_module
 
 triton = pytest.importorskip("triton")
 from bench.resource_cases import EVALUATED, TESTED  # noqa: E402 (it imports Triton)
@@ -23,13 +21,11 @@ ROW = Row("head._kernel", "h:*bf16 N=16 warps=4", 90, registers=100, stack_bytes
 
 def compiled(cache: Path, part: str, *options: str) -> str:
     """The table that the command prints. Without one of this Triton version the limits alone are held."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
     name = {"around": "kernel", "trunk": "trunk"}[part]
     table = ROOT / "bench" / "results" / f"{name}_resources_triton-{triton.__version__}.json"
     check = ["--check", str(table), "--heaviest"] if table.exists() else []
-    command = [sys.executable, "-m", "bench.kernel_resources", "--part", part, *check, *options]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    kept = {"TRITON_CACHE_DIR": str(cache)}
+    done = run_module("bench.kernel_resources", "--part", part, *check, *options, cwd=ROOT, variables=kept)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from fastselfie.errors import UserError
 from fastselfie.protocol.measured import Failure
 from fastselfie.protocol.plan import Planner
+from fastselfie.protocol.protocol import protocol
 from fastselfie.protocol.record import read_protocol
 from fastselfie.protocol.tune import Tuning
 from fastselfie.protocol.wording import progress
@@ -165,6 +167,13 @@ def test_one_protocol_at_a_time_works_in_a_folder(whole: Path) -> None:
         line = assert_refused(in_process(*WORDS, "--seeds", "3", cwd=whole.parent))
     assert "--out out: another fastselfie protocol works in it" in line
     assert contents(whole) == before
+
+
+def test_a_protocol_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under torchrun one would work, and be ended when the others are refused its folder."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="start it without torchrun"):
+        protocol(parse_protocol(WORDS[1:]))
 
 
 def test_a_page_of_a_protocol_that_has_just_begun_says_so(whole: Path, tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ import pytest
 
 from fastselfie.protocol.measured import Failure
 from fastselfie.protocol.places import Cores, Gpus
-from fastselfie.protocol.process import last_words
+from fastselfie.protocol.process import last_words, start
 from fastselfie.protocol.progress import Progress
 from fastselfie.protocol.runner import Runner
 from fastselfie.protocol.task import PRUNED, Task
+from fastselfie.training import signals
 from fastselfie.training.signals import Stopped
 
 # Stands for a run: logs a line every 50 ms, saves itself on SIGTERM, and writes its result at the end.
@@ -27,6 +28,7 @@ import json, os, pathlib, signal, sys, time
 folder, steps, how = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 folder.mkdir(parents=True, exist_ok=True)
 def saved(*_):
+    time.sleep({"saves slowly": 60, "works": 0.6}.get(how, 0))
     (folder / "saved").touch()
     sys.exit(143)
 signal.signal(signal.SIGTERM, saved)
@@ -160,14 +162,18 @@ def test_a_failure_that_is_forgiven_stops_nothing(tmp_path: Path) -> None:
     runner(tmp_path).run(lambda: tasks)  # done, so it is not tried again
 
 
-def test_a_signal_saves_all_once_and_says_what_is_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_saves_all_once_and_says_what_is_left(tmp_path: Path, times: int) -> None:
+    """Also one that comes twice at once, as timeout(1) sends it to its child and to the child's group."""
     tasks = [task(tmp_path, "short", steps=1), task(tmp_path, "a", steps=400), task(tmp_path, "b", steps=400)]
 
     def send() -> None:
         deadline = time.monotonic() + 20
         while not all((one.folder / "events").exists() for one in tasks) and time.monotonic() < deadline:
             time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)  # until it is passed on
 
     threading.Thread(target=send).start()
     with pytest.raises(Stopped, match=r"1 of 3 runs done, the others are saved; the same command") as stopped:
@@ -175,6 +181,26 @@ def test_a_signal_saves_all_once_and_says_what_is_left(tmp_path: Path) -> None:
     assert stopped.value.status == 128 + signal.SIGTERM
     assert [one.name for one in tasks if (one.folder / "saved").exists()] == ["a", "b"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_second_signal_in_earnest_ends_runs_that_take_long_to_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "_SAME_S", 0.0)
+    slow = task(tmp_path, "slow", steps=400, how="saves slowly")
+
+    def send() -> None:
+        deadline = time.monotonic() + 20
+        while not (slow.folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+
+    threading.Thread(target=send).start()
+    with pytest.raises(Stopped, match=r"0 of 1 runs done"):
+        runner(tmp_path).run(lambda: [slow])
+    assert not (slow.folder / "saved").exists()
 
 
 def test_a_signal_to_all_processes_of_a_job_is_no_failure_of_a_run(tmp_path: Path) -> None:
@@ -225,6 +251,16 @@ runner(Path({str(tmp_path)!r})).run(lambda: [task(Path({str(tmp_path)!r}), "a", 
     while not (tmp_path / "a" / "saved").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert (tmp_path / "a" / "saved").exists()
+
+
+def test_a_run_is_told_apart_from_our_own_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clusters start jobs as torchrun does, also of one process: runs side by side would want the port of its group."""
+    for name, value in {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    words = ("--data", os.fsdecode(b"my caf\xe9"))
+    program = (sys.executable, "-c", "import os; print(*{'WORLD_SIZE', 'MASTER_PORT'} & os.environ.keys(), os.nice(0))")
+    assert start(words, tmp_path / "log", {}, program).wait() == 0
+    assert (tmp_path / "log").read_bytes() == b"$ fastselfie --data 'my caf\xe9'\n0\n"
 
 
 def test_cores_are_shared_out() -> None:

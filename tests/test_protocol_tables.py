@@ -18,7 +18,7 @@ from fastselfie.protocol.gains import paired
 from fastselfie.protocol.measured import BASE, CONTROL, Failure, Measured, Missing, Probed, Trial
 from fastselfie.protocol.page import all_tables
 from fastselfie.protocol.tables import NO_PAPER, probe_table, table_1, table_2, tuning_table
-from fastselfie.protocol.wording import headlines, intervals, progress
+from fastselfie.protocol.wording import headlines, intervals, progress, what_was_run
 from fastselfie.protocol.writers import to_csv, to_latex, to_markdown
 from tests.protocol_folders import measured, pretraining, realistic, scores
 
@@ -199,7 +199,7 @@ def test_probes_beside_an_untrained_network() -> None:
     probes = (
         Probed(variant=BASE, step=10, features="u", linear=0.5, knn=0.4),
         Probed(variant=BASE, step=20, features="u", linear=0.625, knn=None),
-        Probed(variant="fresh", step=0, features="u", linear=0.25, knn=0.125),
+        Probed(variant=BASE, step=0, features="u", linear=0.25, knn=0.125, trained=False),
     )
     found = probe_table(measured(HERE, probes=probes))
     assert found is not None
@@ -209,6 +209,23 @@ def test_probes_beside_an_untrained_network() -> None:
     assert without.shown()[0][4] == "–"
     assert len(without.notes) == 1
     assert probe_table(measured(HERE)) is None
+
+
+def test_an_untrained_network_stands_beside_the_variant_of_its_shape() -> None:
+    probe = Probed(variant=BASE, step=20, features="u", linear=0.75, knn=None)
+    mean = replace(probe, variant="pooler-mean", linear=0.5)
+    probes = probe, replace(probe, linear=0.25, trained=False), mean, replace(mean, linear=0.125, trained=False)
+    found = probe_table(measured(HERE, probes=probes))
+    assert found is not None
+    assert [row[3:5] for row in found.shown()] == [["75.0", "25.0"], ["50.0", "12.5"]]
+
+
+def test_several_pretraining_runs_of_a_variant_are_told_apart() -> None:
+    """As --tune leaves them, where one kind of finetuning chose another share to see than the other."""
+    one = replace(pretraining(HERE), run=HERE / "pretrain" / "keep=0.5")
+    found = measured(HERE, pretrainings=(one, replace(one, run=HERE / "pretrain" / "base")))
+    assert [row[0] for row in pretext_table(found).shown()[:2]] == ["base: keep=0.5", "base: base"]
+    assert ("pretraining", "20,000 steps (base)") in what_was_run(found)
 
 
 def test_tuning() -> None:

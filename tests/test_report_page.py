@@ -157,6 +157,20 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
     ]
 
 
+def test_seeds_of_two_pretraining_runs_of_one_name_are_not_mixed(tmp_path: Path) -> None:
+    runs = [
+        write_finetuning(tmp_path / f"{of}-{seed}", accuracy, tmp_path / of / "selfie", seed=seed, weights=of)
+        for of, accuracies in {"one": (0.7, 0.6), "two": (0.3, 0.2)}.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    runs.append(write_finetuning(tmp_path / "scratch", 0.5, seed=1))
+    _, over_seeds = Page(pages_of(tmp_path, *runs)).tables[:2]
+    assert [row[3:] for row in over_seeds[1:]] == [
+        ["2", "65.0%", "7.1%", "+10.0\N{NO-BREAK SPACE}points (1 of 2 runs)"],
+        ["2", "25.0%", "7.1%", "−30.0\N{NO-BREAK SPACE}points (1 of 2 runs)"],
+    ]
+
+
 def test_a_gain_is_against_the_same_settings(tmp_path: Path) -> None:
     full = write_pretraining(tmp_path / "full")
     runs = [

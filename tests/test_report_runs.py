@@ -247,6 +247,12 @@ def test_what_may_not_be_read(
     assert "remove" not in line
 
 
+def test_settings_of_any_bytes_are_shown(tmp_path: Path) -> None:
+    runs = [write_pretraining(tmp_path / data, data=data) for data in ("a", os.fsdecode(b"caf\xe9"))]
+    report(runs, tmp_path / "page.html")
+    assert "data caf?" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_a_run_that_has_logged_nothing_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [write_pretraining(tmp_path / name) for name in ("old", "young")]
     (runs[1] / "metrics.jsonl").write_text("")

@@ -5,9 +5,6 @@ Truth is the plain blocks over all maps, in fp64.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +16,10 @@ from fastselfie.kernels import using
 from fastselfie.models import fused
 from fastselfie.models.resnet import Bottleneck
 from fastselfie.models.statistics import synchronised
-from tests.command import TIMEOUT_S
 from tests.kernel_checks import generator, needs_interpreter
 from tests.small_networks import assert_near, randomise
 from tests.trunk_cases import maps
-from tests.warm_start import environment
+from tests.two_processes import two_processes
 
 pytest.importorskip("triton")
 pytestmark = needs_interpreter  # the processes compute on the CPU
@@ -88,15 +84,7 @@ def one_process() -> dict[str, Tensor]:
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
     """Of the fused trunk the first block's sums are of the operations around it."""
-    script = tmp_path / "program.py"
-    script.write_text(PROGRAM)
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
-    ended = subprocess.run(
-        [*launcher, str(script), str(tmp_path)], cwd=tmp_path, capture_output=True, text=True,
-        env=environment() | {"PYTHONPATH": paths, "TRITON_INTERPRET": "1"}, timeout=TIMEOUT_S,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+    two_processes(PROGRAM, tmp_path)
     for way in WAYS:
         files = (tmp_path / f"{way}-{rank}.pt" for rank in range(2))
         assert_halves(*(torch.load(file, weights_only=True) for file in files))

@@ -102,7 +102,9 @@ class _Normalise(torch.autograd.Function):
         ctx.save_for_backward(x, weight_D, bias_D, values_2D)
         ctx.count, ctx.eps, ctx.group = count, eps, group
         slope_D11, offset_D11 = affine(values_2D, weight_D, bias_D, eps)[:, :, None, None]
-        return (x * slope_D11).add_(offset_D11).to(x.dtype)
+        y = x * slope_D11 + offset_D11
+        # Torch 2.11 compiles what is the same tensor as another, `y.to(y.dtype)` or `y.add_(...)`, to gradients of 0.
+        return y if y.dtype == x.dtype else y.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:

@@ -39,8 +39,8 @@ def pretext_table(measured: Measured) -> Grid:
         runs = [run for run in measured.pretrainings if run.variant == variant]
         for run in runs:
             gap = None if run.context_gap is None else Ranged(value=run.context_gap, interval=run.gap_interval)
-            cells = _named(variant), run.steps, run.held_out_accuracy, run.accuracy_shuffled, gap
-            lines.append(Line(cells=cells))
+            name = _named(variant) + (f": {run.run.name}" if len(runs) > 1 else "")  # what was tuned, as in the folder
+            lines.append(Line(cells=(name, run.steps, run.held_out_accuracy, run.accuracy_shuffled, gap)))
         if not runs:
             name = f"{_named(variant)}: {failed or _missing(measured, variant)}"
             lines.append(Line(cells=(name, failed, failed, failed, failed)))

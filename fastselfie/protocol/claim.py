@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, contrast
+from fastselfie.config import FinetuneConfig, PretrainConfig, contrast, require
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import read_encoder
 from fastselfie.pipelines.source import Source
@@ -18,7 +17,7 @@ from fastselfie.protocol.plan import Planner
 from fastselfie.protocol.record import FILE, is_protocol
 from fastselfie.protocol.settings import Asked, ProtocolConfig
 from fastselfie.protocol.task import read_object
-from fastselfie.training.files import replace_json
+from fastselfie.training.files import held, replace_json
 from fastselfie.training.run_folder import FREE, differs, with_defaults
 from fastselfie.training.starting_point import read_starting_point
 from fastselfie.training.versions import versions
@@ -56,18 +55,13 @@ def claimed(planner: Planner, classes: int, facts: dict[str, Any]) -> Iterator[N
     folder, asked, protocol = planner.folder, planner.asked, planner.asked.protocol
     settings = json.loads(json.dumps(dataclasses.asdict(asked) | {"recipe": None}, default=str))
     before = _before(folder, settings, facts)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
-    with lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"--out {folder}: another fastselfie protocol works in it; wait for it or stop it"
-            ) from None
+            folder.mkdir(parents=True, exist_ok=True)
+            free = stack.enter_context(held(folder))
+        except OSError as error:
+            raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
+        require(free, f"--out {folder}: another fastselfie protocol works in it; wait for it or stop it")
         replace_json(
             folder / FILE,
             {name: [] for name in ("runs", "pretrainings", "probes", "trials", "failures", "missing")} | before | {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from pathlib import Path
 
 from fastselfie.errors import UserError
+from fastselfie.training.files import LOCK, held
 from fastselfie.training.reporter import say
 
 SAVED_WITHIN_S = 120.0
@@ -32,14 +32,10 @@ def wait_for_leftovers(folder: Path, longest_s: float = SAVED_WITHIN_S) -> None:
 
 def _busy(folder: Path) -> list[str]:
     """Runs whose lock a process holds. The protocol's own lies in ``folder`` itself."""
-    locks = sorted(folder.glob("*/**/.lock"))
-    return [str(lock.parent.relative_to(folder)) for lock in locks if _is_held(lock)]
+    runs = [lock.parent for lock in sorted(folder.glob(f"*/**/{LOCK}"))]
+    return [str(run.relative_to(folder)) for run in runs if _is_held(run)]
 
 
-def _is_held(lock: Path) -> bool:
-    with lock.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+def _is_held(run: Path) -> bool:
+    with held(run) as free:
+        return not free

@@ -52,8 +52,8 @@ class Probed:
     """Test accuracies of classifiers on frozen features.
 
     Attributes:
-        variant: whose weights; ``fresh`` for an untrained network's. step: of pretraining. features: which ones, see
-            `fastselfie.evaluation.probe`. linear, knn: None where that classifier was not asked for.
+        variant: whose weights. step: of pretraining. features: which ones, see `fastselfie.evaluation.probe`. linear,
+            knn: None where that classifier was not asked for. trained: or an untrained network of the variant's shape.
     """
 
     variant: str
@@ -61,6 +61,7 @@ class Probed:
     features: str
     linear: float | None
     knn: float | None
+    trained: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,7 @@ def _files(found: list[Grid], figures: dict[str, list[Figure]]) -> dict[str, byt
     files = {}
     for grid in found:
         for suffix, writer in (("md", writers.to_markdown), ("csv", writers.to_csv), ("tex", writers.to_latex)):
-            files[f"{TABLES}/{grid.name}.{suffix}"] = writer(grid).encode()
+            files[f"{TABLES}/{grid.name}.{suffix}"] = writer(grid).encode(errors="replace")
     return files | {f"{FIGURES}/{figure.name}.png": figure.png() for group in figures.values() for figure in group}
 
 

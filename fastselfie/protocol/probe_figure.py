@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 
 from fastselfie.protocol.measured import Measured
 from fastselfie.protocol.panels import Figure, Panel
-from fastselfie.protocol.tables import FRESH
 from fastselfie.report import drawing
 from fastselfie.report.palette import colour_of, dashes_of
 
@@ -28,7 +27,7 @@ def figure(measured: Measured) -> Figure | None:
         curves = {key: points for key in names if len(points := _points(measured, classifier, key)) > 1}
         if curves:
             told = "; ".join(f"{names[key]}: {points[-1][1]:.1%}" for key, points in curves.items())
-            fresh = _fresh(measured, classifier)
+            fresh = {key: value for key in names for _, value in _points(measured, classifier, key, trained=False)}
             panels.append(
                 Panel(
                     title=title,
@@ -41,21 +40,15 @@ def figure(measured: Measured) -> Figure | None:
 
 def curve_names(measured: Measured) -> dict[Probing, str]:
     """What was probed, in the order of the curves' colours, and what a reader calls it."""
-    keys = dict.fromkeys((probed.variant, probed.features) for probed in measured.probes if probed.variant != FRESH)
+    keys = dict.fromkeys((probed.variant, probed.features) for probed in measured.probes if probed.trained)
     several = len({variant for variant, _ in keys}) > 1
     return {(variant, features): f"{variant}, {features}" if several else features for variant, features in keys}
 
 
-def _points(measured: Measured, classifier: str, key: Probing) -> list[tuple[int, float]]:
-    found = [probed for probed in measured.probes if (probed.variant, probed.features) == key]
+def _points(measured: Measured, classifier: str, key: Probing, trained: bool = True) -> list[tuple[int, float]]:
+    found = [each for each in measured.probes if (each.variant, each.features, each.trained) == (*key, trained)]
     values = {probed.step: getattr(probed, classifier) for probed in found}
     return sorted((step, value) for step, value in values.items() if value is not None)
-
-
-def _fresh(measured: Measured, classifier: str) -> dict[str, float]:
-    """An untrained network's accuracy by features."""
-    found = {probed.features: getattr(probed, classifier) for probed in measured.probes if probed.variant == FRESH}
-    return {features: value for features, value in found.items() if value is not None}
 
 
 def _draw(
@@ -63,7 +56,7 @@ def _draw(
     colours: Mapping[str, str],
     *,
     curves: Curves,
-    fresh: Mapping[str, float],
+    fresh: Mapping[Probing, float],
     names: Mapping[Probing, str],
 ) -> None:
     for index, (key, name) in enumerate(names.items()):
@@ -74,7 +67,7 @@ def _draw(
                 steps, values, color=colour, linewidth=1.8, linestyle=(0, dashes) if dashes else "-", marker="o",
                 markersize=4, label=name,
             )  # fmt: skip
-            if key[1] in fresh:
-                axes.axhline(fresh[key[1]], color=colour, linewidth=1.2, linestyle=(0, (1, 2)))
+            if key in fresh:
+                axes.axhline(fresh[key], color=colour, linewidth=1.2, linestyle=(0, (1, 2)))
     drawing.furnish(axes, colours, "step of pretraining", drawing.percent)
     drawing.against_steps(axes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,11 @@ from pathlib import Path
 
 PROGRAM = (sys.executable, "-m", "fastselfie")
 _BEGINS = "$ fastselfie "
+# Of the group of processes that we may be one of, as a cluster starts all its jobs by torchrun: a run is alone, and
+# runs side by side would want one port.
+_OF_A_GROUP = frozenset(
+    {"WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"}
+)
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 # Opened here: in a child between fork and exec another thread may have held the loader's lock.
 _LIBC = ctypes.CDLL(None)
@@ -27,11 +33,12 @@ def start(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
-        file.write(f"{_BEGINS}{' '.join(words)}\n".encode())
+        file.write(os.fsencode(f"{_BEGINS}{shlex.join(words)}\n"))
         file.flush()
+        ours = {name: value for name, value in os.environ.items() if name not in _OF_A_GROUP}
         return subprocess.Popen(
             [*program, *words], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-            env={**os.environ, **environment}, start_new_session=True, preexec_fn=_die_with_parent,
+            env={**ours, **environment}, start_new_session=True, preexec_fn=_die_with_parent,
         )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from rich.progress import Progress as Bars
 
 from fastselfie.protocol.task import Task
 from fastselfie.training.reporter import say
+from fastselfie.training.session import RESULT
 
 _FIGURES = (("test_accuracy", "test accuracy"), ("validation_accuracy", "validation accuracy"), ("context_gap", "gap"))
 
@@ -55,16 +56,12 @@ class Progress:
         """A task is over."""
         figures = {name: value for line in task.lines() for name, value in line.items()}
         told = [f"{what} {figures[name]:.4f}" for name, what in _FIGURES if name in figures]
-        how = "stopped early" if not (task.folder / "result.json").exists() else ""
+        how = "stopped early" if not (task.folder / RESULT).exists() else ""
         say(f"{self._count()} {', '.join(filter(None, [task.name, *told, how]))} ({seconds:.0f} s)")
 
     def failed(self, task: Task, how: str) -> None:
         """A task failed."""
         say(f"{self._count()} {task.name}: {how}")
-
-    def say(self, line: str) -> None:
-        """What else there is to say."""
-        say(line)
 
     def _count(self) -> str:
         return f"{sum(task.done for task in self._tasks)}/{len(self._tasks)}"

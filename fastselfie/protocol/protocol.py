@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,6 +41,10 @@ def protocol(asked: Asked) -> Path:
         UserError: something asked for makes no sense, or runs failed: what does not need them is done then, and
             written. Stopped: a signal came; all runs are saved.
     """
+    require(
+        os.environ.get("WORLD_SIZE", "1") == "1",
+        "fastselfie protocol: starts its runs itself, several side by side; start it without torchrun",
+    )
     folder = asked.protocol.out or Path("runs") / f"{asked.protocol.recipe}-protocol"
     device = choose_device(asked.finetune.device).value
     source = _source(asked, folder)

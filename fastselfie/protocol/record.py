@@ -140,8 +140,8 @@ def _probes(folder: Path, probes: Iterable[Mapping[str, Any]]) -> Iterable[Probe
         if file.exists():
             result = read_object(file)
             for probed in result["probes"]:
-                fresh = probed["network"] == "fresh"
+                trained = probed["network"] != "fresh"
                 yield Probed(
-                    variant="fresh" if fresh else entry["variant"], step=0 if fresh else int(result["step"]),
+                    variant=entry["variant"], step=int(result["step"]) if trained else 0, trained=trained,
                     features=probed["features"], linear=probed.get("linear"), knn=probed.get("knn"),
                 )  # fmt: skip

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from fastselfie.protocol.measured import Failure
 from fastselfie.protocol.places import Place
@@ -17,7 +14,8 @@ from fastselfie.protocol.process import PROGRAM, last_words, start
 from fastselfie.protocol.progress import Progress
 from fastselfie.protocol.task import PRUNED, Task
 from fastselfie.training.files import replace_json
-from fastselfie.training.signals import Stopped
+from fastselfie.training.reporter import say
+from fastselfie.training.signals import Stopped, received
 
 IN_A_ROW = 3
 """Failures without a success between them after which no more runs are started. A full disk or data that is gone fails
@@ -47,7 +45,6 @@ class Runner:
         self._in_a_row = 0
         self._tasks: Sequence[Task] = ()
         self._running: list[Running] = []
-        self._signal = 0
 
     def run(
         self, tasks: Callable[[], Sequence[Task]], hopeless: Callable[[Task], dict[str, float] | None] | None = None,
@@ -68,25 +65,26 @@ class Runner:
         Raises:
             Stopped: a signal came; what ran is stopped, its state saved.
         """
-        with self._signals(), self._progress:
+        # The runs are in sessions of their own: what a terminal sends is passed on by us alone.
+        with received(self._kill_all) as signal, self._progress:
             try:
                 ready = self._ask(tasks, late)
                 due = 0.0
-                while (ready or self._running) and not self._signal:
+                while (ready or self._running) and not signal.number:
                     if time.monotonic() >= due:  # what runs have logged is read from the start: not at every turn
                         self._start(ready)
                         self._watch(hopeless)
                         due = time.monotonic() + _LOOK_S
                     time.sleep(_POLL_S)
                     # A batch system tells our runs too: that they end of a signal is no failure of theirs then.
-                    if not self._signal and self._reap(forgiven):
+                    if not signal.number and self._reap(forgiven):
                         ready, due = self._ask(tasks, late), 0.0
             finally:
                 self._stop_all()
-            if self._signal:
+            if signal.number:
                 done = sum(task.done for task in self._tasks)
                 what = f"stopped with {done} of {len(self._tasks)} runs done, the others are saved"
-                raise Stopped(f"{what}; the same command goes on", 128 + self._signal)
+                raise Stopped(f"{what}; the same command goes on", 128 + signal.number)
 
     @property
     def gave_up(self) -> bool:
@@ -153,7 +151,7 @@ class Runner:
         self._in_a_row += 1
         self._progress.failed(task, f"failed: {words}; its log is {self.log(task)}")
         if self._in_a_row == IN_A_ROW:
-            self._progress.say(f"{IN_A_ROW} runs failed in a row: no more are started before one succeeds")
+            say(f"{IN_A_ROW} runs failed in a row: no more are started before one succeeds")
 
     def _stop_all(self) -> None:
         """Ask all that still run to save themselves and stop, once: a second signal would end them unsaved."""
@@ -164,22 +162,10 @@ class Runner:
             running.process.wait()
         self._running.clear()
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Pass Ctrl-C and SIGTERM on; the runs are in sessions of their own, so that they hear of it once."""
-
-        def receive(number: int, frame: FrameType | None) -> None:
-            if self._signal:
-                for running in self._running:
-                    running.process.kill()
-            self._signal = number
-
-        before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _kill_all(self, number: int) -> None:
+        """The user does not want to wait."""
+        for running in self._running:
+            running.process.kill()
 
 
 def _peak_gib(task: Task) -> float | None:

@@ -10,8 +10,6 @@ from fastselfie.protocol.footnotes import Footnotes
 from fastselfie.protocol.gains import Paired, accuracies, gain, paired, spread
 from fastselfie.protocol.measured import BASE, Measured, Probed
 
-FRESH = "fresh"
-"""The variant of `Probed` whose weights were never trained."""
 IN_PERCENT = "in %, mean ± sample standard deviation over seeds"
 NO_PAPER = "The paper prints no number for these rows."
 
@@ -95,10 +93,10 @@ def probe_table(measured: Measured) -> Grid | None:
     failed = {variant: footnotes.cell("probe", variant=variant) for variant in measured.variants}
     if not measured.probes and not any(failed.values()):
         return None
-    fresh = {probed.features: probed for probed in measured.probes if probed.variant == FRESH}
+    fresh = {(probed.variant, probed.features): probed for probed in measured.probes if not probed.trained}
     lines: list[Line] = []
     for probed in latest(measured.probes):
-        bare = fresh.get(probed.features)
+        bare = fresh.get((probed.variant, probed.features))
         cells = (
             probed.variant, probed.step, probed.features,
             probed.linear, bare and bare.linear, probed.knn, bare and bare.knn,
@@ -124,10 +122,10 @@ def probe_table(measured: Measured) -> Grid | None:
 
 
 def latest(probes: Sequence[Probed]) -> list[Probed]:
-    """Those of trained variants at the last step that each of them was probed at."""
+    """Those of trained networks at the last step that each variant was probed at."""
     by_variant: dict[str, list[Probed]] = {}
     for probed in probes:
-        if probed.variant != FRESH:
+        if probed.trained:
             by_variant.setdefault(probed.variant, []).append(probed)
     last = {variant: max(probed.step for probed in group) for variant, group in by_variant.items()}
     return [probed for group in by_variant.values() for probed in group if probed.step == last[probed.variant]]

@@ -134,9 +134,7 @@ def grid(asked: Asked, start: str) -> list[Point]:
     """What is tried for a run from scratch, or for one from pretrained weights: the first is what recipes have."""
     protocol = asked.protocol
     lrs = numbers("--learning-rates", protocol.learning_rates)
-    if start == SCRATCH:
-        return [Point(lr=lr) for lr in lrs]
-    if protocol.pretrained is not None:
+    if start == SCRATCH or protocol.pretrained is not None:
         return [Point(lr=lr) for lr in lrs]
     keeps = numbers("--keeps", protocol.keeps)[::-1]
     rates: Sequence[float | None] = numbers("--pretrain-learning-rates", protocol.pretrain_learning_rates) or [None]

@@ -58,9 +58,9 @@ def progress(measured: Measured) -> str:
 
 def what_was_run(measured: Measured) -> list[tuple[str, str]]:
     """Names and values of what was asked for and how long it trained."""
-    by_steps: dict[int, list[str]] = {}
+    by_steps: dict[int, dict[str, None]] = {}
     for run in measured.pretrainings:
-        by_steps.setdefault(run.steps, []).append(run.variant)
+        by_steps.setdefault(run.steps, {})[run.variant] = None
     pretrained = [f"{steps:,} steps ({', '.join(variants)})" for steps, variants in by_steps.items()]
     classes = f"{measured.classes} classes, chance {1 / measured.classes:.1%}"
     return [

@@ -57,8 +57,9 @@ def gain(run: Run[FinetuneConfig], runs: Sequence[Run[FinetuneConfig]]) -> float
     accuracy = run.figure("test_accuracy")
     if run.config.scratch or run.result is None or accuracy is None:
         return None
+    settings = comparable(run)
     for other in runs:
-        if other.config.scratch and other.result is not None and comparable(other) == comparable(run):
+        if other.config.scratch and other.result is not None and comparable(other) == settings:
             baseline = other.figure("test_accuracy")
             return None if baseline is None else accuracy - baseline
     return None
@@ -77,21 +78,23 @@ def origin(run: Run[FinetuneConfig], pretraining: Sequence[Run[PretrainConfig]])
 
 def seeds_table(runs: Sequence[Run[FinetuneConfig]], pretraining: Sequence[Run[PretrainConfig]]) -> Table | None:
     """Mean and spread of finished runs that differ in their seeds alone; None where no two do."""
-    groups: dict[tuple[str, str], dict[tuple[int, int], Run[FinetuneConfig]]] = {}
+    groups: dict[tuple[str, str, str], dict[tuple[int, int], Run[FinetuneConfig]]] = {}
     for run in sorted(runs, key=lambda run: (_order(run), not run.config.scratch)):
         if run.result is not None and run.figure("test_accuracy") is not None:
             seeds = (run.config.seed, run.config.label_seed)  # the same ones twice would make the spread too small
-            groups.setdefault((_apart_from_seeds(run), origin(run, pretraining)), {}).setdefault(seeds, run)
+            kind = _apart_from_seeds(run), origin(run, pretraining), run.weights  # runs of one name may be several
+            groups.setdefault(kind, {}).setdefault(seeds, run)
     rows = []
-    for (_, weights), by_seeds in groups.items():
+    for (_, weights, _), by_seeds in groups.items():
         group = list(by_seeds.values())
         accuracies = [accuracy for run in group if (accuracy := run.figure("test_accuracy")) is not None]
         if len(accuracies) > 1:
             gains = [value for run in group if (value := gain(run, runs)) is not None]
             config = group[0].config
+            fewer = f" ({len(gains)} of {len(group)} runs)" if 0 < len(gains) < len(group) else ""
             cells = (
                 config.encoder, config.labels, weights, str(len(group)), percent(statistics.mean(accuracies)),
-                percent(statistics.stdev(accuracies)), difference(statistics.mean(gains) if gains else None),
+                percent(statistics.stdev(accuracies)), difference(statistics.mean(gains) if gains else None) + fewer,
             )  # fmt: skip
             rows.append(Row(cells=cells))
     headings = ("encoder", "labels", "weights", "runs", "mean test accuracy", "standard deviation", "mean gain")

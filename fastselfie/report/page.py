@@ -82,7 +82,7 @@ def write_page(out: Path, text: str) -> None:
     """Write a page. Raises: UserError: that fails."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        replace_bytes(out, text.encode())
+        replace_bytes(out, text.encode(errors="replace"))  # a folder's name may be any bytes
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); choose another file") from None
 

@@ -34,15 +34,16 @@ class Run(Generic[C]):
     """One run, finished or not.
 
     Attributes:
-        path: its folder. name: what the page calls it, no other run's name. config: its settings. images: fingerprint
-        of its images. lines: its metrics in the order of the steps. result: what ``result.json`` holds;
-        None while the run is unfinished.
+        path: its folder. name: what the page calls it, no other run's name. config: its settings. images, weights:
+            fingerprints of its images, and of the weights that it started from. lines: its metrics in the order of the
+            steps. result: what ``result.json`` holds; None while the run is unfinished.
     """
 
     path: Path
     name: str
     config: C
     images: str
+    weights: str
     lines: tuple[dict[str, float], ...]
     result: dict[str, Any] | None
 
@@ -82,7 +83,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run[RunConfig]]:
     runs = [_read(path, name) for path, name in zip(unique, distinct_names(unique), strict=True)]
     logged = [run for run in runs if run.lines]
     if not logged:
-        raise UserError(f"{unique[0]}: has no line in metrics.jsonl yet; wait for its first")
+        raise UserError(f"{runs[0].path}: has no line in metrics.jsonl yet; wait for its first")
     for run in runs:
         if not run.lines:
             say(f"{run.path}: left out, it has no line in metrics.jsonl yet")
@@ -119,8 +120,10 @@ def _read(path: Path, name: str) -> Run[RunConfig]:
     record = read_config(path)
     config = _config(path, record)
     lines = tuple(read_lines(RunFolder(path).metrics))
-    images = str(record["facts"].get("images")) if isinstance(record["facts"], dict) else ""
-    return Run(path=path, name=name, config=config, images=images, lines=lines, result=_result(path / RESULT))
+    facts = record["facts"] if isinstance(record["facts"], dict) else {}
+    images, weights = (str(facts.get(fact)) for fact in ("images", "weights"))
+    result = _result(path / RESULT)
+    return Run(path=path, name=name, config=config, images=images, weights=weights, lines=lines, result=result)
 
 
 def _config(path: Path, record: dict[str, Any]) -> RunConfig:

@@ -1,11 +1,16 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and folders that one process at a time works in."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+LOCK = ".lock"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -29,6 +34,21 @@ def replace_bytes(path: Path, data: bytes) -> None:
 def replace_json(path: Path, value: dict[str, Any]) -> None:
     """`replace_bytes` of ``value`` as indented JSON."""
     replace_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """While it is open no other process holds ``folder``; false where one does.
+
+    A file system without locks, as Lustre is mounted at times, lets everybody in.
+    """
+    with (folder / LOCK).open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError as error:
+            free = not isinstance(error, BlockingIOError)
+        yield free
 
 
 def sync_folder(path: Path) -> None:

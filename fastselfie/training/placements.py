@@ -45,7 +45,7 @@ class Placements:
     def cut_back(self, run: Path, done: int) -> None:
         """Drop the moments after ``done`` steps, and a torn one: they will come again."""
         file = run / FOLDER / MOMENTS
-        lines = file.read_text().splitlines() if file.exists() else []
+        lines = file.read_text("utf-8", "replace").splitlines() if file.exists() else []
         kept = [line for line in lines if _step(line) <= done]
         if kept != lines:
             replace_bytes(file, "".join(line + "\n" for line in kept).encode())

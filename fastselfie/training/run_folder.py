@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from fastselfie.config import contrast, require
 from fastselfie.errors import UserError
 from fastselfie.pipelines.source import Probes
 from fastselfie.randomness import STREAM
-from fastselfie.training.files import replace_bytes, replace_json
+from fastselfie.training.files import held, replace_bytes, replace_json
 from fastselfie.training.versions import versions
 from fastselfie.training.world import World
 
@@ -55,37 +54,43 @@ class RunFolder:
         """
         settings = _as_json(dataclasses.asdict(config))
         try:
-            if self._config.exists():
-                record = read_config(self.path)
-                theirs = {**with_defaults(type(config), record["settings"]), **record["facts"]}
-                self._compare(record["command"], theirs, command, settings, facts)
-            else:
-                facts = facts | {"stream": STREAM}
-                self._make({"command": command, "settings": settings, "facts": facts, "made_by": versions()})
+            if not self._config.exists():
+                made = facts | {"stream": STREAM}
+                self._make({"command": command, "settings": settings, "facts": made, "made_by": versions()})
         except OSError as error:
-            raise UserError(f"--out {self.path}: cannot be written ({error.strerror}); choose another folder") from None
+            raise _unwritable(self.path, error) from None
+        record = read_config(self.path)
+        theirs = {**with_defaults(type(config), record["settings"]), **record["facts"]}
+        self._compare(record["command"], theirs, command, settings, facts)
 
     def _make(self, record: dict[str, Any]) -> None:
+        """Write config.json, which is a run's first file, unless another process was quicker."""
         there = self.path.exists()
-        if there and (not self.path.is_dir() or any(not file.name.startswith(".") for file in self.path.iterdir())):
+        taken = there and (not self.path.is_dir() or any(not file.name.startswith(".") for file in self.path.iterdir()))
+        if taken and not self._config.exists():
             raise UserError(f"--out {self.path}: is not an empty folder and holds no run; choose another")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            replace_json(self._config, record)
+            with self._alone():
+                if not self._config.exists():
+                    replace_json(self._config, record)
         except OSError:
-            if not there:
+            if not there and not self._config.exists():
                 shutil.rmtree(self.path, ignore_errors=True)
             raise
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with held(self.path) as free:
+            require(free, f"--out {self.path}: another process is training in it")
+            yield
 
     def _compare(
         self, their_command: str, theirs: dict[str, Any], command: str, settings: dict[str, Any], facts: dict[str, Any]
     ) -> None:
         if their_command != command:
             raise UserError(f"--out {self.path}: holds a {their_command} run; choose another folder")
-        settings = {
-            "recipe": settings["recipe"],
-            **settings,
-        }  # named first where it differs, and not what follows from it
+        settings = {"recipe": settings["recipe"], **settings}  # named first where it differs, not what follows from it
         for name, value in {**settings, **facts}.items():
             if name not in FREE and differs(theirs.get(name), value):
                 if name in facts:
@@ -120,21 +125,17 @@ class RunFolder:
             UserError: another run trains in this folder.
         """
         with ExitStack() as stack:
-            world.in_main(lambda: self._lock(stack))
+            try:
+                world.in_main(lambda: stack.enter_context(self._alone()))
+            except OSError as error:
+                raise _unwritable(self.path, error) from None
             yield
-
-    def _lock(self, stack: ExitStack) -> None:
-        lock = stack.enter_context((self.path / ".lock").open("w"))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"--out {self.path}: another process is training in it") from None
 
     def cut_metrics_back(self, step: int) -> None:
         """Drop the lines after ``step``, and a torn last one: they will be written again."""
         if not self.metrics.exists():
             return
-        kept = [line for line in self.metrics.read_text().splitlines() if _step_of(line) <= step]
+        kept = [line for line in self._lines() if _step_of(line) <= step]
         replace_bytes(self.metrics, "".join(line + "\n" for line in kept).encode())
 
     def append_metrics(self, line: dict[str, Any]) -> None:
@@ -144,15 +145,22 @@ class RunFolder:
 
     def has_line(self, step: int) -> bool:
         """Whether metrics.jsonl tells of ``step``."""
-        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
-        return any(_step_of(line) == step for line in lines)
+        return any(_step_of(line) == step for line in self._lines())
 
     def last_metrics(self) -> dict[str, Any]:
         """The newest value of every metric."""
         merged: dict[str, Any] = {}
-        for line in self.metrics.read_text().splitlines():
+        for line in self._lines():
             merged |= json.loads(line)
         return merged
+
+    def _lines(self) -> list[str]:
+        """None where there is no file. What a crash of the machine has left in a line may be any bytes."""
+        return self.metrics.read_text("utf-8", "replace").splitlines() if self.metrics.exists() else []
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"--out {path}: cannot be written ({error.strerror}); choose another folder")
 
 
 def differs(theirs: Any, ours: Any) -> bool:

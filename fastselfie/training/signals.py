@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 import torch
@@ -26,41 +27,58 @@ class Stopped(Exception):  # noqa: N818 - not an error: the user asked
         self.status = status
 
 
+@dataclass(kw_only=True)
+class Received:
+    """The first signal that has arrived, 0 for none."""
+
+    number: int = 0
+
+
+@contextmanager
+def received(again: Callable[[int], None]) -> Iterator[Received]:
+    """Catch SIGINT and SIGTERM while the block runs. ``again`` is told of one that comes later than the first."""
+    first, since = Received(), 0.0
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        nonlocal since
+        if not first.number:
+            first.number, since = number, time.monotonic()
+        elif time.monotonic() > since + _SAME_S:
+            again(number)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield first
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class StopSignal:
-    """Which signal has arrived, 0 for none."""
+    """Which signal any of the processes has received."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._received = 0
-        self._since = 0.0
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        """Remember the signal. A later one ends the process at once, as it would have without us."""
-        if not self._received:
-            self._received, self._since = number, time.monotonic()
-        elif time.monotonic() > self._since + _SAME_S:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+    def __init__(self, world: World, own: Received) -> None:
+        self._world, self._own = world, own
 
     def agreed(self) -> int:
-        """The signal that any process has received, the same answer in all: they must leave at the same step.
+        """The signal, 0 for none, the same answer in all processes: they must leave at the same step.
 
         On a CPU tensor, so that a CUDA device is not waited for.
         """
         if not self._world.distributed:
-            return self._received
-        flag = torch.tensor(self._received)
+            return self._own.number
+        flag = torch.tensor(self._own.number)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
         return int(flag)
 
 
 @contextmanager
 def stop_signal(world: World) -> Iterator[StopSignal]:
-    """Catch SIGINT and SIGTERM while the block runs."""
-    stop = StopSignal(world)
-    before = {number: signal.signal(number, stop.receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    """Catch SIGINT and SIGTERM while the block runs; a later one ends the process at once, as it would without us."""
+    with received(_end) as own:
+        yield StopSignal(world, own)
+
+
+def _end(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
