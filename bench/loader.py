@@ -27,7 +27,7 @@ import torch
 
 from bench.images_in_memory import SHRINKS, ImagesInMemory, read_into_memory
 from bench.loader_sides import SIZE, Round, all_sides
-from bench.measure import interleaved, summary, write
+from bench.measure import interleaved, summary, told, write
 from fastselfie.errors import UserError
 from fastselfie.pipelines.allotment import cores
 from fastselfie.pipelines.decoder import require_dali
@@ -111,9 +111,7 @@ def main() -> None:
     except (UserError, OSError) as error:
         sys.exit(f"loader: {error}")
     write(arguments.out, result, device)
-    for name, rate in result["images_per_second"].items():
-        spread = f"n = {rate['n']}, {rate['lowest']:.0f} to {rate['highest']:.0f}"
-        print(f"{name:17} {rate['median']:.0f} images/s ({spread})")
+    print(told(result["images_per_second"]))
     for name, ratio in result["ratio_of_medians"].items():
         print(f"{ratio:.2f} times {name}")
 

@@ -115,6 +115,14 @@ def summary(seconds: list[float], images: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def told(rates: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line for each side's `summary`."""
+    return "\n".join(
+        f"{name:17} {rate['median']:.0f} images/s (n = {rate['n']}, {rate['lowest']:.0f} to {rate['highest']:.0f})"
+        for name, rate in rates.items()
+    )
+
+
 def product_flops(dtype: torch.dtype, device: torch.device, smoke: bool = False) -> float:
     """The device's own speed at a large square matrix product, FLOP/s: the ceiling that a step is held against. In a
     ``smoke`` run at a small one."""

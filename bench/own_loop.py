@@ -23,7 +23,7 @@ import torch
 from bench.baselines.torch_loader import torch_loader
 from bench.images_in_memory import read_into_memory
 from bench.loader_sides import MIN_AREA, SIZE
-from bench.measure import interleaved, summary, write
+from bench.measure import interleaved, summary, told, write
 from fastselfie.errors import UserError
 from fastselfie.pipelines import loader
 from fastselfie.pipelines.allotment import cores
@@ -87,9 +87,7 @@ def main() -> None:
     except (UserError, OSError) as error:
         sys.exit(f"own_loop: {error}")
     write(arguments.out, result, device)
-    for name, rate in result["images_per_second"].items():
-        spread = f"n = {rate['n']}, {rate['lowest']:.0f} to {rate['highest']:.0f}"
-        print(f"{name:17} {rate['median']:.0f} images/s ({spread})")
+    print(told(result["images_per_second"]))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,9 @@ def outage(folder: Path, kind: str, seconds: float | None, arguments: argparse.N
     """What one outage does to a loop; ``seconds`` None: the server does not come back."""
     with serving(folder) as server:
         break_off, come_back = (server.silence, server.speak) if kind == "silent" else (server.kill, server.start)
-        batches = loader(server.url, batch_size=arguments.batch_size, size=SIZE, dtype=torch.uint8)
+        batches = loader(
+            server.url, batch_size=arguments.batch_size, size=SIZE, dtype=torch.uint8, threads=arguments.threads
+        )
         longest_s, said, ended_after_s = 0.0, None, None
         rounds = _rounds(batches, arguments.batches)
         _longest_wait_s(rounds, arguments.around_s)
