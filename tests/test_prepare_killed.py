@@ -109,7 +109,12 @@ def _as_in_a_terminal() -> None:
 def begin(many: Path, folder: Path, finished: int) -> Process:
     """A pass that is held (SIGSTOP) while it writes a shard; SIGCONT lets it go on."""
     process = start("prepare", many, folder, *OPTIONS, "--workers", "2", cwd=many.parent, before=_as_in_a_terminal)
-    there = in_mid_shard(folder, finished)
+    in_a_shard = in_mid_shard(folder, finished)
+
+    def there() -> bool:
+        """With its workers: one that goes on may find as many shards finished before it has any."""
+        return in_a_shard() and len(workers(process)) == 2
+
     while True:
         wait_for(lambda: there() or process.poll() is not None)
         assert process.poll() is None, "the pass was over too soon"
