@@ -15,6 +15,7 @@ from PIL import Image
 from fastselfie.errors import UserError
 from fastselfie.pipelines.image_bytes import MOST_PIXELS, BadImage
 from fastselfie.pipelines.jpeg_header import JpegHeader, jpeg_header
+from fastselfie.pipelines.jpeg_window import cut
 
 _KEPT_BYTES = 48 << 20  # a thread keeps memory for images of 16 million pixels; larger ones get their own each time
 _BEYOND = 8  # rows below the last one asked for that it depends on, through the interpolation of colour
@@ -85,6 +86,30 @@ def decode_image(data: _Pixels, header: JpegHeader | None, memory: ThreadMemory,
     if stored.shape[:2] != (stop, header.columns):  # it has a second header
         raise BadImage("is damaged")
     return turned(stored, header.orientation)
+
+
+def decode_window(
+    data: _Pixels, header: JpegHeader, window: tuple[int, int, int, int], memory: ThreadMemory
+) -> _Pixels:
+    """The window of the image that `decode_image` makes: uint8 (height, width, 3). Valid until this thread's next.
+
+    Of a file with restart markers at the right places little more than the window is decoded.
+
+    Args:
+        window: first row and column, height and width.
+
+    Raises:
+        BadImage: it cannot be decoded. MemoryError.
+    """
+    row, column, height, width = window
+    part = cut(data, header, window) if header.orientation == 1 else None
+    if part is None:
+        image = decode_image(data, header, memory, rows=row + height)
+    else:
+        row, column = part.row, part.column
+        image = _decode_jpeg(part.data, memory.image(part.rows * part.columns * 3))
+        assert image.shape[:2] == (part.rows, part.columns)
+    return image[row : row + height, column : column + width]
 
 
 def _decode_jpeg(data: _Pixels, memory: _Pixels) -> _Pixels:

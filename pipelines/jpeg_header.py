@@ -13,6 +13,7 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = 0xC2
 _HUFFMAN = (0xC0, 0xC1, _PROGRESSIVE)  # the first two: baseline, extended
 _SAMPLINGS = frozenset((0x11, 0x21, 0x12, 0x22, 0x41, 0x14))  # luma's samples across and down for one of each colour
+_BLOCK = 8
 _EXIF, _ORIENTATION, _SHORT = b"Exif\0\0", 0x0112, 3
 
 
@@ -24,7 +25,9 @@ class JpegHeader:
         marker: the kind of coding, 0xC0 for baseline.
         usual: Huffman-coded samples of 8 bits, grey or of three channels with a sampling that is in use.
         progressive: in several passes over the image. orientation: EXIF's, 1 to 8; 1 is upright.
-        rows_at: where in the file the number of rows stands, two bytes.
+        rows_at: where in the file the number of rows stands, two bytes; that of columns after it.
+        channels: 1 or 3 of the usual kinds. mcu: rows and columns of pixels that are coded together, of those kinds.
+        scan_at: behind the frame's segment, where the rest of the header begins.
     """
 
     rows: int
@@ -34,6 +37,9 @@ class JpegHeader:
     progressive: bool
     orientation: int
     rows_at: int
+    channels: int
+    mcu: tuple[int, int]
+    scan_at: int
 
     @property
     def turned_shape(self) -> tuple[int, int]:
@@ -54,10 +60,12 @@ def jpeg_header(data: memoryview) -> JpegHeader | None:
         (length,) = struct.unpack_from(">H", data, at + 2)
         if marker in _FRAMES:
             bits, rows, columns = struct.unpack_from(">BHH", data, at + 4)
-            usual = marker in _HUFFMAN and bits == 8 and _usual_channels(data[at + 9 : at + 2 + length])
+            frame = data[at + 9 : at + 2 + length]
             return JpegHeader(
-                rows=rows, columns=columns, marker=marker, usual=usual, progressive=marker == _PROGRESSIVE,
-                orientation=orientation, rows_at=at + 5,
+                rows=rows, columns=columns, marker=marker,
+                usual=marker in _HUFFMAN and bits == 8 and _usual_channels(frame), progressive=marker == _PROGRESSIVE,
+                orientation=orientation, rows_at=at + 5, channels=frame[0] if frame else 0, mcu=_mcu(frame),
+                scan_at=at + 2 + length,
             )  # fmt: skip
         if marker in (_SCAN, _END):
             return None
@@ -72,6 +80,14 @@ def _usual_channels(frame: memoryview) -> bool:
     if len(frame) == 10 and frame[0] == 3:
         return frame[2] in _SAMPLINGS and frame[5] == frame[8] == 0x11
     return len(frame) == 4 and frame[0] == 1
+
+
+def _mcu(frame: memoryview) -> tuple[int, int]:
+    """Luma's samples for one of each colour, times the 8 of a block. Alone, grey is coded block by block."""
+    if len(frame) < 10:
+        return _BLOCK, _BLOCK
+    across, down = divmod(frame[2], 16)
+    return down * _BLOCK, across * _BLOCK
 
 
 def _orientation(tiff: memoryview) -> int:

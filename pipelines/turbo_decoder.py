@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.image_bytes import BadImage
-from fastselfie.pipelines.image_decoding import ThreadMemory, decode_image, require_turbo, usual_header
+from fastselfie.pipelines.image_decoding import ThreadMemory, decode_image, decode_window, require_turbo, usual_header
 from fastselfie.pipelines.jpeg_header import JpegHeader
 from fastselfie.pipelines.recycled import RecycledMemory
 from fastselfie.pipelines.resampling import resize_centre, resize_window
@@ -135,11 +135,14 @@ class TurboDecoder:
         if run.windows_B4 is None or encoded.draws is None or encoded.flip is None:
             resize_centre(decode_image(data, header, self._memory), out, shorter_side=self._view.shorter_side)
             return
-        window = run.windows_B4[position]
-        image = decode_image(data, header, self._memory, rows=int(window[0] + window[2]))
-        if header is None:  # its shape was not known before
+        window_4 = run.windows_B4[position]
+        if header is None:  # its shape is not known before
+            image = decode_image(data, header, self._memory)
             draws = encoded.draws[position : position + 1]
-            window[:] = random_windows(np.array([image.shape[:2]]), draws, self._view.min_area)[0]
-        row, column, height, width = window.tolist()
-        part = self._memory.contiguous(image[row : row + height, column : column + width])
-        resize_window(part, out, flip=bool(encoded.flip[position]))
+            window_4[:] = random_windows(np.array([image.shape[:2]]), draws, self._view.min_area)[0]
+            row, column, height, width = window_4.tolist()
+            part = image[row : row + height, column : column + width]
+        else:
+            row, column, height, width = window_4.tolist()
+            part = decode_window(data, header, (row, column, height, width), self._memory)
+        resize_window(self._memory.contiguous(part), out, flip=bool(encoded.flip[position]))
