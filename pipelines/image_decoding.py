@@ -82,10 +82,7 @@ def decode_image(data: _Pixels, header: JpegHeader | None, memory: ThreadMemory,
         data[header.rows_at : header.rows_at + 2] = divmod(stop, 256)
     else:
         stop = header.rows
-    stored = _decode_jpeg(data, memory.image(stop * header.columns * 3))
-    if stored.shape[:2] != (stop, header.columns):  # it has a second header
-        raise BadImage("is damaged")
-    return turned(stored, header.orientation)
+    return turned(_decode_jpeg(data, (stop, header.columns), memory), header.orientation)
 
 
 def decode_window(
@@ -107,21 +104,23 @@ def decode_window(
         image = decode_image(data, header, memory, rows=row + height)
     else:
         row, column = part.row, part.column
-        image = _decode_jpeg(part.data, memory.image(part.rows * part.columns * 3))
-        assert image.shape[:2] == (part.rows, part.columns)
+        image = _decode_jpeg(part.data, (part.rows, part.columns), memory)
     return image[row : row + height, column : column + width]
 
 
-def _decode_jpeg(data: _Pixels, memory: _Pixels) -> _Pixels:
+def _decode_jpeg(data: _Pixels, shape: tuple[int, int], memory: ThreadMemory) -> _Pixels:
     """What libjpeg-turbo makes of it. It goes on after damage to the pixels, as Pillow and DALI do."""
     import simplejpeg  # an extra: only here
 
     try:
-        return simplejpeg.decode_jpeg(data, "RGB", buffer=memory, strict=False)
+        image = simplejpeg.decode_jpeg(data, "RGB", buffer=memory.image(shape[0] * shape[1] * 3), strict=False)
     except ValueError as error:
         if re.search("memory", str(error), re.IGNORECASE):
             raise MemoryError from None
         raise BadImage("is damaged") from None
+    if image.shape[:2] != shape:  # it has a second header
+        raise BadImage("is damaged")
+    return image
 
 
 def decode_by_pillow(data: _Pixels) -> _Pixels:

@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError, features
 from fastselfie.pipelines.image_bytes import MOST_PIXELS, BadImage, fault
 from fastselfie.pipelines.image_decoding import exif_orientation, turned
 from fastselfie.pipelines.jpeg_header import jpeg_header
-from fastselfie.pipelines.jpeg_window import restart_interval
+from fastselfie.pipelines.jpeg_segments import restart_interval, with_table
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
 """What is opened, by Pillow's names. Others of its formats start programs (EPS) or hold no photographs."""
@@ -147,4 +147,4 @@ def _jpeg(picture: Image.Image, quality: int) -> bytes:
     mcu_columns = 8 if chroma == _WHOLE_CHROMA else 16
     interval = restart_interval(picture.width, mcu_columns)
     picture.save(file, "JPEG", quality=quality, subsampling=chroma, restart_marker_blocks=interval)
-    return file.getvalue()
+    return with_table(file.getvalue())
