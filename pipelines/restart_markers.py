@@ -1,0 +1,74 @@
+"""Restart markers put into a JPEG file that keeps its pixels: a decoder can then start at each of them.
+
+The coefficients stay exactly what they are, as `jpegtran -restart` leaves them: their Huffman codes are read and
+written again with other markers between them, and with DC coded anew, of which each interval starts from 0.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+
+from fastselfie.errors import UserError
+from fastselfie.pipelines.huffman_tables import STANDARD_CHROMINANCE_DC, STANDARD_LUMINANCE_DC, tables
+from fastselfie.pipelines.jpeg_scan import Scan, UnusualJpeg, read_scan
+
+_LONGEST_INTERVAL = 0xFFFF
+
+
+def require_numba() -> None:
+    """Raises `UserError` where numba is not installed."""
+    if importlib.util.find_spec("numba") is None:
+        raise UserError("restart markers need numba: pip install 'fastselfie[markers]'")
+
+
+def with_restart_markers(data: bytes, interval: int) -> bytes | None:
+    """`data`, a JPEG file, with a restart marker after every ``interval`` MCUs; None where it is damaged, or not
+    Huffman-coded in 8 bits and one sequential scan of all its 1, 3 or 4 components.
+
+    Markers that it has go. Of its header only what that needs changes: the segment of the interval, and a table of DC
+    that lacks a code makes room for a standard one. Fill bytes and what follows the image's end are dropped.
+
+    Raises:
+        ValueError: ``interval`` is not within 1 to 65535.
+    """
+    if not 1 <= interval <= _LONGEST_INTERVAL:
+        raise ValueError(f"interval is {interval}, and a file can say 1 to {_LONGEST_INTERVAL}")
+    try:
+        scan = read_scan(data)
+    except UnusualJpeg:
+        return None
+    coded, lacking = _recoded(data, scan, interval, {})
+    replaced = {name: STANDARD_CHROMINANCE_DC if name else STANDARD_LUMINANCE_DC for name in lacking}
+    if replaced:
+        coded, _ = _recoded(data, scan, interval, replaced)
+    return None if coded is None else scan.header(interval, replaced) + coded
+
+
+def _recoded(data: bytes, scan: Scan, interval: int, replaced: dict[int, bytes]) -> tuple[bytes | None, list[int]]:
+    """The entropy-coded data up to the file's end, with other tables of DC written, and the names of those of DC that
+    lack a code; None with none of them where it is damaged."""
+    from fastselfie.pipelines.restart_coding import DONE, LACKING, recode  # numba is an extra: only here
+
+    dc, ac = (sorted({pair[kind] for pair in scan.selectors}) for kind in (0, 1))
+    reading = tables(tuple(scan.tables[name] for name in dc), tuple(scan.tables[name] for name in ac))
+    writing = tables(tuple(replaced.get(name, scan.tables[name]) for name in dc), ())
+    if reading is None or writing is None:
+        return None, []
+    selected = [scan.selectors[component] for component in scan.components_B]
+    layout = np.array(
+        [
+            scan.components_B,
+            [dc.index(name) for name, _ in selected],
+            [len(dc) + ac.index(name) for _, name in selected],
+        ]
+    )
+    state, coded, lacking = recode(
+        np.frombuffer(data, np.uint8), scan.stop, layout, scan.mcus, scan.interval, interval, reading.short,
+        reading.long, writing.codes,
+    )  # fmt: skip
+    return (
+        coded.tobytes() if state == DONE else None,
+        [name for row, name in enumerate(dc) if lacking[row]] if state == LACKING else [],
+    )
