@@ -16,7 +16,7 @@ _COMPONENTS = (1, 3, 4)
 _MOST_BLOCKS = 10  # of an MCU of several components
 
 
-class UnusualJpeg(Exception):
+class UnusualJpeg(Exception):  # noqa: N818 (what is unusual is the file)
     """It is damaged or of a kind that is left as it is."""
 
 

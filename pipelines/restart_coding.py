@@ -16,14 +16,21 @@ DONE, DAMAGED, LACKING = 0, 1, 2
 _BEYOND_SHORT = LONGEST - SHORT
 _ALL_LONG = (1 << LONGEST) - 1
 _REFILL = 32  # bits: more than the 27 of the longest code with what follows it
-_FLUSH = 32
 _LARGEST_DC = 2047  # what category 11 holds
 _BLOCK_BYTES = 2 * (63 * 26 + 27 + 8) // 8 + 1  # of a block at most: codes, coefficients, and a zero after each byte
 _MARKER_BYTES = 16  # what was kept back, padding and marker
 _RESTART, _END = 0xD0, 0xD9
 
 
-@numba.njit(cache=True, nogil=True)
+def _compiled(function):
+    """``function`` compiled when it is first called, and kept on disk where there is a folder for that."""
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's can be written to
+        return numba.njit(nogil=True)(function)
+
+
+@_compiled
 def recode(data, at, layout, mcus, old, new, short, long, codes):
     """The scan with a restart marker after every ``new`` MCUs.
 
@@ -68,37 +75,33 @@ def recode(data, at, layout, mcus, old, new, short, long, codes):
             category = entry >> 5
             bits -= category
             read[component] += _signed(held >> bits, category)
-            if entry == 0 or abs(read[component]) > _LARGEST_DC:
-                return DAMAGED, out[:0], lacking
             difference = read[component] - told[component]
-            told[component] = read[component]
-            if abs(difference) > _LARGEST_DC:
+            if entry == 0 or abs(read[component]) > _LARGEST_DC or abs(difference) > _LARGEST_DC:
                 return DAMAGED, out[:0], lacking
+            told[component] = read[component]
             category = _category(difference)
             code = codes[dc, category]
             lacking[dc] |= code == 0
             kept = ((kept << (code & 31)) | (code >> 5)) << category
             kept |= (difference if difference >= 0 else difference - 1) & ((1 << category) - 1)
-            kept_bits += (code & 31) + category
-            # The coefficients of AC, whose bits are copied.
-            place = 1
+            size, kept_bits = _flushed(out, size, kept, kept_bits + (code & 31) + category)
+            # The codes and coefficients of AC, whose bits are copied: all that were read since the last time at once.
+            place, copied = 1, bits
             while place < 64:
-                if kept_bits >= _FLUSH:
-                    size, kept_bits = _flushed(out, size, kept, kept_bits)
                 if bits < _REFILL:
+                    kept = (kept << (copied - bits)) | (held & ((1 << copied) - 1)) >> bits
+                    size, kept_bits = _flushed(out, size, kept, kept_bits + copied - bits)
                     at, held, bits, lent = _filled(data, at, held, bits, lent)
+                    copied = bits
                 entry = _entry(short, long, ac, held, bits)
                 if entry == 0:
                     return DAMAGED, out[:0], lacking
-                length = entry & 31
-                bits -= length
-                kept = (kept << length) | ((held >> bits) & ((1 << length) - 1))
-                kept_bits += length
+                bits -= entry & 31
                 place += entry >> 5
+            kept = (kept << (copied - bits)) | (held & ((1 << copied) - 1)) >> bits
+            size, kept_bits = _flushed(out, size, kept, kept_bits + copied - bits)
             if 64 < place <= BLOCK_ENDED or bits < lent:
                 return DAMAGED, out[:0], lacking
-            if kept_bits >= _FLUSH:
-                size, kept_bits = _flushed(out, size, kept, kept_bits)
     if lacking.any():
         return LACKING, out[:0], lacking
     at, right = _passed(data, at, bits - lent, _END)
@@ -109,7 +112,7 @@ def recode(data, at, layout, mcus, old, new, short, long, codes):
     return DONE, larger[: _marked(larger, size, kept, kept_bits, _END)], lacking
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(inline="always")
 def _filled(data, at, held, bits, lent):
     """At least 49 ``bits`` in ``held``, with zeros ``lent`` from where a marker stands or the file ends."""
     while bits <= 48:
@@ -126,7 +129,7 @@ def _filled(data, at, held, bits, lent):
     return at, held, bits, lent
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(inline="always")
 def _entry(short, long, row, held, bits):
     """The table's entry for the code that comes next, 0 where there is none. Of at least 16 ``bits``."""
     code = (held >> (bits - LONGEST)) & _ALL_LONG
@@ -134,14 +137,14 @@ def _entry(short, long, row, held, bits):
     return entry if entry > 0 else np.int64(long[row, code])
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(inline="always")
 def _signed(value, category):
     """The number that the last ``category`` bits of ``value`` stand for: those that start with a 0 are negative."""
     value &= (1 << category) - 1
     return value if category == 0 or value >> (category - 1) else value - (1 << category) + 1
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(inline="always")
 def _category(difference):
     category, rest = 0, abs(difference)
     while rest > 0:
@@ -150,7 +153,7 @@ def _category(difference):
     return category
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(inline="always")
 def _flushed(out, size, kept, kept_bits):
     """All whole bytes of ``kept`` written: how many bytes ``out`` has then and how many bits are kept."""
     while kept_bits >= 8:
@@ -164,7 +167,7 @@ def _flushed(out, size, kept, kept_bits):
     return size, kept_bits
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(inline="always")
 def _marked(out, size, kept, kept_bits, marker):
     """What is kept written, filled up with ones, and a marker: how many bytes ``out`` has then."""
     more = -kept_bits % 8
@@ -173,7 +176,7 @@ def _marked(out, size, kept, kept_bits, marker):
     return size + 2
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(inline="always")
 def _passed(data, at, unread, marker):
     """Behind ``marker``, and whether it stands there with nothing but padding before it."""
     while at + 1 < data.size and data[at] == 0xFF and data[at + 1] == 0xFF:  # fill bytes
