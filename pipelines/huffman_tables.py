@@ -18,6 +18,7 @@ SHORT = 10  # bits of those that are looked up in little memory, which stays in 
 DC_CATEGORIES = 12  # of 8-bit samples, as of AC's is one less
 BLOCK_ENDED = 128  # as an advance: more than any block holds
 _LENGTHS = np.arange(1, LONGEST + 1)
+_LARGEST_CATEGORY = 15  # that a table may name, though a file of 8-bit samples has no use for it
 _END, _SIXTEEN_ZEROS = 0x00, 0xF0
 # T.81's tables K.3 and K.4, which have a code for every category.
 STANDARD_LUMINANCE_DC = bytes([0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, *range(DC_CATEGORIES)])
@@ -51,7 +52,9 @@ def tables(dc: tuple[bytes, ...], ac: tuple[bytes, ...]) -> Tables | None:
         lengths, symbols = np.repeat(_LENGTHS, list(table[:LONGEST])), np.frombuffer(table, np.uint8)[LONGEST:]
         # Codes of rising length, counted up from 0: so they lie in the order of what they stand for in the lookup.
         widths = 1 << (LONGEST - lengths)
-        if len(lengths) != len(symbols) or widths.sum() >= 1 << LONGEST:  # all ones is no code
+        if len(lengths) != len(symbols) or len(symbols) > 256 or widths.sum() >= 1 << LONGEST:  # all ones is no code
+            return None
+        if row < len(dc) and any(symbols > _LARGEST_CATEGORY):  # libjpeg refuses these even where they are not used
             return None
         entries = _dc_entries(lengths, symbols) if row < len(dc) else _ac_entries(lengths, symbols)
         _fill(long[row], entries, widths)
