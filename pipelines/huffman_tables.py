@@ -1,82 +1,93 @@
-"""Huffman tables of JPEG files (ITU-T T.81, annex C): as they stand in a file, to decode with and to encode with.
+"""Huffman tables of JPEG files (ITU-T T.81, annex C): from their definitions to what numba decodes and encodes with.
 
-A table is its definition's bytes: of each length from 1 to 16 bits how many codes, then the symbols in the order of
-their codes. A DC symbol is a category: how many bits of the difference follow. An AC symbol is the zeros before a
-coefficient and the bits that follow; (0, 0) ends the block, (15, 0) stands for 16 zeros. R: the tables of one scan.
+Needs the extra `markers`, so it is imported where it is called. A definition is as in a file: of each length from 1 to
+16 bits how many codes, then the symbols in the order of their codes. A DC symbol is a category: how many bits of the
+difference follow. An AC symbol is the zeros before a coefficient and the bits that follow; (0, 0) ends the block,
+(15, 0) stands for 16 zeros. R: the tables of one scan.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-
+import numba
 import numpy as np
-from numpy.typing import NDArray
 
 LONGEST = 16  # bits of a code
-SHORT = 10  # bits of those that are looked up in little memory, which stays in the innermost cache
-DC_CATEGORIES = 12  # of 8-bit samples, as of AC's is one less
+SHORT = 10  # bits of those that are looked up at once, in memory that stays in the innermost cache
+LARGEST_CATEGORY = 11  # of DC of 8-bit samples; AC's is one less
 BLOCK_ENDED = 128  # as an advance: more than any block holds
-_LENGTHS = np.arange(1, LONGEST + 1)
-_LARGEST_CATEGORY = 15  # that a table may name, though a file of 8-bit samples has no use for it
+_ALL_LONG = (1 << LONGEST) - 1
+_BEYOND_SHORT = LONGEST - SHORT
 _END, _SIXTEEN_ZEROS = 0x00, 0xF0
-# T.81's tables K.3 and K.4, which have a code for every category.
-STANDARD_LUMINANCE_DC = bytes([0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, *range(DC_CATEGORIES)])
-STANDARD_CHROMINANCE_DC = bytes([0, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, *range(DC_CATEGORIES)])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tables:
-    """The tables of one scan, a row each.
+def compiled(function):
+    """``function`` compiled when it is first called, and kept on disk where there is a folder for that."""
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's can be written to
+        return numba.njit(nogil=True)(function)
 
-    Attributes:
+
+@compiled
+def lookups(definitions, dc):
+    """Args: definitions: uint8 (R, 272), right ones, see `fastselfie.pipelines.jpeg_scan`. dc: the first are of DC.
+
+    Returns:
         short: uint16 (R, 2**SHORT), by the next bits: the entry of a code that has no more bits than these, 0 else.
-        long: uint16 (R, 2**LONGEST), the same of all codes; 0 where no code, or none that 8-bit samples may have.
+        starts: int64 (R,), the first LONGEST bits with which a longer code can start.
+        long: uint16 (R, .), by the next LONGEST bits less these: the entry of a longer code, 0 where there is none.
             An entry of DC is the code's bits + 32 * category, one of AC the bits of the code and of the coefficient
-            + 32 * by how many places of the block it goes on.
-        codes: int64 (R, DC_CATEGORIES), of a table of DC: its bits + 32 * code, 0 where it has none.
+            + 32 * by how many places of the block it goes on; 0 if 8-bit samples may have no such symbol.
+        codes: int64 (R, 256), by the symbol: the code's bits + 32 * code, 0 where it has none.
     """
-
-    short: NDArray[np.uint16]
-    long: NDArray[np.uint16]
-    codes: NDArray[np.int64]
-
-
-@lru_cache(maxsize=32)  # most files have the standard tables; one takes 0.1 to 0.8 MiB
-def tables(dc: tuple[bytes, ...], ac: tuple[bytes, ...]) -> Tables | None:
-    """Those tables, first DC's, as rows; None where one of them is none."""
-    rows = len(dc) + len(ac)
-    short, long = np.zeros((rows, 1 << SHORT), np.uint16), np.zeros((rows, 1 << LONGEST), np.uint16)
-    codes = np.zeros((rows, DC_CATEGORIES), np.int64)
-    for row, table in enumerate(dc + ac):
-        lengths, symbols = np.repeat(_LENGTHS, list(table[:LONGEST])), np.frombuffer(table, np.uint8)[LONGEST:]
-        # Codes of rising length, counted up from 0: so they lie in the order of what they stand for in the lookup.
-        widths = 1 << (LONGEST - lengths)
-        if len(lengths) != len(symbols) or len(symbols) > 256 or widths.sum() >= 1 << LONGEST:  # all ones is no code
-            return None
-        if row < len(dc) and any(symbols > _LARGEST_CATEGORY):  # libjpeg refuses these even where they are not used
-            return None
-        entries = _dc_entries(lengths, symbols) if row < len(dc) else _ac_entries(lengths, symbols)
-        _fill(long[row], entries, widths)
-        shorter = lengths <= SHORT
-        _fill(short[row], entries[shorter], widths[shorter] >> (LONGEST - SHORT))
-        if row < len(dc):
-            starts = np.cumsum(widths) - widths
-            known = symbols < DC_CATEGORIES
-            codes[row, symbols[known]] = (lengths + 32 * (starts >> (LONGEST - lengths)))[known]
-    return Tables(short=short, long=long, codes=codes)
+    rows = definitions.shape[0]
+    starts = np.zeros(rows, np.int64)
+    for row in range(rows):
+        for length in range(1, SHORT + 1):
+            starts[row] += np.int64(definitions[row, length - 1]) << (LONGEST - length)
+    short = np.zeros((rows, 1 << SHORT), np.uint16)
+    long = np.zeros((rows, (1 << LONGEST) - starts.min()), np.uint16)
+    codes = np.zeros((rows, 256), np.int64)
+    for row in range(rows):
+        place = code = 0
+        for length in range(1, LONGEST + 1):
+            code <<= 1
+            for _ in range(definitions[row, length - 1]):
+                symbol = np.int64(definitions[row, LONGEST + place])
+                entry = _dc_entry(length, symbol) if row < dc else _ac_entry(length, symbol)
+                codes[row, symbol] = length + 32 * code
+                if length <= SHORT:
+                    first, last = code << (SHORT - length), (code + 1) << (SHORT - length)
+                    short[row, first:last] = entry
+                else:
+                    first, last = code << (LONGEST - length), (code + 1) << (LONGEST - length)
+                    long[row, first - starts[row] : last - starts[row]] = entry
+                place += 1
+                code += 1
+    return short, starts, long, codes
 
 
-def _fill(lookup: NDArray[np.uint16], entries: NDArray[np.int64], widths: NDArray[np.int64]) -> None:
-    lookup[: widths.sum()] = np.repeat(entries, widths)
+@numba.njit(inline="always")
+def _dc_entry(length, symbol):
+    return length + 32 * symbol if symbol <= LARGEST_CATEGORY else 0
 
 
-def _dc_entries(lengths: NDArray[np.int64], symbols: NDArray[np.uint8]) -> NDArray[np.int64]:
-    return np.where(symbols < DC_CATEGORIES, lengths + 32 * symbols.astype(np.int64), 0)
+@numba.njit(inline="always")
+def _ac_entry(length, symbol):
+    bits = symbol & 15
+    if symbol == _END:
+        return length + 32 * BLOCK_ENDED
+    if symbol != _SIXTEEN_ZEROS and not 0 < bits < LARGEST_CATEGORY:
+        return 0
+    return length + bits + 32 * (symbol // 16 + 1)
 
 
-def _ac_entries(lengths: NDArray[np.int64], symbols: NDArray[np.uint8]) -> NDArray[np.int64]:
-    zeros, bits = np.divmod(symbols.astype(np.int64), 16)
-    entries = lengths + bits + 32 * (zeros + 1)
-    usual = (bits > 0) & (bits < DC_CATEGORIES - 1) | (symbols == _SIXTEEN_ZEROS)
-    return np.where(symbols == _END, lengths + 32 * BLOCK_ENDED, np.where(usual, entries, 0))
+@numba.njit(inline="always")
+def entry_of(short, starts, long, row, held, bits):
+    """The entry for the code that comes next, 0 where there is none. The ``bits`` at the low end of ``held`` are what
+    comes, at least 16."""
+    code = (held >> (bits - LONGEST)) & _ALL_LONG
+    entry = np.int64(short[row, code >> _BEYOND_SHORT])
+    if entry == 0 and code >= starts[row]:
+        entry = np.int64(long[row, code - starts[row]])
+    return entry

@@ -12,6 +12,8 @@ _START = b"\xff\xd8"
 _BASELINE, _EXTENDED, _HUFFMAN, _SCAN, _QUANTISATION, _INTERVAL, _COMMENT = 0xC0, 0xC1, 0xC4, 0xDA, 0xDB, 0xDD, 0xFE
 _APPLICATION = range(0xE0, 0xF0)
 _SEQUENTIAL = b"\x00\x3f\x00"  # of a scan: all coefficients, all their bits
+_AC = 16  # this added to a table's number
+_LARGEST_CATEGORY = 15  # that a table of DC may name, though 8-bit samples have no use for it
 _COMPONENTS = (1, 3, 4)
 _MOST_BLOCKS = 10  # of an MCU of several components
 
@@ -28,7 +30,7 @@ class Scan:
         segments: in the file's order, each its marker and what follows its length; the last is the scan's.
         stop: where in the file they end. mcus: of the image. interval: MCUs between restart markers, 0 for none.
         components_B: whose each block of an MCU is. selectors: of each component its tables of DC and AC.
-        tables: by class (0 DC, 16 AC) + number, see `fastselfie.pipelines.huffman_tables`.
+        tables: by class (0 DC, 16 AC) + number the definition: how many codes have 1 to 16 bits, and their symbols.
     """
 
     segments: list[tuple[int, bytes]]
@@ -119,9 +121,16 @@ def _tables(body: bytes) -> list[tuple[int, bytes]]:
     while at < len(body):
         stop = at + 17 + sum(body[at + 1 : at + 17])
         _expect(stop <= len(body) and body[at] & 0xEC == 0)  # class 0 or 1, number 0 to 3
+        _expect(_is_table(body[at + 1 : stop], dc=body[at] < _AC))
         found.append((body[at], body[at + 1 : stop]))
         at = stop
     return found
+
+
+def _is_table(table: bytes, dc: bool) -> bool:
+    """Does it keep to the standard, as libjpeg demands it? All ones is no code."""
+    symbols, used = table[16:], sum(count << (16 - length) for length, count in enumerate(table[:16], 1))
+    return len(symbols) <= 256 and used < 1 << 16 and not (dc and max(symbols, default=0) > _LARGEST_CATEGORY)
 
 
 def _quantisations(body: bytes) -> list[int]:
@@ -156,4 +165,4 @@ def _selectors(body: bytes, names: list[int]) -> list[tuple[int, int]]:
     count = len(names)
     _expect(len(body) == 4 + 2 * count and body[0] == count and body[1:-3:2] == bytes(names))
     _expect(body[-3:] == _SEQUENTIAL)
-    return [(pair >> 4, 16 + (pair & 15)) for pair in body[2:-3:2]]
+    return [(pair >> 4, _AC + (pair & 15)) for pair in body[2:-3:2]]

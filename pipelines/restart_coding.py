@@ -2,7 +2,7 @@
 
 Needs the extra `markers`, so it is imported where it is called. Nothing checks indices in what numba compiles: every
 function says why its own are within bounds. All arithmetic is of int64; bits are at the low end of such a number.
-B: the blocks of an MCU. R: tables, see `fastselfie.pipelines.huffman_tables`.
+B: the blocks of an MCU. R, D: tables and those of DC among them, see `fastselfie.pipelines.huffman_tables`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from fastselfie.pipelines.huffman_tables import BLOCK_ENDED, LONGEST, SHORT
+from fastselfie.pipelines.huffman_tables import BLOCK_ENDED, compiled, entry_of, lookups
 
 DONE, DAMAGED, LACKING = 0, 1, 2
-_BEYOND_SHORT = LONGEST - SHORT
-_ALL_LONG = (1 << LONGEST) - 1
 _REFILL = 32  # bits: more than the 27 of the longest code with what follows it
 _LARGEST_DC = 2047  # what category 11 holds
 _BLOCK_BYTES = 2 * (63 * 26 + 27 + 8) // 8 + 1  # of a block at most: codes, coefficients, and a zero after each byte
@@ -22,28 +20,22 @@ _MARKER_BYTES = 16  # what was kept back, padding and marker
 _RESTART, _END = 0xD0, 0xD9
 
 
-def _compiled(function):
-    """``function`` compiled when it is first called, and kept on disk where there is a folder for that."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's can be written to
-        return numba.njit(nogil=True)(function)
-
-
-@_compiled
-def recode(data, at, layout, mcus, old, new, short, long, codes):
+@compiled
+def recode(data, at, layout, mcus, old, new, reading, writing):
     """The scan with a restart marker after every ``new`` MCUs.
 
     Args:
         data: the file, uint8 (size,). at: where in it the scan's data start. mcus: how many it has.
         layout: int64 (3, B), of each block its component (0 to 3), its row of DC and its row of AC.
         old, new: MCUs from marker to marker, 0 for none.
-        short, long, codes: see `fastselfie.pipelines.huffman_tables.Tables`.
+        reading: definitions of the tables, uint8 (R, 272), first those of DC. writing: the latter anew, (D, 272).
 
     Returns:
         what became of it; the scan's data with the marker of the image's end, uint8, where it is `DONE`; and where
-        codes are `LACKING` bool (R,), of which tables.
+        codes are `LACKING` bool (D,), of which tables.
     """
+    short, starts, long, _ = lookups(reading, writing.shape[0])
+    codes = lookups(writing, writing.shape[0])[3]
     out = np.empty(data.size - at + (data.size - at) // 4 + 65536, np.uint8)
     lacking = np.zeros(codes.shape[0], np.bool_)
     read, told = np.zeros(4, np.int64), np.zeros(4, np.int64)  # the values of DC that the next ones differ from
@@ -70,7 +62,7 @@ def recode(data, at, layout, mcus, old, new, short, long, codes):
             # The difference of DC, which is coded as the difference from another value.
             if bits < _REFILL:
                 at, held, bits, lent = _filled(data, at, held, bits, lent)
-            entry = _entry(short, long, dc, held, bits)
+            entry = entry_of(short, starts, long, dc, held, bits)
             bits -= entry & 31
             category = entry >> 5
             bits -= category
@@ -93,7 +85,7 @@ def recode(data, at, layout, mcus, old, new, short, long, codes):
                     size, kept_bits = _flushed(out, size, kept, kept_bits + copied - bits)
                     at, held, bits, lent = _filled(data, at, held, bits, lent)
                     copied = bits
-                entry = _entry(short, long, ac, held, bits)
+                entry = entry_of(short, starts, long, ac, held, bits)
                 if entry == 0:
                     return DAMAGED, out[:0], lacking
                 bits -= entry & 31
@@ -127,14 +119,6 @@ def _filled(data, at, held, bits, lent):
         held = (held << 8) | byte
         bits += 8
     return at, held, bits, lent
-
-
-@numba.njit(inline="always")
-def _entry(short, long, row, held, bits):
-    """The table's entry for the code that comes next, 0 where there is none. Of at least 16 ``bits``."""
-    code = (held >> (bits - LONGEST)) & _ALL_LONG
-    entry = np.int64(short[row, code >> _BEYOND_SHORT])
-    return entry if entry > 0 else np.int64(long[row, code])
 
 
 @numba.njit(inline="always")

@@ -9,12 +9,16 @@ from __future__ import annotations
 import importlib.util
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastselfie.errors import UserError
-from fastselfie.pipelines.huffman_tables import STANDARD_CHROMINANCE_DC, STANDARD_LUMINANCE_DC, tables
 from fastselfie.pipelines.jpeg_scan import Scan, UnusualJpeg, read_scan
 
 _LONGEST_INTERVAL = 0xFFFF
+_DEFINITION_BYTES = 16 + 256  # of a Huffman table, at most
+# T.81's tables K.3 and K.4, which have a code for every category.
+_LUMINANCE_DC = bytes([0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, *range(12)])
+_CHROMINANCE_DC = bytes([0, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, *range(12)])
 
 
 def require_numba() -> None:
@@ -40,7 +44,7 @@ def with_restart_markers(data: bytes, interval: int) -> bytes | None:
     except UnusualJpeg:
         return None
     coded, lacking = _recoded(data, scan, interval, {})
-    replaced = {name: STANDARD_CHROMINANCE_DC if name else STANDARD_LUMINANCE_DC for name in lacking}
+    replaced = {name: _CHROMINANCE_DC if name else _LUMINANCE_DC for name in lacking}
     if replaced:
         coded, _ = _recoded(data, scan, interval, replaced)
     return None if coded is None else scan.header(interval, replaced) + coded
@@ -52,10 +56,8 @@ def _recoded(data: bytes, scan: Scan, interval: int, replaced: dict[int, bytes])
     from fastselfie.pipelines.restart_coding import DONE, LACKING, recode  # numba is an extra: only here
 
     dc, ac = (sorted({pair[kind] for pair in scan.selectors}) for kind in (0, 1))
-    reading = tables(tuple(scan.tables[name] for name in dc), tuple(scan.tables[name] for name in ac))
-    writing = tables(tuple(replaced.get(name, scan.tables[name]) for name in dc), ())
-    if reading is None or writing is None:
-        return None, []
+    reading = _definitions([scan.tables[name] for name in (*dc, *ac)])
+    writing = _definitions([replaced.get(name, scan.tables[name]) for name in dc])
     selected = [scan.selectors[component] for component in scan.components_B]
     layout = np.array(
         [
@@ -65,10 +67,14 @@ def _recoded(data: bytes, scan: Scan, interval: int, replaced: dict[int, bytes])
         ]
     )
     state, coded, lacking = recode(
-        np.frombuffer(data, np.uint8), scan.stop, layout, scan.mcus, scan.interval, interval, reading.short,
-        reading.long, writing.codes,
-    )  # fmt: skip
+        np.frombuffer(data, np.uint8), scan.stop, layout, scan.mcus, scan.interval, interval, reading, writing
+    )
     return (
         coded.tobytes() if state == DONE else None,
         [name for row, name in enumerate(dc) if lacking[row]] if state == LACKING else [],
     )
+
+
+def _definitions(tables: list[bytes]) -> NDArray[np.uint8]:
+    filled = b"".join(table.ljust(_DEFINITION_BYTES, b"\0") for table in tables)
+    return np.frombuffer(filled, np.uint8).reshape(-1, _DEFINITION_BYTES)
