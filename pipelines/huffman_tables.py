@@ -58,10 +58,12 @@ def lookups(definitions, dc):
                 codes[row, symbol] = length + 32 * code
                 if length <= SHORT:
                     first, last = code << (SHORT - length), (code + 1) << (SHORT - length)
-                    short[row, first:last] = entry
+                    for bits in range(first, last):
+                        short[row, bits] = entry
                 else:
                     first, last = code << (LONGEST - length), (code + 1) << (LONGEST - length)
-                    long[row, first - starts[row] : last - starts[row]] = entry
+                    for bits in range(first - starts[row], last - starts[row]):
+                        long[row, bits] = entry
                 place += 1
                 code += 1
     return short, starts, long, codes

@@ -31,13 +31,12 @@ def recode(data, at, layout, mcus, old, new, reading, writing):
         reading: definitions of the tables, uint8 (R, 272), first those of DC. writing: the latter anew, (D, 272).
 
     Returns:
-        what became of it; the scan's data with the marker of the image's end, uint8, where it is `DONE`; and where
-        codes are `LACKING` bool (D,), of which tables.
+        what became of it; the scan's data with the marker of the image's end, uint8, where it is `DONE`; and which
+        table of DC lacks a code, where one is `LACKING`.
     """
     short, starts, long, _ = lookups(reading, writing.shape[0])
     codes = lookups(writing, writing.shape[0])[3]
     out = np.empty(data.size - at + (data.size - at) // 4 + 65536, np.uint8)
-    lacking = np.zeros(codes.shape[0], np.bool_)
     read, told = np.zeros(4, np.int64), np.zeros(4, np.int64)  # the values of DC that the next ones differ from
     room = layout.shape[1] * _BLOCK_BYTES + _MARKER_BYTES
     held = bits = lent = 0  # of the input: `lent` of the `bits` are zeros that stand in for what is missing
@@ -46,7 +45,7 @@ def recode(data, at, layout, mcus, old, new, reading, writing):
         if old > 0 and mcu > 0 and mcu % old == 0:
             at, right = _passed(data, at, bits - lent, _RESTART + (mcu // old - 1) % 8)
             if not right:
-                return DAMAGED, out[:0], lacking
+                return DAMAGED, out[:0], 0
             held = bits = lent = 0
             read[:] = 0
         if out.size - size < room:
@@ -69,11 +68,12 @@ def recode(data, at, layout, mcus, old, new, reading, writing):
             read[component] += _signed(held >> bits, category)
             difference = read[component] - told[component]
             if entry == 0 or abs(read[component]) > _LARGEST_DC or abs(difference) > _LARGEST_DC:
-                return DAMAGED, out[:0], lacking
+                return DAMAGED, out[:0], 0
             told[component] = read[component]
             category = _category(difference)
             code = codes[dc, category]
-            lacking[dc] |= code == 0
+            if code == 0:
+                return LACKING, out[:0], dc
             kept = ((kept << (code & 31)) | (code >> 5)) << category
             kept |= (difference if difference >= 0 else difference - 1) & ((1 << category) - 1)
             size, kept_bits = _flushed(out, size, kept, kept_bits + (code & 31) + category)
@@ -87,21 +87,19 @@ def recode(data, at, layout, mcus, old, new, reading, writing):
                     copied = bits
                 entry = entry_of(short, starts, long, ac, held, bits)
                 if entry == 0:
-                    return DAMAGED, out[:0], lacking
+                    return DAMAGED, out[:0], 0
                 bits -= entry & 31
                 place += entry >> 5
             kept = (kept << (copied - bits)) | (held & ((1 << copied) - 1)) >> bits
             size, kept_bits = _flushed(out, size, kept, kept_bits + copied - bits)
             if 64 < place <= BLOCK_ENDED or bits < lent:
-                return DAMAGED, out[:0], lacking
-    if lacking.any():
-        return LACKING, out[:0], lacking
+                return DAMAGED, out[:0], 0
     at, right = _passed(data, at, bits - lent, _END)
     if not right:
-        return DAMAGED, out[:0], lacking
+        return DAMAGED, out[:0], 0
     larger = np.empty(size + _MARKER_BYTES, np.uint8)
     larger[:size] = out[:size]
-    return DONE, larger[: _marked(larger, size, kept, kept_bits, _END)], lacking
+    return DONE, larger[: _marked(larger, size, kept, kept_bits, _END)], 0
 
 
 @numba.njit(inline="always")

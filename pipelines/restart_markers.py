@@ -43,16 +43,17 @@ def with_restart_markers(data: bytes, interval: int) -> bytes | None:
         scan = read_scan(data)
     except UnusualJpeg:
         return None
-    coded, lacking = _recoded(data, scan, interval, {})
-    replaced = {name: _CHROMINANCE_DC if name else _LUMINANCE_DC for name in lacking}
-    if replaced:
-        coded, _ = _recoded(data, scan, interval, replaced)
+    replaced: dict[int, bytes] = {}
+    coded, lacking = _recoded(data, scan, interval, replaced)
+    while lacking is not None:  # mostly found out at one of the first markers; a standard table lacks none
+        replaced[lacking] = _CHROMINANCE_DC if lacking else _LUMINANCE_DC
+        coded, lacking = _recoded(data, scan, interval, replaced)
     return None if coded is None else scan.header(interval, replaced) + coded
 
 
-def _recoded(data: bytes, scan: Scan, interval: int, replaced: dict[int, bytes]) -> tuple[bytes | None, list[int]]:
-    """The entropy-coded data up to the file's end, with other tables of DC written, and the names of those of DC that
-    lack a code; None with none of them where it is damaged."""
+def _recoded(data: bytes, scan: Scan, interval: int, replaced: dict[int, bytes]) -> tuple[bytes | None, int | None]:
+    """The entropy-coded data up to the file's end, with other tables of DC written; None where it is damaged, or a
+    table of DC lacks a code, whose name is told then."""
     from fastselfie.pipelines.restart_coding import DONE, LACKING, recode  # numba is an extra: only here
 
     dc, ac = (sorted({pair[kind] for pair in scan.selectors}) for kind in (0, 1))
@@ -66,13 +67,10 @@ def _recoded(data: bytes, scan: Scan, interval: int, replaced: dict[int, bytes])
             [len(dc) + ac.index(name) for _, name in selected],
         ]
     )
-    state, coded, lacking = recode(
+    state, coded, row = recode(
         np.frombuffer(data, np.uint8), scan.stop, layout, scan.mcus, scan.interval, interval, reading, writing
     )
-    return (
-        coded.tobytes() if state == DONE else None,
-        [name for row, name in enumerate(dc) if lacking[row]] if state == LACKING else [],
-    )
+    return coded.tobytes() if state == DONE else None, dc[row] if state == LACKING else None
 
 
 def _definitions(tables: list[bytes]) -> NDArray[np.uint8]:
