@@ -4,6 +4,9 @@ Needs the extra `markers`, so it is imported where it is called. A definition is
 16 bits how many codes, then the symbols in the order of their codes. A DC symbol is a category: how many bits of the
 difference follow. An AC symbol is the zeros before a coefficient and the bits that follow; (0, 0) ends the block,
 (15, 0) stands for 16 zeros. R: the tables of one scan.
+
+numba takes what it compiled from disk while that function's own file is unchanged: whoever changes a constant here
+also touches `restart_coding`.
 """
 
 from __future__ import annotations
@@ -15,8 +18,6 @@ LONGEST = 16  # bits of a code
 SHORT = 10  # bits of those that are looked up at once, in memory that stays in the innermost cache
 LARGEST_CATEGORY = 11  # of DC of 8-bit samples; AC's is one less
 BLOCK_ENDED = 128  # as an advance: more than any block holds
-_ALL_LONG = (1 << LONGEST) - 1
-_BEYOND_SHORT = LONGEST - SHORT
 _END, _SIXTEEN_ZEROS = 0x00, 0xF0
 
 
@@ -40,6 +41,7 @@ def lookups(definitions, dc):
             + 32 * by how many places of the block it goes on; 0 if 8-bit samples may have no such symbol.
         codes: int64 (R, 256), by the symbol: the code's bits + 32 * code, 0 where it has none.
     """
+    # All indices are within bounds, as the codes of a right definition have no more bits than they are said to have.
     rows = definitions.shape[0]
     starts = np.zeros(rows, np.int64)
     for row in range(rows):
@@ -82,14 +84,3 @@ def _ac_entry(length, symbol):
     if symbol != _SIXTEEN_ZEROS and not 0 < bits < LARGEST_CATEGORY:
         return 0
     return length + bits + 32 * (symbol // 16 + 1)
-
-
-@numba.njit(inline="always")
-def entry_of(short, starts, long, row, held, bits):
-    """The entry for the code that comes next, 0 where there is none. The ``bits`` at the low end of ``held`` are what
-    comes, at least 16."""
-    code = (held >> (bits - LONGEST)) & _ALL_LONG
-    entry = np.int64(short[row, code >> _BEYOND_SHORT])
-    if entry == 0 and code >= starts[row]:
-        entry = np.int64(long[row, code - starts[row]])
-    return entry

@@ -1,8 +1,9 @@
 """Entropy-coded data of a JPEG file decoded and coded anew with other restart markers, by numba.
 
-Needs the extra `markers`, so it is imported where it is called. Nothing checks indices in what numba compiles: every
-function says why its own are within bounds. All arithmetic is of int64; bits are at the low end of such a number.
-B: the blocks of an MCU. R, D: tables and those of DC among them, see `fastselfie.pipelines.huffman_tables`.
+Needs the extra `markers`, so it is imported where it is called. Nothing checks indices in what numba compiles: what is
+read is compared with the file's size, what is written has its `room`, and the lookups are as large as their indices.
+All arithmetic is of int64; bits are at the low end of such a number.
+B: the blocks of an MCU. R: tables, see `fastselfie.pipelines.huffman_tables`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from fastselfie.pipelines.huffman_tables import BLOCK_ENDED, compiled, entry_of, lookups
+from fastselfie.pipelines.huffman_tables import BLOCK_ENDED, LONGEST, SHORT, compiled
 
 DONE, DAMAGED, LACKING = 0, 1, 2
 _REFILL = 32  # bits: more than the 27 of the longest code with what follows it
@@ -18,24 +19,24 @@ _LARGEST_DC = 2047  # what category 11 holds
 _BLOCK_BYTES = 2 * (63 * 26 + 27 + 8) // 8 + 1  # of a block at most: codes, coefficients, and a zero after each byte
 _MARKER_BYTES = 16  # what was kept back, padding and marker
 _RESTART, _END = 0xD0, 0xD9
+_BEYOND_SHORT = LONGEST - SHORT
+_ALL_LONG = (1 << LONGEST) - 1
 
 
 @compiled
-def recode(data, at, layout, mcus, old, new, reading, writing):
+def recode(data, at, layout, mcus, old, new, short, starts, long, codes):
     """The scan with a restart marker after every ``new`` MCUs.
 
     Args:
         data: the file, uint8 (size,). at: where in it the scan's data start. mcus: how many it has.
         layout: int64 (3, B), of each block its component (0 to 3), its row of DC and its row of AC.
         old, new: MCUs from marker to marker, 0 for none.
-        reading: definitions of the tables, uint8 (R, 272), first those of DC. writing: the latter anew, (D, 272).
+        short, starts, long: of R tables, see `fastselfie.pipelines.huffman_tables.lookups`. codes: those to write.
 
     Returns:
         what became of it; the scan's data with the marker of the image's end, uint8, where it is `DONE`; and which
         table of DC lacks a code, where one is `LACKING`.
     """
-    short, starts, long, _ = lookups(reading, writing.shape[0])
-    codes = lookups(writing, writing.shape[0])[3]
     out = np.empty(data.size - at + (data.size - at) // 4 + 65536, np.uint8)
     read, told = np.zeros(4, np.int64), np.zeros(4, np.int64)  # the values of DC that the next ones differ from
     room = layout.shape[1] * _BLOCK_BYTES + _MARKER_BYTES
@@ -49,9 +50,7 @@ def recode(data, at, layout, mcus, old, new, reading, writing):
             held = bits = lent = 0
             read[:] = 0
         if out.size - size < room:
-            larger = np.empty(2 * out.size + room, np.uint8)
-            larger[:size] = out[:size]
-            out = larger
+            out = _moved(out, size, 2 * out.size + room)
         if new > 0 and mcu > 0 and mcu % new == 0:
             size = _marked(out, size, kept, kept_bits, _RESTART + (mcu // new - 1) % 8)
             kept = kept_bits = 0
@@ -61,7 +60,7 @@ def recode(data, at, layout, mcus, old, new, reading, writing):
             # The difference of DC, which is coded as the difference from another value.
             if bits < _REFILL:
                 at, held, bits, lent = _filled(data, at, held, bits, lent)
-            entry = entry_of(short, starts, long, dc, held, bits)
+            entry = _entry(short, starts, long, dc, held, bits)
             bits -= entry & 31
             category = entry >> 5
             bits -= category
@@ -81,25 +80,29 @@ def recode(data, at, layout, mcus, old, new, reading, writing):
             place, copied = 1, bits
             while place < 64:
                 if bits < _REFILL:
-                    kept = (kept << (copied - bits)) | (held & ((1 << copied) - 1)) >> bits
-                    size, kept_bits = _flushed(out, size, kept, kept_bits + copied - bits)
+                    size, kept, kept_bits = _copied(out, size, kept, kept_bits, held, copied, bits)
                     at, held, bits, lent = _filled(data, at, held, bits, lent)
                     copied = bits
-                entry = entry_of(short, starts, long, ac, held, bits)
+                entry = _entry(short, starts, long, ac, held, bits)
                 if entry == 0:
                     return DAMAGED, out[:0], 0
                 bits -= entry & 31
                 place += entry >> 5
-            kept = (kept << (copied - bits)) | (held & ((1 << copied) - 1)) >> bits
-            size, kept_bits = _flushed(out, size, kept, kept_bits + copied - bits)
+            size, kept, kept_bits = _copied(out, size, kept, kept_bits, held, copied, bits)
             if 64 < place <= BLOCK_ENDED or bits < lent:
                 return DAMAGED, out[:0], 0
     at, right = _passed(data, at, bits - lent, _END)
     if not right:
         return DAMAGED, out[:0], 0
-    larger = np.empty(size + _MARKER_BYTES, np.uint8)
+    out = _moved(out, size, size + _MARKER_BYTES)
+    return DONE, out[: _marked(out, size, kept, kept_bits, _END)], 0
+
+
+@numba.njit(inline="always")
+def _moved(out, size, room):
+    larger = np.empty(room, np.uint8)
     larger[:size] = out[:size]
-    return DONE, larger[: _marked(larger, size, kept, kept_bits, _END)], 0
+    return larger
 
 
 @numba.njit(inline="always")
@@ -120,6 +123,16 @@ def _filled(data, at, held, bits, lent):
 
 
 @numba.njit(inline="always")
+def _entry(short, starts, long, row, held, bits):
+    """The table's entry for the code that comes next, 0 where there is none. Of at least 16 ``bits``."""
+    code = (held >> (bits - LONGEST)) & _ALL_LONG
+    entry = np.int64(short[row, code >> _BEYOND_SHORT])
+    if entry == 0 and code >= starts[row]:
+        entry = np.int64(long[row, code - starts[row]])
+    return entry
+
+
+@numba.njit(inline="always")
 def _signed(value, category):
     """The number that the last ``category`` bits of ``value`` stand for: those that start with a 0 are negative."""
     value &= (1 << category) - 1
@@ -133,6 +146,14 @@ def _category(difference):
         category += 1
         rest >>= 1
     return category
+
+
+@numba.njit(inline="always")
+def _copied(out, size, kept, kept_bits, held, start, bits):
+    """The bits of ``held`` from ``start`` down to ``bits`` written or kept: at most 56, next to 7 that are kept."""
+    kept = (kept << (start - bits)) | (held & ((1 << start) - 1)) >> bits
+    size, kept_bits = _flushed(out, size, kept, kept_bits + start - bits)
+    return size, kept, kept_bits
 
 
 @numba.njit(inline="always")

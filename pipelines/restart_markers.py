@@ -54,11 +54,12 @@ def with_restart_markers(data: bytes, interval: int) -> bytes | None:
 def _recoded(data: bytes, scan: Scan, interval: int, replaced: dict[int, bytes]) -> tuple[bytes | None, int | None]:
     """The entropy-coded data up to the file's end, with other tables of DC written; None where it is damaged, or a
     table of DC lacks a code, whose name is told then."""
-    from fastselfie.pipelines.restart_coding import DONE, LACKING, recode  # numba is an extra: only here
+    from fastselfie.pipelines.huffman_tables import lookups  # numba is an extra: only here
+    from fastselfie.pipelines.restart_coding import DONE, LACKING, recode
 
     dc, ac = (sorted({pair[kind] for pair in scan.selectors}) for kind in (0, 1))
-    reading = _definitions([scan.tables[name] for name in (*dc, *ac)])
-    writing = _definitions([replaced.get(name, scan.tables[name]) for name in dc])
+    short, starts, long, _ = lookups(_definitions([scan.tables[name] for name in (*dc, *ac)]), len(dc))
+    *_, codes = lookups(_definitions([replaced.get(name, scan.tables[name]) for name in dc]), len(dc))
     selected = [scan.selectors[component] for component in scan.components_B]
     layout = np.array(
         [
@@ -68,7 +69,7 @@ def _recoded(data: bytes, scan: Scan, interval: int, replaced: dict[int, bytes])
         ]
     )
     state, coded, row = recode(
-        np.frombuffer(data, np.uint8), scan.stop, layout, scan.mcus, scan.interval, interval, reading, writing
+        np.frombuffer(data, np.uint8), scan.stop, layout, scan.mcus, scan.interval, interval, short, starts, long, codes
     )
     return coded.tobytes() if state == DONE else None, dc[row] if state == LACKING else None
 
