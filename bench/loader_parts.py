@@ -1,11 +1,12 @@
 """Where the loader's time goes: microseconds an image and part, on one thread, and what is left for Python.
 
 An image's way as the decoder of libjpeg-turbo takes it: its bytes out of one large file in the page cache, with their
-checksum; its header; decoding it, down to its window; copying the window out and resizing it; mirroring every other
-one. ``whole`` is that decoder itself with one thread, reading included, batch by batch; ``rest`` is what the parts do
-not explain: the windows, the pool, the way from image to image. Parts and whole take turns.
+checksum; its header; cutting the part around its window out of the file; decoding that, or the image down to its
+window; copying the window out and resizing it; mirroring every other one. ``whole`` is that decoder itself with one
+thread, reading included, batch by batch; ``rest`` is what the parts do not explain: the windows, the pool, the way from
+image to image. Parts and whole take turns.
 
-Without --data, rendered scenes of 500 pixels a side are taken.
+Images are as `prepare` packs them, by its options. Without --data, rendered scenes of 500 pixels a side are taken.
 
     python -m bench.loader_parts --data FOLDER --out bench/results/loader_parts_cpu.json
 """
@@ -30,22 +31,38 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.images_in_memory import SHRINKS, ImagesInMemory, read_into_memory
+from bench.images_in_memory import ImagesInMemory
 from bench.loader_sides import MIN_AREA, SIZE, VIEW
 from bench.measure import write
 from bench.plain_photos import DRAWS
 from fastselfie.errors import UserError
 from fastselfie.pipelines.graph_runner import Encoded
-from fastselfie.pipelines.image_decoding import ThreadMemory, decode_image, require_turbo, usual_header
+from fastselfie.pipelines.image_decoding import (
+    ThreadMemory,
+    decode_image,
+    decode_window,
+    require_turbo,
+    usual_header,
+)
 from fastselfie.pipelines.image_folder import read_image_folder
+from fastselfie.pipelines.jpeg_window import cut
 from fastselfie.pipelines.resampling import mirror, resize_window
+from fastselfie.pipelines.restart_markers import require_numba
 from fastselfie.pipelines.scene_files import write_scenes
+from fastselfie.pipelines.shrinking import Shrinking, make_ready
 from fastselfie.pipelines.source import EncodedImages
 from fastselfie.pipelines.turbo_decoder import TurboDecoder
 from fastselfie.pipelines.window_numpy import random_windows
 from fastselfie.training.memory import keep_freed_memory
 
-PARTS = ("reading and checksum", "header", "decode", "window copied and resized", "mirrored")
+PARTS = ("reading and checksum", "header", "cutting", "decode", "window copied and resized", "mirrored")
+PACKED = {
+    "as they are": Shrinking(size=500, side="longer", quality=90),
+    "--recode markers": Shrinking(size=500, side="longer", quality=90, recode="markers"),
+    "--recode all": Shrinking(size=500, side="longer", quality=90, recode="all"),
+    "--size 256": Shrinking(size=256, side="shorter", quality=95),
+}
+"""How images are packed; all but the last with ``--size 500 --side longer --quality 90``."""
 _CPU, _BATCH, _SCENES, _SCENE_SIZE = torch.device("cpu"), 128, 600, 500
 
 
@@ -90,13 +107,21 @@ def part_seconds(images: Packed) -> list[float]:
         header = usual_header(data)
         times.append(clock())
         shape_B2 = np.array([header.turned_shape if header else decode_image(data, None, memory).shape[:2]])
-        window = random_windows(shape_B2, images.draws[index : index + 1], MIN_AREA)[0].tolist()
-        row, column, height, width = window
+        row, column, height, width = random_windows(shape_B2, images.draws[index : index + 1], MIN_AREA)[0].tolist()
+        window = row, column, height, width
         before = clock()
-        image = decode_image(data, header, memory, rows=row + height)
-        times.append(times[-1] + clock() - before)
+        if header and header.orientation == 1:
+            cut(data, header, window)
+        cutting = clock() - before
+        times.append(times[-1] + cutting)
         before = clock()
-        part = memory.contiguous(image[row : row + height, column : column + width])
+        if header:  # which cuts it again
+            image = decode_window(data, header, window, memory)
+        else:
+            image = decode_image(data, None, memory)[row : row + height, column : column + width]
+        times.append(times[-1] + clock() - before - cutting)
+        before = clock()
+        part = memory.contiguous(image)
         resize_window(part, out_13HH, flip=False)
         times.append(times[-1] + clock() - before)
         before = clock()
@@ -136,11 +161,16 @@ def measure(images: ImagesInMemory, rounds: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _ready(files: EncodedImages, shrinking: Shrinking) -> ImagesInMemory:
+    data = tuple(make_ready(files.read(index), shrinking)[0] for index in range(len(files)))
+    return ImagesInMemory(data=data, labels_S=np.asarray(files.labels_S))
+
+
 def table(results: dict[str, dict[str, Any]]) -> str:
     """A line a part, a column a size."""
-    lines = [f"{'microseconds an image':26}" + "".join(f"{name:>10}" for name in results)]
+    lines = [f"{'microseconds an image':26}" + "".join(f"{name:>18}" for name in results)]
     for part in (*PARTS, "rest", "whole"):
-        lines.append(f"{part:26}" + "".join(f"{result['microseconds'][part]:10.1f}" for result in results.values()))
+        lines.append(f"{part:26}" + "".join(f"{result['microseconds'][part]:18.1f}" for result in results.values()))
     return "\n".join(lines)
 
 
@@ -152,6 +182,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         require_turbo()
+        require_numba()
         keep_freed_memory()
         with tempfile.TemporaryDirectory() as temporary:
             folder = arguments.data or Path(temporary) / "scenes"
@@ -159,10 +190,7 @@ def main() -> None:
                 write_scenes(folder, size=_SCENE_SIZE, train=_SCENES, test=10, seed=0, progress=lambda done: None)
             files = read_image_folder(folder).train
             assert isinstance(files, EncodedImages)
-            shrinks = {f"{shrink} px": shrink for shrink in SHRINKS if shrink}
-            results = {
-                name: measure(read_into_memory(files, shrink), arguments.rounds) for name, shrink in shrinks.items()
-            }
+            results = {name: measure(_ready(files, shrinking), arguments.rounds) for name, shrinking in PACKED.items()}
     except (UserError, OSError) as error:
         sys.exit(f"loader_parts: {error}")
     write(arguments.out, {"threads": 1, "sizes": results}, _CPU)

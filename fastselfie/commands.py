@@ -117,8 +117,11 @@ def prepare(words: Sequence[str]) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from fastselfie.pipelines.prepare import open_encoded, prepare
+    from fastselfie.pipelines.restart_markers import require_numba
     from fastselfie.pipelines.shrinking import Shrinking
 
+    if asked.recode == "markers":
+        require_numba()
     source = open_encoded(asked.source)
     shrinking = Shrinking(size=asked.size, side=asked.side, quality=asked.quality, recode=asked.recode)
     columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

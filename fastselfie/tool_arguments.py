@@ -91,8 +91,9 @@ class PrepareArguments:
     """The side that is measured."""
     quality: int = 95
     """JPEG quality of what is encoded anew; above 95 with whole chroma."""
-    recode: Literal["needed", "all"] = "needed"
-    """`needed`: a JPEG that fits keeps its bytes. `all`: every image is encoded anew, to decode in less time."""
+    recode: Literal["needed", "markers", "all"] = "needed"
+    """`needed`: a JPEG that fits keeps its bytes. `markers`: it keeps its pixels, and a CPU decodes crops of it in less
+    time. `all`: every image is encoded anew, to decode in less time still."""
     workers: int = dataclasses.field(default_factory=cores)
     """Processes that decode; by default as many as this process may use CPU cores."""
     shard_mb: int = 512

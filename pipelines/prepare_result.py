@@ -26,8 +26,8 @@ class Prepared:
     """What a pass has made, interrupted or not; ``images_now`` and ``seconds`` are of this run alone.
 
     Attributes:
-        images: packed, by split. copied: those of them that kept their bytes. rejected: reasons. before: whether it was
-            complete before this run.
+        images: packed, by split. copied: those of them that kept their pixels. rejected: reasons.
+        before: whether it was complete before this run.
     """
 
     images: dict[str, int]
@@ -45,7 +45,7 @@ class Prepared:
         counts = " and ".join(f"{count} images in {split}" for split, count in self.images.items())
         lines = [f"{'was packed before; ' if self.before else ''}{counts}, {self.classes or 'no'} classes"]
         lines += [f"  {_size(self.bytes_read)} read, {_size(self.bytes_written)} written"]
-        lines += [f"  {self.copied} images kept their bytes, the others are JPEGs made anew"]
+        lines += [f"  {self.copied} images kept their pixels, the others are JPEGs made anew"]
         lines += [f"  {count} rejected: {kind}" for kind, count in self.kinds_rejected().most_common()]
         if self.rejected:
             lines += [f"  {REJECTED} names them"]

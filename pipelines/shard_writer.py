@@ -32,7 +32,7 @@ class ShardRecord:
 
     Attributes:
         next_index: of the source's split, the first image after it. bytes_read: of the source's images, rejected ones
-            too. copied: images whose bytes are the source's. rejected: names and reasons, in order.
+            too. copied: images whose pixels are the source's. rejected: names and reasons, in order.
     """
 
     name: str

@@ -1,7 +1,8 @@
 """One image made ready to be packed: decoded whole as a check, shrunk where it is large, a JPEG in RGB or grey then.
 
-A photograph that need not change keeps its bytes, if nothing else is asked for: a second JPEG compression loses a
-little, but at quality 90 those of up to 500 pixels then take 55 kB instead of 101 (`bench/results/loader_500*.json`).
+A photograph that need not change keeps its bytes, or its pixels with restart markers between them, if nothing else is
+asked for: a second JPEG compression loses a little, but at quality 90 those of up to 500 pixels then take 57 kB instead
+of 101 (`bench/results/loader_500*.json`). What is encoded here has markers: see `fastselfie.pipelines.jpeg_segments`.
 The other choices were measured on every sixth of 600 ImageNet photographs, shrunk to 256, by the PSNR of a 160-pixel
 view of the packed image against one of the original:
 
@@ -17,12 +18,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
 from fastselfie.pipelines.image_bytes import MOST_PIXELS, BadImage, fault
 from fastselfie.pipelines.image_decoding import exif_orientation, turned
 from fastselfie.pipelines.jpeg_header import jpeg_header
 from fastselfie.pipelines.jpeg_segments import restart_interval, with_table
+from fastselfie.pipelines.restart_markers import with_restart_markers
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
 """What is opened, by Pillow's names. Others of its formats start programs (EPS) or hold no photographs."""
@@ -45,13 +48,14 @@ class Shrinking:
 
     Attributes:
         size: pixels that the ``side`` has at most afterwards; nothing is ever enlarged. quality: of JPEG, 1 to 100.
-        recode: ``needed``: what fits keeps its bytes. ``all``: it is encoded anew, to be decoded in less time.
+        recode: ``needed``: what fits keeps its bytes. ``markers``: it keeps its pixels, and windows of it decode in
+            less time. ``all``: it is encoded anew, to be decoded in less time still.
     """
 
     size: int
     side: Literal["shorter", "longer"]
     quality: int
-    recode: Literal["needed", "all"] = "needed"
+    recode: Literal["needed", "markers", "all"] = "needed"
 
     def sides(self, columns: int, rows: int) -> tuple[int, int]:
         """Columns and rows of an image of that size afterwards."""
@@ -59,6 +63,33 @@ class Shrinking:
         if measured <= self.size:
             return columns, rows
         return max(round(columns * self.size / measured), 1), max(round(rows * self.size / measured), 1)
+
+
+def make_ready(data: bytes, shrinking: Shrinking) -> tuple[bytes, bool]:
+    """The JPEG to pack for ``data``, an encoded image, and whether its pixels are copied.
+
+    Raises: as `shrink`.
+    """
+    jpeg = shrink(data, shrinking)
+    copied = jpeg is data
+    return (with_segments(data) if copied and shrinking.recode == "markers" else jpeg), copied
+
+
+def with_segments(data: bytes) -> bytes:
+    """A JPEG with the same coefficients from which windows can be cut; ``data`` itself where it is coded in several
+    passes or not all of it is in order."""
+    header = jpeg_header(memoryview(data))
+    if header is None or not header.usual:
+        return data
+    marked = with_restart_markers(data, restart_interval(header.columns, header.mcu[1]))
+    if marked is None or not np.array_equal(_pixels(marked), _pixels(data)):
+        return data
+    return with_table(marked)
+
+
+def _pixels(data: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data), formats=_JPEG) as picture:
+        return np.asarray(picture)
 
 
 def shrink(data: bytes, shrinking: Shrinking) -> bytes:
@@ -91,7 +122,7 @@ def _shrink(data: bytes, shrinking: Shrinking) -> bytes:
         picture.draft(None, (round(sides[0] * _REDUCING_GAP), round(sides[1] * _REDUCING_GAP)))
     picture.load()
     orientation = exif_orientation(picture)
-    kept = shrinking.recode == "needed" and sides == (columns, rows)
+    kept = shrinking.recode != "all" and sides == (columns, rows)
     if kept and orientation == 1 and _is_plain_jpeg(picture, data):  # one with damaged EXIF is to lose that
         return data
     plain = _plain(picture)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from fastselfie.errors import LocalError
 from fastselfie.pipelines.image_bytes import BadImage
-from fastselfie.pipelines.shrinking import Shrinking, shrink
+from fastselfie.pipelines.shrinking import Shrinking, make_ready
 from fastselfie.pipelines.source import EncodedImages
 
 _CHUNK = 8
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of image ``index``: its JPEG, ``copied`` where those are its own bytes, or the reason for none."""
+    """What became of image ``index``: its JPEG, ``copied`` where its pixels are its own, or the reason for none."""
 
     index: int
     bytes_read: int
@@ -108,7 +108,7 @@ class ShrinkingPool:
         """Reads and shrinks; runs in a thread."""
         read = [self._read(images, index) for index in chunk]
         try:
-            results = self._processes.submit(_shrink_all, read, self._shrinking).result()
+            results = self._processes.submit(_make_all_ready, read, self._shrinking).result()
         except BrokenProcessPool:
             raise LocalError(
                 f"a process was killed, perhaps for want of memory, at {images.name(chunk[0])} or up to {_CHUNK - 1}"
@@ -117,11 +117,10 @@ class ShrinkingPool:
         except MemoryError:
             raise LocalError(f"{images.name(chunk[0])}: no memory is left; take fewer --workers") from None
         outcomes = []
-        for index, data, (jpeg, reason) in zip(chunk, read, results, strict=True):
+        for index, data, (jpeg, copied, reason) in zip(chunk, read, results, strict=True):
             given = data if isinstance(data, bytes) else b""
-            copied = jpeg is None and not reason
-            kept = given if copied else jpeg
-            outcomes.append(Outcome(index=index, bytes_read=len(given), jpeg=kept, copied=copied, reason=reason))
+            packed = None if reason else jpeg or given
+            outcomes.append(Outcome(index=index, bytes_read=len(given), jpeg=packed, copied=copied, reason=reason))
         return outcomes
 
     def _read(self, images: EncodedImages, index: int) -> bytes | str:
@@ -154,19 +153,20 @@ def _in_order(
             future.cancel()
 
 
-def _shrink_all(read: list[bytes | str], shrinking: Shrinking) -> list[tuple[bytes | None, str]]:
-    """A JPEG, or None for the bytes as they are, and the reason why it is rejected; runs in a process of the pool."""
-    results: list[tuple[bytes | None, str]] = []
+def _make_all_ready(read: list[bytes | str], shrinking: Shrinking) -> list[tuple[bytes | None, bool, str]]:
+    """A JPEG, or None for the bytes as they are; whether its pixels are copied; and the reason why it is rejected. Runs
+    in a process of the pool."""
+    results: list[tuple[bytes | None, bool, str]] = []
     for data in read:
         if isinstance(data, str):
-            results.append((None, data))
+            results.append((None, False, data))
             continue
         try:
-            jpeg = shrink(data, shrinking)
+            jpeg, copied = make_ready(data, shrinking)
         except BadImage as error:
-            results.append((None, str(error)))
+            results.append((None, False, str(error)))
         else:
-            results.append((None if jpeg is data else jpeg, ""))
+            results.append((None if jpeg is data else jpeg, copied, ""))
     return results
 
 

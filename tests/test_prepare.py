@@ -127,7 +127,7 @@ def test_the_summary(packed: tuple[Path, str], photographs: Path) -> None:
     lines = [line.strip() for line in packed[1].splitlines()]
     assert lines[0] == f"{packed[0]}: 8 images in train and 2 images in val, 3 classes"
     assert lines[1] == f"{read / 1e6:.2f} MB read, {written / 1e6:.2f} MB written"
-    assert lines[2].startswith("4 images kept their bytes")
+    assert lines[2].startswith("4 images kept their pixels")
     assert lines[3:7] == [
         "1 rejected: is empty", "1 rejected: is cut off", "1 rejected: is no JPEG or PNG image",
         "1 rejected: has N x N pixels, more than the N that are read",
