@@ -8,21 +8,20 @@ segments stand, so that they need not be looked for.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastselfie.pipelines.jpeg_header import JpegHeader
-from fastselfie.pipelines.jpeg_segments import END, FIRST_RESTART, RESTARTS, find_scan
+from fastselfie.pipelines.jpeg_segments import END, FIRST_RESTART, RESTARTS, Segments, find_segments
 
 _BORDER = 1  # pixels around a window that its own depend on, through the interpolation of colour
 _WORTH = 0.9  # of what would be decoded otherwise: cutting takes time too
 _NUMBERS = (np.arange(1 << 16) % RESTARTS + FIRST_RESTART).astype(np.uint8)  # as many as a table has at most
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(NamedTuple):
     """A smaller file: its bytes, uint8 (size,), its shape, and where in it the window begins, in pixels."""
 
     data: NDArray[np.uint8]
@@ -39,20 +38,20 @@ def cut(data: NDArray[np.uint8], header: JpegHeader, window: tuple[int, int, int
         data: the file, uint8 (size,). header: its own; of the usual kinds.
         window: of the stored image: first row and column, height and width in pixels.
     """
-    scan = find_scan(data, header)
-    if scan is None or scan.sizes_S is None:
+    found = find_segments(data, header)
+    if found is None:
         return None
     row, column, height, width = window
-    tall, wide = header.mcu[0], header.mcu[1] * scan.interval  # pixels of a segment
-    top, bottom = _touched(row, height, tall, scan.down)
-    left, right = _touched(column, width, wide, scan.across)
-    if (bottom - top) * (right - left) > _WORTH * bottom * scan.across:
+    down, across = found.sizes_DA.shape
+    tall, wide = header.mcu[0], header.mcu[1] * found.interval  # pixels of a segment
+    top, bottom = _touched(row, height, tall, down)
+    left, right = _touched(column, width, wide, across)
+    if (bottom - top) * (right - left) > _WORTH * bottom * across:
         return None
     rows, columns = min(bottom * tall, header.rows) - top * tall, min(right * wide, header.columns) - left * wide
-    front = bytearray(data[: scan.start])
+    front = bytearray(data[: found.start])
     struct.pack_into(">HH", front, header.rows_at, rows, columns)
-    sizes = scan.sizes_S.reshape(scan.down, scan.across)
-    file = _beside_each_other(front, data[scan.start :].data, sizes, slice(top, bottom), slice(left, right))
+    file = _beside_each_other(front, data.data, found, (slice(top, bottom), slice(left, right)))
     return Part(data=file, rows=rows, columns=columns, row=row - top * tall, column=column - left * wide)
 
 
@@ -62,15 +61,14 @@ def _touched(start: int, extent: int, step: int, count: int) -> tuple[int, int]:
 
 
 def _beside_each_other(
-    front: bytearray, coded: memoryview, sizes: NDArray[np.uint16], rows: slice, columns: slice
+    front: bytearray, file: memoryview, found: Segments, where: tuple[slice, slice]
 ) -> NDArray[np.uint8]:
     """``front`` and the segments in those rows and columns, the markers behind them numbered anew."""
-    stops = sizes.cumsum(dtype=np.int64).reshape(sizes.shape)
-    first, last = columns.start, columns.stop - 1
-    starts = (stops[rows, first] - sizes[rows, first]).tolist()
-    parts = [coded[start:stop] for start, stop in zip(starts, stops[rows, last].tolist(), strict=True)]
-    file = np.frombuffer(bytearray().join([front, *parts]), np.uint8)
-    marks = sizes[rows, columns].cumsum(dtype=np.int64) + (len(front) - 1)  # a marker's second byte
-    file[marks] = _NUMBERS[: len(marks)]
-    file[-1] = END[1]
-    return file
+    stops, sizes = found.stops_DA[where], found.sizes_DA[where]
+    starts = (stops[:, 0] - sizes[:, 0] + found.start).tolist()
+    parts = [file[start:stop] for start, stop in zip(starts, (stops[:, -1] + found.start).tolist(), strict=True)]
+    joined = np.frombuffer(bytearray().join([front, *parts]), np.uint8)
+    marks = sizes.cumsum(dtype=np.int64) + (len(front) - 1)  # a marker's second byte
+    joined[marks] = _NUMBERS[: len(marks)]
+    joined[-1] = END[1]
+    return joined

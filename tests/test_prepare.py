@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fastselfie.pipelines.source import EncodedImages
 from fastselfie.pipelines.sources import open_source
+from fastselfie.pipelines.view import View
 from tests.command import contents, succeed
 from tests.packing import members, refused
-from tests.photographs import jpeg, noise, picture, png, write
+from tests.photographs import jpeg, noise, picture, pipeline, png, write
 
 ROW = [("offset", "<i8"), ("size", "<i4"), ("shard", "<i4"), ("label", "<i4"), ("checksum", "<u4")]
 
@@ -215,6 +217,28 @@ def test_cifar10_needs_no_packing(tmp_path: Path, capsys: Any) -> None:
     write(folder, [(name, b"") for name in names])
     assert "small images" in refused(capsys, folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_markers_change_no_view(photographs: Path, packed: tuple[Path, str]) -> None:
+    """The same windows of the same images, cut out of their files or not: bit for bit."""
+    pytest.importorskip("numba", reason="fastselfie[markers] is not installed")
+    pytest.importorskip("simplejpeg", reason="fastselfie[turbo] is not installed")
+    folder = photographs.parent / "marked"
+    ended = succeed(
+        "prepare", photographs, folder, "--size", "48", "--recode", "markers", "--workers", "2", cwd=photographs.parent
+    )
+    assert ended.stdout.splitlines()[2].strip().startswith("4 images kept their pixels")
+    assert json.loads((folder / "dataset.json").read_bytes())["settings"]["recode"] == "markers"
+    view = View(size=16, crop="resized", flip=True)
+    views = []
+    for shards in (packed[0], folder):
+        images = open_source(str(shards), 16).train
+        assert isinstance(images, EncodedImages)
+        loaded = pipeline(images, view, batch=8, decoder="turbo")
+        views.append([loaded.batch(step * 8, step * 8 + 8).images() for step in range(20)])
+    assert members(folder / "train-000000.tar") != members(packed[0] / "train-000000.tar")
+    for one, other in zip(*views, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_other_formats_in_folders(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from PIL import Image, ImageOps, PngImagePlugin, features
 
 from fastselfie.pipelines.image_bytes import BadImage, fault
 from fastselfie.pipelines.image_decoding import decode_by_pillow
-from fastselfie.pipelines.shrinking import Shrinking, shrink
+from fastselfie.pipelines.jpeg_header import jpeg_header
+from fastselfie.pipelines.jpeg_window import cut
+from fastselfie.pipelines.shrinking import Shrinking, make_ready, shrink
 from tests.photographs import jpeg, noise, picture, png
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's; the processes of the pool ignore them too
@@ -276,3 +278,40 @@ def test_all_may_be_encoded_anew() -> None:
     before, after = (np.asarray(Image.open(io.BytesIO(one))).astype(int) for one in (data, anew))
     assert before.shape == after.shape
     assert 0 < np.abs(before - after).mean() < 5
+
+
+def can_be_cut(data: bytes) -> bool:
+    header = jpeg_header(memoryview(data))
+    assert header is not None
+    return cut(np.frombuffer(data, np.uint8), header, (40, 40, 16, 16)) is not None
+
+
+@pytest.mark.parametrize("quality", [95, 96])
+def test_windows_can_be_cut_from_what_is_encoded(quality: int) -> None:
+    settings = dataclasses.replace(SETTINGS, quality=quality)
+    for columns in (97, 128, 200, 331):
+        assert can_be_cut(shrink(png(picture(80, columns)), settings))
+
+
+def test_what_fits_keeps_its_pixels_and_gets_markers() -> None:
+    pytest.importorskip("numba", reason="fastselfie[markers] is not installed")
+    settings = dataclasses.replace(SETTINGS, recode="markers")
+    for options in ({}, {"optimize": True, "subsampling": 2}, {"mode": "L", "quality": 30}):
+        data = jpeg(picture(64, 150) // 2 + noise(64, 150) // 2, **options)
+        assert not can_be_cut(data)
+        ready, copied = make_ready(data, settings)
+        assert copied
+        assert can_be_cut(ready)
+        before, after = (np.asarray(Image.open(io.BytesIO(one))) for one in (data, ready))
+        np.testing.assert_array_equal(before, after)
+        assert make_ready(data, SETTINGS) == (data, True)
+
+
+def test_markers_change_nothing_else() -> None:
+    """What is progressive keeps its bytes, and what does not fit is encoded as always."""
+    pytest.importorskip("numba", reason="fastselfie[markers] is not installed")
+    settings = dataclasses.replace(SETTINGS, recode="markers")
+    progressive = jpeg(picture(60, 90), progressive=True)
+    assert make_ready(progressive, settings) == (progressive, True)
+    for other in (jpeg(picture(100, 100)), png(picture(60, 90)), jpeg(picture(60, 90), orientation=6)):
+        assert make_ready(other, settings) == (shrink(other, SETTINGS), False)
