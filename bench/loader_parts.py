@@ -122,11 +122,11 @@ def part_seconds(images: Packed) -> list[float]:
         times.append(times[-1] + clock() - before - cutting)
         before = clock()
         part = memory.contiguous(image)
-        resize_window(part, out_13HH, flip=False)
+        resize_window(part, out_13HH)
         times.append(times[-1] + clock() - before)
         before = clock()
         if images.flips[index]:
-            mirror(out_13HH)
+            mirror(memory.view(SIZE), out_13HH)
         times.append(times[-1] + clock() - before)
         spent = [total + end - start for total, (start, end) in zip(spent, itertools.pairwise(times), strict=True)]
     return spent

@@ -6,7 +6,7 @@ import importlib.util
 import io
 import re
 import threading
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ _KEPT_BYTES = 48 << 20  # a thread keeps memory for images of 16 million pixels;
 _BEYOND = 8  # rows below the last one asked for that it depends on, through the interpolation of colour
 _JPEG_END = b"\xff\xd9"
 _ORIENTATION, _UPRIGHT = 0x0112, 1  # EXIF's tag and value
+Colors: TypeAlias = Literal["RGB", "BGR"]
 _Pixels: TypeAlias = NDArray[np.uint8]
 
 
@@ -35,6 +36,7 @@ class ThreadMemory(threading.local):
 
     def __init__(self) -> None:
         self._image, self._part = np.empty(0, np.uint8), np.empty(0, np.uint8)
+        self._view = np.empty((0, 0, 3), np.uint8)
 
     def image(self, size: int) -> _Pixels:
         """At least ``size`` bytes for a decoded image; the next call's may be the same."""
@@ -43,6 +45,12 @@ class ThreadMemory(threading.local):
         if size > self._image.size:
             self._image = np.empty(size, np.uint8)
         return self._image
+
+    def view(self, size: int) -> _Pixels:
+        """For a view of ``size`` pixels a side: (size, size, 3). The next call's is the same."""
+        if len(self._view) != size:
+            self._view = np.empty((size, size, 3), np.uint8)
+        return self._view
 
     def contiguous(self, image: _Pixels) -> _Pixels:
         """A copy of ``image``; the next call's may be in the same memory."""
@@ -61,18 +69,21 @@ def usual_header(data: _Pixels) -> JpegHeader | None:
     return header if header and header.usual else None
 
 
-def decode_image(data: _Pixels, header: JpegHeader | None, memory: ThreadMemory, rows: int = MOST_PIXELS) -> _Pixels:
+def decode_image(
+    data: _Pixels, header: JpegHeader | None, memory: ThreadMemory, rows: int = MOST_PIXELS, colors: Colors = "RGB"
+) -> _Pixels:
     """The image as a viewer shows it: uint8 (rows, columns, 3), its first ``rows`` at least. Valid until this thread's
     next.
 
     Args:
-        data: the file, uint8 (size,). header: see `usual_header`.
+        data: the file, uint8 (size,). header: see `usual_header`. colors: the order of channels.
 
     Raises:
         BadImage: it cannot be decoded. MemoryError.
     """
     if header is None:
-        return decode_by_pillow(data)
+        image = decode_by_pillow(data)
+        return image if colors == "RGB" else image[:, :, ::-1]
     if bytes(data[-2:]) != _JPEG_END and data[header.rows_at :].tobytes().rfind(_JPEG_END) < 0:
         raise BadImage("is cut off")  # and filled up with grey, if libjpeg-turbo had its way
     stop = min(header.rows, rows + _BEYOND)
@@ -82,18 +93,18 @@ def decode_image(data: _Pixels, header: JpegHeader | None, memory: ThreadMemory,
         data[header.rows_at : header.rows_at + 2] = divmod(stop, 256)
     else:
         stop = header.rows
-    return turned(_decode_jpeg(data, (stop, header.columns), memory), header.orientation)
+    return turned(_decode_jpeg(data, (stop, header.columns), memory, colors), header.orientation)
 
 
 def decode_window(
-    data: _Pixels, header: JpegHeader, window: tuple[int, int, int, int], memory: ThreadMemory
+    data: _Pixels, header: JpegHeader, window: tuple[int, int, int, int], memory: ThreadMemory, colors: Colors = "RGB"
 ) -> _Pixels:
     """The window of the image that `decode_image` makes: uint8 (height, width, 3). Valid until this thread's next.
 
     Of a file with restart markers at the right places little more than the window is decoded.
 
     Args:
-        window: first row and column, height and width.
+        window: first row and column, height and width. colors: the order of channels.
 
     Raises:
         BadImage: it cannot be decoded. MemoryError.
@@ -101,19 +112,19 @@ def decode_window(
     row, column, height, width = window
     part = cut(data, header, window) if header.orientation == 1 else None
     if part is None:
-        image = decode_image(data, header, memory, rows=row + height)
+        image = decode_image(data, header, memory, rows=row + height, colors=colors)
     else:
         row, column = part.row, part.column
-        image = _decode_jpeg(part.data, (part.rows, part.columns), memory)
+        image = _decode_jpeg(part.data, (part.rows, part.columns), memory, colors)
     return image[row : row + height, column : column + width]
 
 
-def _decode_jpeg(data: _Pixels, shape: tuple[int, int], memory: ThreadMemory) -> _Pixels:
+def _decode_jpeg(data: _Pixels, shape: tuple[int, int], memory: ThreadMemory, colors: Colors) -> _Pixels:
     """What libjpeg-turbo makes of it. It goes on after damage to the pixels, as Pillow and DALI do."""
     import simplejpeg  # an extra: only here
 
     try:
-        image = simplejpeg.decode_jpeg(data, "RGB", buffer=memory.image(shape[0] * shape[1] * 3), strict=False)
+        image = simplejpeg.decode_jpeg(data, colors, buffer=memory.image(shape[0] * shape[1] * 3), strict=False)
     except ValueError as error:
         if re.search("memory", str(error), re.IGNORECASE):
             raise MemoryError from None

@@ -5,8 +5,7 @@ uint8 between its two passes and, where the filter reaches beyond the edge, leav
 once and repeats the edge. So they differ by 1 level at most, but for the outermost pixels of a window that shrinks.
 
 `torch.set_num_threads` is for the whole process, and so is left alone. These operations take no second thread,
-whatever it says: PyTorch's resize of uint8 with channels last is one loop, flips are of few rows at a time, and copies
-NumPy's.
+whatever it says: PyTorch's resize of uint8 with channels last is one loop, and copies are NumPy's.
 
 Shapes: H pixels a side of a view.
 """
@@ -21,29 +20,36 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-_SERIAL = 2**15 - 1  # elements at most for which PyTorch's elementwise operations stay on the calling thread
 _LONGEST = 4  # views beside each other; of a longer image only the centre is computed, more slowly
 
 # The public interpolate has no output to write to and no scale apart from the sizes.
 _resize = torch.ops.aten._upsample_bilinear2d_aa.out
 
 
-def resize_window(image: NDArray[np.uint8], out_13HH: Tensor, *, flip: bool) -> None:
-    """``image``, uint8 (rows, columns, 3) and contiguous, resized and where asked mirrored.
+def resize_window(image: NDArray[np.uint8], out_13HH: Tensor) -> None:
+    """``image``, uint8 (rows, columns, 3) and contiguous, resized.
 
     Args:
         out_13HH: uint8 (1, 3, H, H), channels last.
     """
-    _resize(_planes(image), out_13HH.shape[2:], False, None, None, out=out_13HH)
-    if flip:
-        mirror(out_13HH)
+    _resize(planes(image), out_13HH.shape[2:], False, None, None, out=out_13HH)
 
 
-def mirror(image_13HH: Tensor) -> None:
-    """Exchange left and right in place, of uint8 (1, 3, H, H), channels last."""
-    image_HH3 = image_13HH[0].permute(1, 2, 0)
-    for rows in image_HH3.split(max(1, _SERIAL // image_HH3[0].numel())):
-        rows.copy_(torch.flip(rows, [1]))
+def mirror(image_HH3: NDArray[np.uint8], out_13HH: Tensor) -> None:
+    """Left and right exchanged, and so the channels: blue, green, red becomes red, green, blue.
+
+    The bytes of a row are in reverse order then, which takes a fifth of the time that pixels of three bytes take.
+
+    Args:
+        image_HH3: uint8 (H, H, 3), contiguous. out_13HH: uint8 (1, 3, H, H), channels last.
+    """
+    size = len(image_HH3)
+    words = f"u{math.gcd(3 * size, 8)}"
+    before, after = (
+        image.reshape(size, 3 * size).view(words) for image in (image_HH3, _channels_last(out_13HH)[0])
+    )  # fmt: skip
+    np.copyto(after, before[:, ::-1])
+    after.byteswap(inplace=True)
 
 
 def resize_centre(image: NDArray[np.uint8], out_13HH: Tensor, *, shorter_side: int) -> None:
@@ -68,11 +74,11 @@ def resize_centre(image: NDArray[np.uint8], out_13HH: Tensor, *, shorter_side: i
     needed = [math.ceil((end + 1) * shrink) + 1 for end, shrink in zip(ends, shrinks, strict=True)]
     corner = np.ascontiguousarray(image[: needed[0], : needed[1]])
     whole = torch.empty(1, *ends, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-    _resize(_planes(corner), ends, False, 1 / shrinks[0], 1 / shrinks[1], out=whole)
+    _resize(planes(corner), ends, False, 1 / shrinks[0], 1 / shrinks[1], out=whole)
     np.copyto(_channels_last(out_13HH), _channels_last(whole)[:, start[0] :, start[1] :])
 
 
-def _planes(image: NDArray[np.uint8]) -> Tensor:
+def planes(image: NDArray[np.uint8]) -> Tensor:
     """(rows, columns, 3) as PyTorch's (1, 3, rows, columns), the same memory."""
     return torch.from_numpy(image[None]).permute(0, 3, 1, 2)
 

@@ -21,10 +21,17 @@ from torch import Tensor
 
 from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.image_bytes import BadImage
-from fastselfie.pipelines.image_decoding import ThreadMemory, decode_image, decode_window, require_turbo, usual_header
+from fastselfie.pipelines.image_decoding import (
+    Colors,
+    ThreadMemory,
+    decode_image,
+    decode_window,
+    require_turbo,
+    usual_header,
+)
 from fastselfie.pipelines.jpeg_header import JpegHeader
 from fastselfie.pipelines.recycled import RecycledMemory
-from fastselfie.pipelines.resampling import resize_centre, resize_window
+from fastselfie.pipelines.resampling import mirror, planes, resize_centre, resize_window
 from fastselfie.pipelines.undecodable import Undecodable
 from fastselfie.pipelines.view import View
 from fastselfie.pipelines.window_numpy import random_windows
@@ -135,14 +142,26 @@ class TurboDecoder:
         if run.windows_B4 is None or encoded.draws is None or encoded.flip is None:
             resize_centre(decode_image(data, header, self._memory), out, shorter_side=self._view.shorter_side)
             return
-        window_4 = run.windows_B4[position]
-        if header is None:  # its shape is not known before
-            image = decode_image(data, header, self._memory)
-            draws = encoded.draws[position : position + 1]
-            window_4[:] = random_windows(np.array([image.shape[:2]]), draws, self._view.min_area)[0]
-            row, column, height, width = window_4.tolist()
-            part = image[row : row + height, column : column + width]
+        flip = bool(encoded.flip[position])
+        part = self._memory.contiguous(self._window(run, position, "BGR" if flip else "RGB"))
+        if flip:
+            view = self._memory.view(self._view.size)
+            resize_window(part, planes(view))
+            mirror(view, out)  # which exchanges channels, too
         else:
+            resize_window(part, out)
+
+    def _window(self, run: _Run, position: int, colors: Colors) -> NDArray[np.uint8]:
+        """The pixels of its window, (height, width, 3)."""
+        encoded, header, data = run.encoded, run.headers[position], run.encoded.data[position]
+        assert run.windows_B4 is not None
+        assert encoded.draws is not None
+        window_4 = run.windows_B4[position]
+        if header is not None:
             row, column, height, width = window_4.tolist()
-            part = decode_window(data, header, (row, column, height, width), self._memory)
-        resize_window(self._memory.contiguous(part), out, flip=bool(encoded.flip[position]))
+            return decode_window(data, header, (row, column, height, width), self._memory, colors)
+        image = decode_image(data, None, self._memory, colors=colors)
+        draws = encoded.draws[position : position + 1]  # the shape was not known before
+        window_4[:] = random_windows(np.array([image.shape[:2]]), draws, self._view.min_area)[0]
+        row, column, height, width = window_4.tolist()
+        return image[row : row + height, column : column + width]
