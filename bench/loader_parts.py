@@ -46,7 +46,7 @@ from fastselfie.pipelines.image_decoding import (
 )
 from fastselfie.pipelines.image_folder import read_image_folder
 from fastselfie.pipelines.jpeg_window import cut
-from fastselfie.pipelines.resampling import mirror, resize_window
+from fastselfie.pipelines.resampling import mirror, planes, resize_window
 from fastselfie.pipelines.restart_markers import require_numba
 from fastselfie.pipelines.scene_files import write_scenes
 from fastselfie.pipelines.shrinking import Shrinking, make_ready
@@ -121,12 +121,12 @@ def part_seconds(images: Packed) -> list[float]:
             image = decode_image(data, None, memory)[row : row + height, column : column + width]
         times.append(times[-1] + clock() - before - cutting)
         before = clock()
-        part = memory.contiguous(image)
-        resize_window(part, out_13HH)
+        part, view = memory.contiguous(image), memory.view(SIZE)
+        resize_window(part, planes(view) if images.flips[index] else out_13HH)
         times.append(times[-1] + clock() - before)
         before = clock()
         if images.flips[index]:
-            mirror(memory.view(SIZE), out_13HH)
+            mirror(view, out_13HH)
         times.append(times[-1] + clock() - before)
         spent = [total + end - start for total, (start, end) in zip(spent, itertools.pairwise(times), strict=True)]
     return spent

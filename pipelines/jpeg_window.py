@@ -17,7 +17,8 @@ from fastselfie.pipelines.jpeg_header import JpegHeader
 from fastselfie.pipelines.jpeg_segments import END, FIRST_RESTART, RESTARTS, Segments, find_segments
 
 _BORDER = 1  # pixels around a window that its own depend on, through the interpolation of colour
-_WORTH = 0.9  # of what would be decoded otherwise: cutting takes time too
+WORTH = 16384
+"""Pixels less to decode for which cutting is worth its own time, much of which is Python's."""
 _NUMBERS = (np.arange(1 << 16) % RESTARTS + FIRST_RESTART).astype(np.uint8)  # as many as a table has at most
 
 
@@ -31,12 +32,15 @@ class Part(NamedTuple):
     column: int
 
 
-def cut(data: NDArray[np.uint8], header: JpegHeader, window: tuple[int, int, int, int]) -> Part | None:
+def cut(
+    data: NDArray[np.uint8], header: JpegHeader, window: tuple[int, int, int, int], worth: int = WORTH
+) -> Part | None:
     """A smaller file with the window in it; None where the file has no table of segments or it would save little.
 
     Args:
         data: the file, uint8 (size,). header: its own; of the usual kinds.
         window: of the stored image: first row and column, height and width in pixels.
+        worth: pixels that it must have less than the image down to the window.
     """
     found = find_segments(data, header)
     if found is None:
@@ -46,7 +50,7 @@ def cut(data: NDArray[np.uint8], header: JpegHeader, window: tuple[int, int, int
     tall, wide = header.mcu[0], header.mcu[1] * found.interval  # pixels of a segment
     top, bottom = _touched(row, height, tall, down)
     left, right = _touched(column, width, wide, across)
-    if (bottom - top) * (right - left) > _WORTH * bottom * across:
+    if (bottom * across - (bottom - top) * (right - left)) * tall * wide < worth:
         return None
     rows, columns = min(bottom * tall, header.rows) - top * tall, min(right * wide, header.columns) - left * wide
     front = bytearray(data[: found.start])

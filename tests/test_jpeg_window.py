@@ -13,13 +13,19 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastselfie.pipelines import jpeg_window
 from fastselfie.pipelines.jpeg_header import JpegHeader, jpeg_header
 from fastselfie.pipelines.jpeg_segments import restart_interval, with_table
-from fastselfie.pipelines.jpeg_window import cut
+from fastselfie.pipelines.jpeg_window import WORTH, Part
 from tests.photographs import jpeg, noise, picture
 
 SHAPES = [(90, 128), (100, 97), (64, 64), (33, 250), (250, 33), (16, 48), (17, 49)]
 SUBSAMPLINGS = {0: (8, 8), 1: (8, 16), 2: (16, 16)}  # Pillow's, with rows and columns of an MCU
+
+
+def cut(data: NDArray[np.uint8], header: JpegHeader, window: tuple[int, int, int, int]) -> Part | None:
+    """Also where it saves little."""
+    return jpeg_window.cut(data, header, window, worth=1)
 
 
 def stored(data: bytes) -> tuple[NDArray[np.uint8], JpegHeader]:
@@ -140,7 +146,7 @@ UNCUT = {
     "no markers": segmented(mixed(96, 160)),
     "segments across rows": segmented(mixed(96, 160), subsampling=2, restart_marker_blocks=3),
     "progressive": segmented(mixed(96, 160), subsampling=2, restart_marker_blocks=2, progressive=True),
-    "nearly the whole": segmented(mixed(64, 80), restart_marker_blocks=2),
+    "the whole": segmented(mixed(64, 80), restart_marker_blocks=2),
     "another size in the table": GOOD.replace(b"FastSelfie\0", b"FastSelfie\0\1\1", 1),
     "another application's segment": GOOD.replace(b"FastSelfie\0", b"SlowSelfie\0", 1),
     "more behind it": GOOD + GOOD,
@@ -151,13 +157,24 @@ UNCUT = {
 
 @pytest.mark.parametrize("name", UNCUT)
 def test_what_is_left_whole(name: str) -> None:
-    window = (1, 0, 63, 79) if name == "nearly the whole" else WINDOW
+    window = (0, 0, 63, 79) if name == "the whole" else WINDOW
     assert cut(*stored(UNCUT[name]), window) is None
 
 
 def test_no_table_of_a_file_that_is_none_or_has_a_damaged_marker() -> None:
     for file in (b"", b"no image", PLAIN[:-2], PLAIN[:300], PLAIN.replace(b"\xff\xd3", b"\xff\x00", 1)):
         assert with_table(file) == file
+
+
+def test_little_is_not_worth_it() -> None:
+    """By hand: 20 x 20 MCUs in pairs; the window is the last 15 rows of them, and a row above, of the first pairs."""
+    data, header = stored(segmented(mixed(320, 320), subsampling=2, restart_marker_blocks=2))
+    for pairs in range(1, 11):
+        window = (81, 0, 239, 32 * pairs - 2)
+        saved = 20 * 20 * 256 - 15 * pairs * 2 * 256
+        assert (jpeg_window.cut(data, header, window) is None) == (saved < WORTH)
+        assert jpeg_window.cut(data, header, window, worth=saved) is not None
+        assert jpeg_window.cut(data, header, window, worth=saved + 1) is None
 
 
 def test_one_scan_a_channel_is_left_whole() -> None:

@@ -283,7 +283,7 @@ def test_all_may_be_encoded_anew() -> None:
 def can_be_cut(data: bytes) -> bool:
     header = jpeg_header(memoryview(data))
     assert header is not None
-    return cut(np.frombuffer(data, np.uint8), header, (40, 40, 16, 16)) is not None
+    return cut(np.frombuffer(data, np.uint8), header, (40, 40, 16, 16), worth=1) is not None
 
 
 @pytest.mark.parametrize("quality", [95, 96])
