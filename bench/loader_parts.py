@@ -46,7 +46,7 @@ from fastselfie.pipelines.image_decoding import (
 )
 from fastselfie.pipelines.image_folder import read_image_folder
 from fastselfie.pipelines.jpeg_window import cut
-from fastselfie.pipelines.resampling import mirror, planes, resize_window
+from fastselfie.pipelines.resampling import mirror, resize_window
 from fastselfie.pipelines.restart_markers import require_numba
 from fastselfie.pipelines.scene_files import write_scenes
 from fastselfie.pipelines.shrinking import Shrinking, make_ready
@@ -99,7 +99,7 @@ def packed(images: ImagesInMemory) -> Iterator[Packed]:
 def part_seconds(images: Packed) -> list[float]:
     """Seconds of each of `PARTS`, all images together. Raises `BadImage` for one that cannot be decoded."""
     memory, clock, spent = ThreadMemory(), time.perf_counter, [0.0] * len(PARTS)
-    out_13HH = torch.empty(1, SIZE, SIZE, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    out_HH3 = np.empty((SIZE, SIZE, 3), np.uint8)
     for index in range(len(images.places)):
         times = [clock()]
         data = images.read(index)
@@ -122,11 +122,11 @@ def part_seconds(images: Packed) -> list[float]:
         times.append(times[-1] + clock() - before - cutting)
         before = clock()
         part, view = memory.contiguous(image), memory.view(SIZE)
-        resize_window(part, planes(view) if images.flips[index] else out_13HH)
+        resize_window(part, view if images.flips[index] else out_HH3)
         times.append(times[-1] + clock() - before)
         before = clock()
         if images.flips[index]:
-            mirror(view, out_13HH)
+            mirror(view, out_HH3)
         times.append(times[-1] + clock() - before)
         spent = [total + end - start for total, (start, end) in zip(spent, itertools.pairwise(times), strict=True)]
     return spent

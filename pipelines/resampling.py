@@ -13,6 +13,7 @@ Shapes: H pixels a side of a view.
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,43 +23,33 @@ from torch import Tensor
 
 _LONGEST = 4  # views beside each other; of a longer image only the centre is computed, more slowly
 
+_Pixels: TypeAlias = NDArray[np.uint8]
+
 # The public interpolate has no output to write to and no scale apart from the sizes.
 _resize = torch.ops.aten._upsample_bilinear2d_aa.out
 
 
-def resize_window(image: NDArray[np.uint8], out_13HH: Tensor) -> None:
-    """``image``, uint8 (rows, columns, 3) and contiguous, resized.
-
-    Args:
-        out_13HH: uint8 (1, 3, H, H), channels last.
-    """
-    _resize(planes(image), out_13HH.shape[2:], False, None, None, out=out_13HH)
+def resize_window(image: _Pixels, out_HH3: _Pixels) -> None:
+    """``image``, uint8 (rows, columns, 3), resized into ``out_HH3``, uint8 (H, H, 3). Both are contiguous."""
+    out_13HH = _tensor(out_HH3)
+    _resize(_tensor(image), out_13HH.shape[2:], False, None, None, out=out_13HH)
 
 
-def mirror(image_HH3: NDArray[np.uint8], out_13HH: Tensor) -> None:
-    """Left and right exchanged, and so the channels: blue, green, red becomes red, green, blue.
+def mirror(image_HH3: _Pixels, out_HH3: _Pixels) -> None:
+    """Left and right exchanged, and so the channels: blue, green, red becomes red, green, blue. Both are contiguous.
 
     The bytes of a row are in reverse order then, which takes a fifth of the time that pixels of three bytes take.
-
-    Args:
-        image_HH3: uint8 (H, H, 3), contiguous. out_13HH: uint8 (1, 3, H, H), channels last.
     """
     size = len(image_HH3)
     words = f"u{math.gcd(3 * size, 8)}"
-    before, after = (
-        image.reshape(size, 3 * size).view(words) for image in (image_HH3, _channels_last(out_13HH)[0])
-    )  # fmt: skip
+    before, after = (image.reshape(size, 3 * size).view(words) for image in (image_HH3, out_HH3))
     np.copyto(after, before[:, ::-1])
     after.byteswap(inplace=True)
 
 
-def resize_centre(image: NDArray[np.uint8], out_13HH: Tensor, *, shorter_side: int) -> None:
-    """The centre of ``image``, uint8 (rows, columns, 3), once its shorter side is resized.
-
-    Args:
-        out_13HH: uint8 (1, 3, H, H), channels last.
-    """
-    size, before = out_13HH.shape[2], image.shape[:2]
+def resize_centre(image: _Pixels, out_HH3: _Pixels, *, shorter_side: int) -> None:
+    """The centre of ``image``, uint8 (rows, columns, 3), once its shorter side is resized: uint8 (H, H, 3)."""
+    size, before = len(out_HH3), image.shape[:2]
     after = [math.floor(side * (shorter_side / min(before)) + 0.5) for side in before]
     start = [math.floor((side - size) * 0.5) for side in after]
     ends = [first + size for first in start]
@@ -68,21 +59,19 @@ def resize_centre(image: NDArray[np.uint8], out_13HH: Tensor, *, shorter_side: i
             [at * by for at, by in zip(side, shrinks, strict=True)] for side in (start, ends)
         )
         centre = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, (left, top, right, bottom))
-        np.copyto(_channels_last(out_13HH), np.asarray(centre))
+        np.copyto(out_HH3, np.asarray(centre))
         return
     # PyTorch begins at the image's corner, and ends where it is told to.
     needed = [math.ceil((end + 1) * shrink) + 1 for end, shrink in zip(ends, shrinks, strict=True)]
     corner = np.ascontiguousarray(image[: needed[0], : needed[1]])
-    whole = torch.empty(1, *ends, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-    _resize(planes(corner), ends, False, 1 / shrinks[0], 1 / shrinks[1], out=whole)
-    np.copyto(_channels_last(out_13HH), _channels_last(whole)[:, start[0] :, start[1] :])
+    whole = np.empty((*ends, 3), np.uint8)
+    _resize(_tensor(corner), ends, False, 1 / shrinks[0], 1 / shrinks[1], out=_tensor(whole))
+    np.copyto(out_HH3, whole[start[0] :, start[1] :])
 
 
-def planes(image: NDArray[np.uint8]) -> Tensor:
-    """(rows, columns, 3) as PyTorch's (1, 3, rows, columns), the same memory."""
-    return torch.from_numpy(image[None]).permute(0, 3, 1, 2)
+def _tensor(image: _Pixels) -> Tensor:
+    """(rows, columns, 3), contiguous, as PyTorch's (1, 3, rows, columns), channels last, the same memory.
 
-
-def _channels_last(image_13HH: Tensor) -> NDArray[np.uint8]:
-    """The other way round: (1, rows, columns, 3), the same memory."""
-    return image_13HH.permute(0, 2, 3, 1).numpy()
+    NumPy turns it: each operation of PyTorch's lets other threads run first, and waits for them.
+    """
+    return torch.from_numpy(image.reshape(1, *image.shape).transpose(0, 3, 1, 2))

@@ -31,7 +31,7 @@ from fastselfie.pipelines.image_decoding import (
 )
 from fastselfie.pipelines.jpeg_header import JpegHeader
 from fastselfie.pipelines.recycled import RecycledMemory
-from fastselfie.pipelines.resampling import mirror, planes, resize_centre, resize_window
+from fastselfie.pipelines.resampling import mirror, resize_centre, resize_window
 from fastselfie.pipelines.undecodable import Undecodable
 from fastselfie.pipelines.view import View
 from fastselfie.pipelines.window_numpy import random_windows
@@ -44,14 +44,14 @@ class _Run:
     """A batch on its way.
 
     Attributes:
-        headers: None where an image is not of the usual JPEG kinds. pixels_B3HH: channels last in memory.
+        headers: None where an image is not of the usual JPEG kinds. pixels_BHH3: uint8.
         windows_B4: int32, the first row, the first column, height, width; None for a plain view.
         chunks: what is wrong, by the image's position, as soon as they are decoded.
     """
 
     encoded: Encoded
     headers: Sequence[JpegHeader | None]
-    pixels_B3HH: Tensor
+    pixels_BHH3: NDArray[np.uint8]
     windows_B4: NDArray[np.int32] | None
     chunks: list[Future[dict[int, str]]] = field(default_factory=list)
 
@@ -88,8 +88,8 @@ class TurboDecoder:
         if encoded.draws is not None:
             shape_B2 = np.array([header.turned_shape if header else (1, 1) for header in headers])
             windows_B4 = random_windows(shape_B2, encoded.draws, self._view.min_area)
-        pixels_B3HH = self._views.empty(count, size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-        run = _Run(encoded=encoded, headers=headers, pixels_B3HH=pixels_B3HH, windows_B4=windows_B4)
+        pixels_BHH3 = self._views.empty(count, size, size, 3, dtype=torch.uint8).numpy()
+        run = _Run(encoded=encoded, headers=headers, pixels_BHH3=pixels_BHH3, windows_B4=windows_B4)
         step = min(_CHUNK, math.ceil(count / self._threads))
         for first in range(0, count, step):
             run.chunks.append(self._pool.submit(self._decode, run, range(first, min(first + step, count))))
@@ -114,7 +114,7 @@ class TurboDecoder:
             raise
         self._under_way.popleft()
         grid, patch = self._view.grid, self._view.size // self._view.grid
-        pixels = run.pixels_B3HH.permute(0, 2, 3, 1).view(-1, grid, patch, grid, patch, 3)
+        pixels = torch.from_numpy(run.pixels_BHH3).view(-1, grid, patch, grid, patch, 3)
         return pixels, None if run.windows_B4 is None else torch.from_numpy(run.windows_B4)
 
     def drop(self) -> None:
@@ -137,7 +137,7 @@ class TurboDecoder:
         return bad
 
     def _decode_one(self, run: _Run, position: int) -> None:
-        encoded, header, out = run.encoded, run.headers[position], run.pixels_B3HH[position : position + 1]
+        encoded, header, out = run.encoded, run.headers[position], run.pixels_BHH3[position]
         data = encoded.data[position]
         if run.windows_B4 is None or encoded.draws is None or encoded.flip is None:
             resize_centre(decode_image(data, header, self._memory), out, shorter_side=self._view.shorter_side)
@@ -146,7 +146,7 @@ class TurboDecoder:
         part = self._memory.contiguous(self._window(run, position, "BGR" if flip else "RGB"))
         if flip:
             view = self._memory.view(self._view.size)
-            resize_window(part, planes(view))
+            resize_window(part, view)
             mirror(view, out)  # which exchanges channels, too
         else:
             resize_window(part, out)
