@@ -6,7 +6,8 @@ window; copying the window out and resizing it; mirroring every other one. ``who
 thread, reading included, batch by batch; ``rest`` is what the parts do not explain: the windows, the pool, the way from
 image to image. Parts and whole take turns.
 
-Images are as `prepare` packs them, by its options. Without --data, rendered scenes of 500 pixels a side are taken.
+Images are as `prepare` packs them, by the options of `bench.packings`. Without --data, rendered scenes of 500 pixels a
+side are taken.
 
     python -m bench.loader_parts --data FOLDER --out bench/results/loader_parts_cpu.json
 """
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 from bench.images_in_memory import ImagesInMemory
 from bench.loader_sides import MIN_AREA, SIZE, VIEW
 from bench.measure import write
+from bench.packings import PACKINGS
 from bench.plain_photos import DRAWS
 from fastselfie.errors import UserError
 from fastselfie.pipelines.graph_runner import Encoded
@@ -56,13 +58,6 @@ from fastselfie.pipelines.window_numpy import random_windows
 from fastselfie.training.memory import keep_freed_memory
 
 PARTS = ("reading and checksum", "header", "cutting", "decode", "window copied and resized", "mirrored")
-PACKED = {
-    "as they are": Shrinking(size=500, side="longer", quality=90),
-    "--recode markers": Shrinking(size=500, side="longer", quality=90, recode="markers"),
-    "--recode all": Shrinking(size=500, side="longer", quality=90, recode="all"),
-    "--size 256": Shrinking(size=256, side="shorter", quality=95),
-}
-"""How images are packed; all but the last with ``--size 500 --side longer --quality 90``."""
 _CPU, _BATCH, _SCENES, _SCENE_SIZE = torch.device("cpu"), 128, 600, 500
 
 
@@ -190,7 +185,9 @@ def main() -> None:
                 write_scenes(folder, size=_SCENE_SIZE, train=_SCENES, test=10, seed=0, progress=lambda done: None)
             files = read_image_folder(folder).train
             assert isinstance(files, EncodedImages)
-            results = {name: measure(_ready(files, shrinking), arguments.rounds) for name, shrinking in PACKED.items()}
+            results = {
+                name: measure(_ready(files, shrinking), arguments.rounds) for name, shrinking in PACKINGS.items()
+            }
     except (UserError, OSError) as error:
         sys.exit(f"loader_parts: {error}")
     write(arguments.out, {"threads": 1, "sizes": results}, _CPU)

@@ -25,6 +25,7 @@ from tests.photographs import jpeg, picture, png, write
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 pytest.importorskip("simplejpeg", reason="simplejpeg is not installed")
+pytest.importorskip("numba", reason="numba is not installed")
 
 DATA = [jpeg(picture(60, 50 + index, index)) for index in range(20)]
 
@@ -99,6 +100,25 @@ def test_a_bench_runs(bench: str, tmp_path: Path) -> None:
         for values in zip(*result["all"].values(), strict=True):
             assert sum(values[:-1]) == pytest.approx(values[-1])
     assert all(part in ended.stdout for part in PARTS)
+
+
+def test_the_bench_of_packings_runs(tmp_path: Path) -> None:
+    write(tmp_path / "photos", [(f"{index:02}.jpg", data) for index, data in enumerate(DATA)])
+    out = tmp_path / "told.json"
+    ended = run_module(
+        "bench.packings", "--data", tmp_path / "photos", "--rounds", "2", "--out", out, "--batch-size", "8",
+        "--batches", "2", "--threads", "1", cwd=tmp_path,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(out.read_text())
+    sizes = told["mean_kilobytes"]
+    assert list(sizes) == ["needed", "markers", "all", "256"]
+    assert sizes["needed"] == sizes["256"] == pytest.approx(sum(map(len, DATA)) / 20e3)  # all are small
+    assert sizes["all"] != sizes["needed"] < sizes["markers"]
+    for rates in told["images_per_second"].values():
+        assert list(rates) == ["torch DataLoader", "fastselfie", "fastselfie DALI", "DALI example"]
+        assert all(rate["n"] == 2 and rate["lowest"] > 0 for rate in rates.values())
+    assert all(side in ended.stdout for side in rates)
 
 
 def test_the_bench_of_storage_counts_what_a_server_sees(tmp_path: Path) -> None:
