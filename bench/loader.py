@@ -10,7 +10,7 @@ Images are read into memory before the first round; with --shrink copies that ar
 FastSelfie reads the shards themselves, checksums and all, and the others copies in memory. Without --data,
 rendered scenes of 500 pixels a side are loaded. On a CPU the C library keeps freed memory, as in training, for all.
 
-    python -m bench.loader --data FOLDER --out bench/results/loader_500_cpu.json
+    python -m bench.loader --data FOLDER --out loader_cpu.json
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A photograph that need not change keeps its bytes, or its pixels with restart markers between them, if nothing else is
 asked for: a second JPEG compression loses a little, but at quality 90 those of up to 500 pixels then take 57 kB instead
-of 101 (`bench/results/loader_500*.json`). What is encoded here has markers: see `fastselfie.pipelines.jpeg_segments`.
+of 101 (`bench/results/packings_cpu.json`). What is encoded here has markers: see `fastselfie.pipelines.jpeg_segments`.
 The other choices were measured on every sixth of 600 ImageNet photographs, shrunk to 256, by the PSNR of a 160-pixel
 view of the packed image against one of the original:
 
