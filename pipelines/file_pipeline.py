@@ -70,7 +70,8 @@ class FilePipeline:
         Raises:
             LocalError: too many images cannot be used.
         """
-        next_up = self._decoding[0].asked if self._decoding else self._failed
+        under_way = self._decoding or self._reading
+        next_up = under_way[0].asked if under_way else self._failed
         if next_up != (start, stop) or not self._substituted:
             self.announce([(start, stop)])
         return self._take()
@@ -99,7 +100,7 @@ class FilePipeline:
         """Begin with other requests; those under way are dropped."""
         self._drop()
         self._announced, self._substituted, self._failure = announced, substituted, None
-        self._work_ahead()
+        self._work_ahead(at_least=self._loading.prefetch)
 
     def _drop(self) -> None:
         self._cancel()
@@ -113,14 +114,20 @@ class FilePipeline:
                 reading.cancel()
         self._reading.clear()
 
-    def _work_ahead(self) -> None:
-        """Keep ``prefetch`` batches in decoding and as many again in reading, up to one that cannot be had."""
+    def _work_ahead(self, *, at_least: int) -> None:
+        """Keep ``prefetch`` batches in decoding and as many again in reading, up to one that cannot be had.
+
+        Reads are waited for until ``at_least`` so many are in decoding: storage may be slow for a moment, and a batch
+        that is there already is not to come late for those after it.
+        """
         if self._failure is not None:
             return
         wanted = 2 * self._loading.prefetch - len(self._decoding) - len(self._reading)
         for announced in islice(self._announced, wanted):
             self._reading.append(self._gatherer.begin(*announced, substituted=self._substituted))
         while self._reading and len(self._decoding) < self._loading.prefetch:
+            if len(self._decoding) >= at_least and not self._reading[0].is_read():
+                return
             request = self._reading.popleft()
             try:
                 self._gatherer.finish(request)
@@ -144,12 +151,14 @@ class FilePipeline:
         """The next batch. After an error, or Ctrl-C, nothing is under way."""
         try:
             if not self._decoding:
+                self._work_ahead(at_least=1)
+            if not self._decoding:
                 assert self._failure is not None, "more is taken than was announced"
                 self._failed = None  # asked for once more, it is read once more
                 raise self._failure
             pixels = self._pixels(self._decoding[0])
             request = self._decoding.popleft()
-            self._work_ahead()
+            self._work_ahead(at_least=0)
             return self._describe(request, pixels)
         except BaseException:
             self._drop()

@@ -46,6 +46,10 @@ class Request:
     refused: dict[str, Refused] = field(default_factory=dict)
     left: dict[int, Iterator[int]] = field(default_factory=dict)
 
+    def is_read(self) -> bool:
+        """Whether `Gatherer.finish` would wait for no read that was begun."""
+        return all(reading.done() for reading in self.reading)
+
     def there(self) -> list[int]:
         """The K places that have an image."""
         return [place for place, data in enumerate(self.data) if data is not None]

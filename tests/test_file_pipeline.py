@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,7 @@ def test_what_is_under_way(files: Files) -> None:
     under_way = source._decoder._under_way
     source.announce(REQUESTS)
     assert len(under_way) == 2
+    wait([reading for request in source._reading for reading in request.reading])
     source.batch(*REQUESTS[0])
     assert len(under_way) == 2
     source.announce([])
@@ -176,6 +178,28 @@ def test_what_is_under_way(files: Files) -> None:
     source.announce(REQUESTS[:1])
     source.batch(*REQUESTS[0])
     assert len(under_way) == 0
+
+
+def test_a_batch_does_not_wait_for_reads_of_later_ones(files: Files, expected: list[Bytes]) -> None:
+    """Storage hangs at the third batch: the two before it come, and it comes when storage goes on."""
+
+    class Hanging(Files):
+        def read(self, index: int) -> bytes:
+            if index in late and not going_on.wait(20):
+                raise OSError("hangs")
+            return super().read(index)
+
+    late: set[int] = set()
+    going_on = threading.Event()
+    hanging = Hanging(root=files.root, names=files.names, labels_S=files.labels_S)
+    source = pipeline(hanging, VIEW, batch=BATCH, prefetch=2)
+    first = [source.batch(*request).sample_B.tolist() for request in REQUESTS[:3]]
+    late.update(set(first[2]) - set(first[0]) - set(first[1]))
+    assert late
+    source.announce(REQUESTS)
+    assert [contents(source.batch(*request)) for request in REQUESTS[:2]] == expected[:2]
+    threading.Timer(0.2, going_on.set).start()
+    assert [contents(source.batch(*request)) for request in REQUESTS[2:]] == expected[2:]
 
 
 def test_a_pipeline_takes_its_threads_along(files: Files) -> None:
