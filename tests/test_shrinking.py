@@ -305,6 +305,7 @@ def test_what_fits_keeps_its_pixels_and_gets_markers() -> None:
         before, after = (np.asarray(Image.open(io.BytesIO(one))) for one in (data, ready))
         np.testing.assert_array_equal(before, after)
         assert make_ready(data, SETTINGS) == (data, True)
+        assert make_ready(ready, settings) == (ready, True)
 
 
 def test_markers_change_nothing_else() -> None:
@@ -313,5 +314,7 @@ def test_markers_change_nothing_else() -> None:
     settings = dataclasses.replace(SETTINGS, recode="markers")
     progressive = jpeg(picture(60, 90), progressive=True)
     assert make_ready(progressive, settings) == (progressive, True)
+    encoded = shrink(png(picture(80, 200)), SETTINGS)
+    assert make_ready(encoded, settings) == (encoded, True)
     for other in (jpeg(picture(100, 100)), png(picture(60, 90)), jpeg(picture(60, 90), orientation=6)):
         assert make_ready(other, settings) == (shrink(other, SETTINGS), False)
