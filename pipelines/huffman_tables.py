@@ -11,6 +11,8 @@ also touches `restart_coding`.
 
 from __future__ import annotations
 
+import functools
+
 import numba
 import numpy as np
 
@@ -22,11 +24,20 @@ _END, _SIXTEEN_ZEROS = 0x00, 0xF0
 
 
 def compiled(function):
-    """``function`` compiled when it is first called, and kept on disk where there is a folder for that."""
+    """``function`` compiled when it is first called, and kept on disk where there is a folder and room for that."""
     try:
-        return numba.njit(cache=True, nogil=True)(function)
+        quick = numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # neither the package's folder nor the user's can be written to
         return numba.njit(nogil=True)(function)
+
+    @functools.wraps(function)
+    def call(*arguments):
+        try:
+            return quick(*arguments)
+        except OSError:  # the disk is full or the quota used up: compiled it is all the same
+            return quick(*arguments)
+
+    return call
 
 
 @compiled

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 _START = b"\xff\xd8"
 _BASELINE, _EXTENDED, _HUFFMAN, _SCAN, _QUANTISATION, _INTERVAL, _COMMENT = 0xC0, 0xC1, 0xC4, 0xDA, 0xDB, 0xDD, 0xFE
 _APPLICATION = range(0xE0, 0xF0)
+_PICTURES = b"MPF\0"  # an application segment that says where behind the image's end there are more
 _SEQUENTIAL = b"\x00\x3f\x00"  # of a scan: all coefficients, all their bits
 _AC = 16  # this added to a table's number
 _LARGEST_CATEGORY = 15  # that a table of DC may name, though 8-bit samples have no use for it
@@ -42,10 +43,11 @@ class Scan:
     tables: dict[int, bytes]
 
     def header(self, interval: int, tables: dict[int, bytes]) -> bytes:
-        """The file up to the entropy-coded data, with another ``interval`` and some other ``tables``."""
+        """The file up to the entropy-coded data, with another ``interval`` and some other ``tables``, for a file that
+        ends with the image."""
         parts = [_START]
         for marker, body in self.segments:
-            if marker == _INTERVAL:
+            if marker == _INTERVAL or (marker in _APPLICATION and body.startswith(_PICTURES)):
                 continue
             if marker == _SCAN:
                 parts.append(_segment(_INTERVAL, struct.pack(">H", interval)))

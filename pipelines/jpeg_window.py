@@ -17,6 +17,7 @@ from fastselfie.pipelines.jpeg_header import JpegHeader
 from fastselfie.pipelines.jpeg_segments import END, FIRST_RESTART, RESTARTS, Segments, find_segments
 
 _BORDER = 1  # pixels around a window that its own depend on, through the interpolation of colour
+_NARROW = 4  # columns of an image in which libjpeg interpolates no colour
 WORTH = 16384
 """Pixels less to decode for which cutting is worth its own time, much of which is Python's."""
 _NUMBERS = (np.arange(1 << 16) % RESTARTS + FIRST_RESTART).astype(np.uint8)  # as many as a table has at most
@@ -50,6 +51,7 @@ def cut(
     tall, wide = header.mcu[0], header.mcu[1] * found.interval  # pixels of a segment
     top, bottom = _touched(row, height, tall, down)
     left, right = _touched(column, width, wide, across)
+    left = min(left, max(header.columns - _NARROW - 1, 0) // wide)  # the last segment may be as narrow
     if (bottom * across - (bottom - top) * (right - left)) * tall * wide < worth:
         return None
     rows, columns = min(bottom * tall, header.rows) - top * tall, min(right * wide, header.columns) - left * wide

@@ -6,7 +6,7 @@ written again with other markers between them, and with DC coded anew, of which 
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,11 @@ _CHROMINANCE_DC = bytes([0, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, *range(
 
 
 def require_numba() -> None:
-    """Raises `UserError` where numba is not installed."""
-    if importlib.util.find_spec("numba") is None:
-        raise UserError("restart markers need numba: pip install 'fastselfie[markers]'")
+    """Raises `UserError` where numba is not installed, or does not go with the NumPy that is."""
+    try:
+        importlib.import_module("numba")
+    except ImportError as error:
+        raise UserError(f"restart markers need numba: pip install 'fastselfie[markers]' ({error})") from None
 
 
 def with_restart_markers(data: bytes, interval: int) -> bytes | None:
@@ -32,7 +34,8 @@ def with_restart_markers(data: bytes, interval: int) -> bytes | None:
     Huffman-coded in 8 bits and one sequential scan of all its 1, 3 or 4 components.
 
     Markers that it has go. Of its header only what that needs changes: the segment of the interval, and a table of DC
-    that lacks a code makes room for a standard one. Fill bytes and what follows the image's end are dropped.
+    that lacks a code makes room for a standard one. Fill bytes and what follows the image's end are dropped, and so is
+    the index of further pictures there.
 
     Raises:
         ValueError: ``interval`` is not within 1 to 65535.

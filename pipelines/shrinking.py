@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
 from fastselfie.pipelines.image_bytes import MOST_PIXELS, BadImage, fault
 from fastselfie.pipelines.image_decoding import exif_orientation, turned
 from fastselfie.pipelines.jpeg_header import jpeg_header
-from fastselfie.pipelines.jpeg_segments import restart_interval, with_table
+from fastselfie.pipelines.jpeg_segments import find_segments, restart_interval, with_table
 from fastselfie.pipelines.restart_markers import with_restart_markers
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
@@ -76,20 +75,27 @@ def make_ready(data: bytes, shrinking: Shrinking) -> tuple[bytes, bool]:
 
 
 def with_segments(data: bytes) -> bytes:
-    """A JPEG with the same coefficients from which windows can be cut; ``data`` itself where it is coded in several
-    passes or not all of it is in order."""
+    """A JPEG with the same coefficients from which windows can be cut; ``data`` itself where it is one, is coded in
+    several passes, has too many segments for their table, or not all of it is in order."""
     header = jpeg_header(memoryview(data))
-    if header is None or not header.usual:
+    if header is None or not header.usual or find_segments(np.frombuffer(data, np.uint8), header) is not None:
         return data
     marked = with_restart_markers(data, restart_interval(header.columns, header.mcu[1]))
-    if marked is None or not np.array_equal(_pixels(marked), _pixels(data)):
+    if marked is None:
         return data
-    return with_table(marked)
+    cuttable = with_table(marked)
+    return data if cuttable is marked or not _same_pixels(cuttable, data) else cuttable
 
 
-def _pixels(data: bytes) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(data), formats=_JPEG) as picture:
-        return np.asarray(picture)
+def _same_pixels(one: bytes, other: bytes) -> bool:
+    """Of two JPEGs; not where one cannot be decoded."""
+    try:
+        first, second = (np.asarray(Image.open(io.BytesIO(data), formats=("JPEG",))) for data in (one, other))
+        return np.array_equal(first, second)
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises nearly anything
+        return False
 
 
 def shrink(data: bytes, shrinking: Shrinking) -> bytes:

@@ -5,7 +5,8 @@ The truth is libjpeg-turbo's pixels, and on small images the coefficients of a s
 
 from __future__ import annotations
 
-import importlib.util
+import errno
+import importlib
 import io
 import os
 import re
@@ -16,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastselfie.errors import UserError
+from fastselfie.cli import status
 from fastselfie.pipelines.restart_markers import require_numba, with_restart_markers
 from tests.jpeg_coefficients import coded
 from tests.photographs import jpeg, noise, picture
@@ -294,8 +295,47 @@ def outcome(data: bytes) -> bytes | None:
     return str(image.shape).encode() + image.tobytes()
 
 
-def test_without_numba_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_further_pictures_behind_the_image_are_dropped_with_their_index() -> None:
+    file, (first, second) = io.BytesIO(), (Image.fromarray(picture(45, 77, seed)) for seed in (0, 1))
+    first.save(file, "MPO", save_all=True, append_images=[second])
+    with Image.open(file) as before, Image.open(io.BytesIO(marked(file.getvalue(), 2))) as after:
+        assert (before.format, after.format) == ("MPO", "JPEG")
+        np.testing.assert_array_equal(np.asarray(after), np.asarray(before))
+
+
+def test_a_full_disk_keeps_nothing_from_being_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import numba
+
+    from fastselfie.pipelines.huffman_tables import compiled
+
+    def full(*paths: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(os, "replace", full)
+    twice = compiled(doubled)
+    assert [twice(21), twice(22)] == [42, 44]
+    assert not list(tmp_path.rglob("*.nbc"))
+
+
+def doubled(number: int) -> int:
+    return 2 * number
+
+
+@pytest.mark.parametrize("why", ["is not there", "Numba needs NumPy 2.5 or less.\nGot NumPy 3.0."])
+def test_without_numba_it_is_told_before_anything_is_written(
+    why: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(why)
+
     require_numba()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"fastselfie\[markers\]"):
-        require_numba()
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "one.jpg").write_bytes(GOOD)
+    monkeypatch.setattr(importlib, "import_module", absent)
+    words = ["prepare", str(tmp_path / "photographs"), str(tmp_path / "packed"), "--recode", "markers"]
+    assert status(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install 'fastselfie[markers]'" in line
+    assert " ".join(why.split()) in line
+    assert not (tmp_path / "packed").exists()

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin, features
 
+from fastselfie.pipelines import shrinking
 from fastselfie.pipelines.image_bytes import BadImage, fault
 from fastselfie.pipelines.image_decoding import decode_by_pillow
 from fastselfie.pipelines.jpeg_header import jpeg_header
@@ -305,6 +306,7 @@ def test_what_fits_keeps_its_pixels_and_gets_markers() -> None:
         before, after = (np.asarray(Image.open(io.BytesIO(one))) for one in (data, ready))
         np.testing.assert_array_equal(before, after)
         assert make_ready(data, SETTINGS) == (data, True)
+        assert make_ready(ready, settings) == (ready, True)
 
 
 def test_markers_change_nothing_else() -> None:
@@ -313,5 +315,20 @@ def test_markers_change_nothing_else() -> None:
     settings = dataclasses.replace(SETTINGS, recode="markers")
     progressive = jpeg(picture(60, 90), progressive=True)
     assert make_ready(progressive, settings) == (progressive, True)
+    encoded = shrink(png(picture(80, 200)), SETTINGS)
+    assert make_ready(encoded, settings) == (encoded, True)
     for other in (jpeg(picture(100, 100)), png(picture(60, 90)), jpeg(picture(60, 90), orientation=6)):
         assert make_ready(other, settings) == (shrink(other, SETTINGS), False)
+
+
+def test_no_markers_where_windows_cannot_be_cut_or_other_pixels_come_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba", reason="fastselfie[markers] is not installed")
+    settings = dataclasses.replace(SETTINGS, recode="markers")
+    wide = jpeg(np.zeros((64, 40_000, 3), np.uint8), mode="L", quality=1)  # by hand: 8 rows of 1,250 segments fit
+    assert len(make_ready(wide, settings)[0]) > len(wide)
+    wide = jpeg(np.zeros((64, 8 * 4099, 3), np.uint8), mode="L", quality=1)  # a prime: 8 * 4,099 are too many
+    assert make_ready(wide, settings) == (wide, True)
+    data, other = jpeg(picture(64, 150)), jpeg(picture(64, 150, 1), restart_marker_blocks=1)
+    for wrong in (other, other[:-100] + b"\xff\xd9"):
+        monkeypatch.setattr(shrinking, "with_restart_markers", lambda data, interval, wrong=wrong: wrong)
+        assert make_ready(data, settings) == (data, True)
