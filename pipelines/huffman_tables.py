@@ -12,6 +12,7 @@ also touches `restart_coding`.
 from __future__ import annotations
 
 import functools
+import pickle
 
 import numba
 import numpy as np
@@ -24,17 +25,19 @@ _END, _SIXTEEN_ZEROS = 0x00, 0xF0
 
 
 def compiled(function):
-    """``function`` compiled when it is first called, and kept on disk where there is a folder and room for that."""
+    """``function`` compiled when it is first called, and kept on disk where that is possible."""
     try:
         quick = numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # neither the package's folder nor the user's can be written to
-        return numba.njit(nogil=True)(function)
+        quick = numba.njit(nogil=True)(function)
 
     @functools.wraps(function)
     def call(*arguments):
+        nonlocal quick
         try:
             return quick(*arguments)
-        except OSError:  # the disk is full or the quota used up: compiled it is all the same
+        except (OSError, EOFError, pickle.UnpicklingError):  # the disk is full, or a crash cut short what was kept
+            quick = numba.njit(nogil=True)(function)
             return quick(*arguments)
 
     return call

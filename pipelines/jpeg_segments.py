@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastselfie.pipelines.jpeg_header import JpegHeader, jpeg_header
+from fastselfie.pipelines.jpeg_scan import UnusualJpeg, read_scan
 
 END = b"\xff\xd9"
 FIRST_RESTART, RESTARTS = 0xD0, 8
@@ -81,13 +82,14 @@ def find_segments(data: NDArray[np.uint8], header: JpegHeader) -> Segments | Non
 
 def with_table(file: bytes) -> bytes:
     """A file with restart markers and the table; the file itself if its markers are not those of whole rows."""
-    header, data = jpeg_header(memoryview(file)), np.frombuffer(file, np.uint8)
+    header = jpeg_header(memoryview(file))
+    try:
+        scan = read_scan(file)
+    except UnusualJpeg:
+        return file
     if header is None or not header.usual:
         return file
-    at = _scan_header(file, header.scan_at)
-    if at is None:
-        return file
-    coded = data[at + 2 + int.from_bytes(file[at + 2 : at + 4]) :]
+    at, coded = scan.stop - 4 - len(scan.segments[-1][1]), np.frombuffer(file, np.uint8)[scan.stop :]
     marks = np.flatnonzero((coded[:-1] == 0xFF) & (coded[1:] >= FIRST_RESTART) & (coded[1:] < FIRST_RESTART + RESTARTS))
     sizes_S = np.diff(np.concatenate(([0], marks + 2, [len(coded)])))
     length = 2 + len(_NAME) + len(sizes_S) * _ITEM.itemsize
@@ -96,13 +98,3 @@ def with_table(file: bytes) -> bytes:
     table = struct.pack(">HH", _TABLE, length) + _NAME + sizes_S.astype(_ITEM).tobytes()
     marked = file[:at] + table + file[at:]
     return file if find_segments(np.frombuffer(marked, np.uint8), header) is None else marked
-
-
-def _scan_header(file: bytes, at: int) -> int | None:
-    """Where the scan's header begins, from ``at`` in the file's header; None without one."""
-    while at + 4 <= len(file) and file[at] == 0xFF:
-        marker, length = struct.unpack_from(">HH", file, at)
-        if marker == _SCAN:
-            return at
-        at += 2 + length
-    return None

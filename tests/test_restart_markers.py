@@ -318,6 +318,22 @@ def test_a_full_disk_keeps_nothing_from_being_compiled(monkeypatch: pytest.Monke
     assert not list(tmp_path.rglob("*.nbc"))
 
 
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+@pytest.mark.parametrize("size", [0, 40])
+def test_what_a_crash_left_of_compiled_code_is_passed_over(
+    kind: str, size: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import numba
+
+    from fastselfie.pipelines.huffman_tables import compiled
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    assert compiled(doubled)(21) == 42
+    (kept,) = tmp_path.rglob(f"*.{kind}")
+    kept.write_bytes(kept.read_bytes()[:size])
+    assert compiled(doubled)(21) == 42
+
+
 def doubled(number: int) -> int:
     return 2 * number
 
