@@ -86,7 +86,7 @@ class PrepareArguments:
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="DST", metavar="DST")]
     """Folder to make; give it as --data afterwards."""
     size: int = 256
-    """Pixels that --side has at most afterwards; nothing is enlarged, and a JPEG that fits keeps its bytes."""
+    """Pixels that --side has at most afterwards; nothing is enlarged. See --recode for what fits."""
     side: Literal["shorter", "longer"] = "shorter"
     """The side that is measured."""
     quality: int = 95
