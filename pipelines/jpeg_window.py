@@ -43,10 +43,11 @@ def cut(
         window: of the stored image: first row and column, height and width in pixels.
         worth: pixels that it must have less than the image down to the window.
     """
-    found = find_segments(data, header)
+    row, column, height, width = window
+    most = (row + height + header.mcu[0]) * (header.columns + header.mcu[1]) - height * width  # that it can save
+    found = find_segments(data, header) if most >= worth else None
     if found is None:
         return None
-    row, column, height, width = window
     down, across = found.sizes_DA.shape
     tall, wide = header.mcu[0], header.mcu[1] * found.interval  # pixels of a segment
     top, bottom = _touched(row, height, tall, down)
