@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from fastselfie.pipelines.packed_format import ENTRY
 from fastselfie.pipelines.storage import LocalFolder
 
 _AT_ONCE = 1 << 15  # rows
+_RECENT = 1 << 13  # rows that are kept, some 2 MB: an image's label is wanted some batches after its bytes
+
+_Row: TypeAlias = tuple[int, int, int, int, int]
 
 
 class Entries:
@@ -26,6 +30,7 @@ class Entries:
         mapped = entries_S if isinstance(entries_S, np.memmap) and entries_S.filename is not None else None
         self._array_S = entries_S if mapped is None else None
         self._count, self._begin = len(entries_S), 0
+        self._recent: dict[int, _Row] = {}
         if mapped is not None:
             path = Path(mapped.filename)  # type: ignore[arg-type]  # numpy's stubs leave None in
             self._folder, self._name, self._begin = LocalFolder(path.parent), path.name, mapped.offset
@@ -33,13 +38,18 @@ class Entries:
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> tuple[int, int, int, int, int]:
+    def __getitem__(self, index: int) -> _Row:
         """Offset, size, shard, label and checksum of image ``index``.
 
         Raises:
             OSError: the index cannot be read any more.
         """
-        row: tuple[int, int, int, int, int] = self._rows(range(self._count)[index], 1)[0].item()
+        row = self._recent.get(index)
+        if row is None:
+            row = self._rows(range(self._count)[index], 1)[0].item()
+            if len(self._recent) >= _RECENT:
+                self._recent.clear()  # seldom enough that no order needs to be kept
+            self._recent[index] = row
         return row
 
     def blocks(self) -> Iterator[NDArray[np.void]]:

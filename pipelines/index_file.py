@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import tempfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from numpy.lib.format import dtype_to_descr
 from numpy.typing import NDArray
 
 from fastselfie.errors import UserError
+from fastselfie.pipelines.checksum import crc32
 
 _MAGIC = b"fastselfie index 1\n"
 _ALIGNED = 64
@@ -71,7 +71,7 @@ def write_index(path: Path, index: Index, *, instead: bool = True) -> None:
         places[name]["crc32"] = _checksum(array)
         at += -(-array.nbytes // _ALIGNED) * _ALIGNED
     header = json.dumps({"header": index.header, "arrays": places, "bytes": at}).encode()
-    begin = _MAGIC + len(header).to_bytes(8, "little") + zlib.crc32(header).to_bytes(4, "little") + header
+    begin = _MAGIC + len(header).to_bytes(8, "little") + crc32(header).to_bytes(4, "little") + header
     padding = -len(begin) % _ALIGNED
     parts = [begin, bytes(padding)]
     for array in index.arrays.values():
@@ -134,7 +134,7 @@ def read_index(path: Path) -> Index | None:
             size, checksum = int.from_bytes(file.read(8), "little"), int.from_bytes(file.read(4), "little")
             text = file.read(min(size, path.stat().st_size))
             begin = -(-file.tell() // _ALIGNED) * _ALIGNED
-        if len(text) != size or zlib.crc32(text) != checksum:
+        if len(text) != size or crc32(text) != checksum:
             return None
         parsed = json.loads(text)
         if path.stat().st_size != begin + parsed["bytes"]:
@@ -163,5 +163,5 @@ def _checksum(array: NDArray[Any]) -> int:
     """Read piece by piece: an array may be larger than the memory."""
     flat, checksum = np.ascontiguousarray(array).view(np.uint8).reshape(-1), 0
     for start in range(0, len(flat), _CHUNK):
-        checksum = zlib.crc32(flat[start : start + _CHUNK].data, checksum)
+        checksum = crc32(flat[start : start + _CHUNK].data, checksum)
     return checksum

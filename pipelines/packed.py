@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import zlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastselfie.errors import UserError
+from fastselfie.pipelines.checksum import crc32
 from fastselfie.pipelines.entries import Entries
 from fastselfie.pipelines.index_file import index_path, keep_bytes, one_maker
 from fastselfie.pipelines.packed_format import ENTRY, FORMAT, MANIFEST
@@ -108,7 +108,7 @@ def _open(
     described = name.encode() + text
     return Shards(
         storage, shards=list(split.sizes), entries_S=entries_S, labelled=bool(classes), members=None,
-        described=described,
+        described=described, checked=True,
     )  # fmt: skip
 
 
@@ -182,5 +182,5 @@ def _chunks(path: Path) -> Iterable[bytes]:
 def _checksum(chunks: Iterable[bytes]) -> int:
     checksum = 0
     for chunk in chunks:
-        checksum = zlib.crc32(chunk, checksum)
+        checksum = crc32(chunk, checksum)
     return checksum

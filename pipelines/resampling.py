@@ -25,8 +25,8 @@ _LONGEST = 4  # views beside each other; of a longer image only the centre is co
 
 _Pixels: TypeAlias = NDArray[np.uint8]
 
-# The public interpolate has no output to write to and no scale apart from the sizes.
-_resize = torch.ops.aten._upsample_bilinear2d_aa.out
+# What torch.nn.functional.interpolate calls, which itself has no output to write to and no scale apart from the sizes.
+_resize = torch._C._nn._upsample_bilinear2d_aa
 
 
 def resize_window(image: _Pixels, out_HH3: _Pixels) -> None:

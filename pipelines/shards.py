@@ -5,13 +5,13 @@ Shapes: S images.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastselfie.pipelines.checksum import crc32
 from fastselfie.pipelines.entries import Entries
 from fastselfie.pipelines.image_bytes import BadImage
 from fastselfie.pipelines.names import Names
@@ -37,11 +37,12 @@ class Shards(EncodedImages):
         labelled: bool,
         members: Names | None,
         described: bytes,
+        checked: bool = False,
     ) -> None:
         """Args: members: their names; None for numbered ones, as packed. described: what tells them from others."""
         self.storage, self.shards, self.entries_S = storage, tuple(shards), entries_S
         self.readers, self.pauses_s, self._labelled = storage.readers, storage.pauses_s, labelled
-        self._members, self._described = members, described
+        self._members, self._described, self.checked = members, described, checked
         self._entries = Entries(entries_S)
 
     def __len__(self) -> int:
@@ -67,7 +68,7 @@ class Shards(EncodedImages):
         data = self.storage.read(self.shards[shard], offset, size)
         if len(data) < size:
             raise BadImage("is cut off")
-        if checksum and zlib.crc32(data) != checksum:
+        if checksum and crc32(data) != checksum:
             raise BadImage("does not match its checksum")
         return data
 
