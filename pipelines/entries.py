@@ -17,7 +17,7 @@ from fastselfie.pipelines.packed_format import ENTRY
 from fastselfie.pipelines.storage import LocalFolder
 
 _AT_ONCE = 1 << 15  # rows
-_RECENT = 1 << 13  # rows that are kept, some 2 MB: an image's label is wanted some batches after its bytes
+_RECENT = 1 << 13  # rows that are kept, some 2 MB
 
 _Row: TypeAlias = tuple[int, int, int, int, int]
 
@@ -30,7 +30,7 @@ class Entries:
         mapped = entries_S if isinstance(entries_S, np.memmap) and entries_S.filename is not None else None
         self._array_S = entries_S if mapped is None else None
         self._count, self._begin = len(entries_S), 0
-        self._recent: dict[int, _Row] = {}
+        self._recent: dict[int, _Row] = {}  # an image's label is wanted some batches after its bytes, and then no more
         if mapped is not None:
             path = Path(mapped.filename)  # type: ignore[arg-type]  # numpy's stubs leave None in
             self._folder, self._name, self._begin = LocalFolder(path.parent), path.name, mapped.offset
@@ -44,12 +44,10 @@ class Entries:
         Raises:
             OSError: the index cannot be read any more.
         """
-        row = self._recent.get(index)
-        if row is None:
-            row = self._rows(range(self._count)[index], 1)[0].item()
-            if len(self._recent) >= _RECENT:
-                self._recent.clear()  # seldom enough that no order needs to be kept
-            self._recent[index] = row
+        row = self._row(index)
+        if len(self._recent) >= _RECENT:
+            self._recent.clear()  # seldom enough that no order needs to be kept
+        self._recent[index] = row
         return row
 
     def blocks(self) -> Iterator[NDArray[np.void]]:
@@ -59,11 +57,19 @@ class Entries:
 
     def labels(self, index_B: Iterable[int]) -> NDArray[np.int64]:
         """Of some images: int64 (B,)."""
-        return np.array([self[index][3] for index in index_B], dtype=np.int64)
+        return np.array([self._label(index) for index in index_B], dtype=np.int64)
 
     def every_label(self) -> NDArray[np.int64]:
         """Int64 (S,), made anew."""
         return np.concatenate([block["label"] for block in self.blocks()]).astype(np.int64)
+
+    def _label(self, index: int) -> int:
+        row: _Row | None = self._recent.pop(index, None)  # other threads may clear it meanwhile
+        return (self._row(index) if row is None else row)[3]
+
+    def _row(self, index: int) -> _Row:
+        row: _Row = self._rows(range(self._count)[index], 1)[0].item()
+        return row
 
     def _rows(self, start: int, count: int) -> NDArray[np.void]:
         if self._array_S is not None:

@@ -13,6 +13,7 @@ Shapes: H pixels a side of a view.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
@@ -26,7 +27,7 @@ _LONGEST = 4  # views beside each other; of a longer image only the centre is co
 _Pixels: TypeAlias = NDArray[np.uint8]
 
 # What torch.nn.functional.interpolate calls, which itself has no output to write to and no scale apart from the sizes.
-_resize = torch._C._nn._upsample_bilinear2d_aa
+_resize: Callable[..., Tensor] = torch._C._nn._upsample_bilinear2d_aa
 
 
 def resize_window(image: _Pixels, out_HH3: _Pixels) -> None:

@@ -124,6 +124,16 @@ def test_an_index_that_goes_missing_while_it_is_used(packed: Path) -> None:
         train.labels([7])
 
 
+def test_a_row_of_the_index_is_read_once(packed: Path) -> None:
+    """An image's label comes with the place of its bytes. It is kept until it was asked for."""
+    train = shards(open_source(str(packed), 224).train)
+    assert [train.read(3), train.read(7)] == [TRAIN[3], TRAIN[7]]
+    os.truncate(packed / "train.npy", 128)  # of which nothing is left but its header
+    assert train.labels([7, 3]).tolist() == [LABELS[7], LABELS[3]]
+    with pytest.raises(OSError, match="has become shorter"):
+        train.labels([3])
+
+
 def test_a_file_url_is_a_folder_of_this_machine(packed: Path) -> None:
     assert isinstance(shards(open_source(f"file://{packed}", 224).train).entries_S, np.memmap)
 
