@@ -21,7 +21,6 @@ import statistics
 import sys
 import tempfile
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from bench.measure import write
 from bench.packings import PACKINGS
 from bench.plain_photos import DRAWS
 from fastselfie.errors import UserError
+from fastselfie.pipelines.checksum import crc32
 from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.image_decoding import (
     ThreadMemory,
@@ -74,7 +74,7 @@ class Packed:
         """One image's bytes."""
         offset, size, checksum = self.places[index]
         data = os.pread(self.file, size, offset)
-        assert zlib.crc32(data) == checksum
+        assert crc32(data) == checksum
         return np.frombuffer(data, dtype=np.uint8)
 
 
@@ -83,7 +83,7 @@ def packed(images: ImagesInMemory) -> Iterator[Packed]:
     """``images`` in a file."""
     generator, count = np.random.default_rng(0), len(images)
     ends = itertools.accumulate(map(len, images.data))
-    places = [(end - len(data), len(data), zlib.crc32(data)) for end, data in zip(ends, images.data, strict=True)]
+    places = [(end - len(data), len(data), crc32(data)) for end, data in zip(ends, images.data, strict=True)]
     with tempfile.TemporaryFile() as file:
         file.writelines(images.data)
         file.flush()
