@@ -56,8 +56,11 @@ def report(words: Sequence[str]) -> int:
     arguments = parse(ReportArguments, words, "fastselfie report")
     from fastselfie.protocol.record import is_protocol
 
-    if any(is_protocol(path) for path in arguments.runs):
-        return _report_protocol(arguments.runs, arguments.out)
+    protocols = [path for path in arguments.runs if is_protocol(path)]
+    if protocols:
+        if len(arguments.runs) > 1:
+            raise UserError(f"{protocols[0]}: a protocol has a page of its own: name its folder alone, or leave it out")
+        return _report_protocol(protocols[0], arguments.out)
     from fastselfie.report.page import report
 
     report(arguments.runs, arguments.out)
@@ -76,13 +79,11 @@ def export(words: Sequence[str]) -> int:
     return 0
 
 
-def _report_protocol(folders: Sequence[Path], out: Path) -> int:
-    if len(folders) > 1:
-        raise UserError("report: a protocol has a page of its own; name its folder alone")
+def _report_protocol(folder: Path, out: Path) -> int:
     from fastselfie.protocol.page import write_report
     from fastselfie.protocol.record import read_protocol
 
-    write_report(read_protocol(folders[0]), out)
+    write_report(read_protocol(folder), out)
     print(f"{out}: written; the protocol's tables and figures by themselves lie in its folder", file=sys.stderr)
     return 0
 

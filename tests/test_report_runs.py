@@ -207,11 +207,17 @@ def test_figures_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [((), "name the folder of a run"), (("run", "--out", "page.htm"), "metrics.jsonl: line 1 is damaged")],
+    [
+        ((), "name the folder of a run"),
+        (("run", "--out", "page.htm"), "metrics.jsonl: line 1 is damaged"),
+        (("run", "paper"), "paper: a protocol has a page of its own: name its folder alone, or leave it out"),
+    ],
 )
 def test_refused_words(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
     run = write_pretraining(tmp_path / "run")
     (run / "metrics.jsonl").write_text("damaged\n")
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper" / "protocol.json").write_text("{}")
     before = contents(tmp_path)
     assert said in assert_refused(fastselfie("report", *words, cwd=tmp_path))
     assert contents(tmp_path) == before
