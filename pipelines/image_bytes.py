@@ -29,14 +29,15 @@ def fault(data: bytes) -> str | None:
             # Other bytes may follow the end mark; cameras and editors put them there.
             if data.rfind(end) <= 0:
                 return "is cut off"
-            return _size_fault(sides(data))
+            found = sides(data)
+            return "is damaged (its header)" if found is None else size_fault(*found)
     return "is no JPEG or PNG image"
 
 
-def _size_fault(sides: tuple[int, int] | None) -> str | None:
-    if sides is None or min(sides) == 0:
+def size_fault(rows: int, columns: int) -> str | None:
+    """What is wrong with an image of so many pixels; None if nothing."""
+    if rows == 0 or columns == 0:
         return "is damaged (its header)"
-    rows, columns = sides
     if rows * columns > MOST_PIXELS:
         return f"has {rows} x {columns} pixels, more than the {MOST_PIXELS} that are read"
     return None

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
-from fastselfie.pipelines.image_bytes import MOST_PIXELS, BadImage, fault
+from fastselfie.pipelines.image_bytes import BadImage, fault, size_fault
 from fastselfie.pipelines.image_decoding import exif_orientation, turned
 from fastselfie.pipelines.jpeg_header import jpeg_header
 from fastselfie.pipelines.jpeg_segments import find_segments, restart_interval, with_table
@@ -149,9 +149,9 @@ def _opened(data: bytes) -> Image.Image:
     # Training looks for the same faults of a JPEG: what is copied must pass there. Other formats have no such look.
     if wrong and picture.format in (*_JPEG, "PNG"):
         raise BadImage(wrong)
-    columns, rows = picture.size
-    if columns * rows > MOST_PIXELS:
-        raise BadImage(f"has {rows} x {columns} pixels, more than the {MOST_PIXELS} that are read")
+    wrong = size_fault(picture.height, picture.width)
+    if wrong:
+        raise BadImage(wrong)
     return picture
 
 
