@@ -39,7 +39,9 @@ class Shards(EncodedImages):
         described: bytes,
         checked: bool = False,
     ) -> None:
-        """Args: members: their names; None for numbered ones, as packed. described: what tells them from others."""
+        """Args: members: their names; None for numbered ones, as packed. described: what tells them from others.
+        checked: see `EncodedImages`.
+        """
         self.storage, self.shards, self.entries_S = storage, tuple(shards), entries_S
         self.readers, self.pauses_s, self._labelled = storage.readers, storage.pauses_s, labelled
         self._members, self._described, self.checked = members, described, checked
