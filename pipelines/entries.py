@@ -1,5 +1,6 @@
 """The rows of an index, read when they are wanted. Of a mapped index every page that was looked at stays in the memory
-of the process, after an epoch all of it; so those are read from the file, by position, and nothing is kept.
+of the process, after an epoch all of it; so those are read from the file, by position, and nothing is kept but rows
+whose label is still to be asked for.
 
 Shapes: S images, B of them.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,9 @@ class Entries:
         if mapped is not None:
             path = Path(mapped.filename)  # type: ignore[arg-type]  # numpy's stubs leave None in
             self._folder, self._name, self._begin = LocalFolder(path.parent), path.name, mapped.offset
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_recent": {}}  # threads may be changing it
 
     def __len__(self) -> int:
         return self._count

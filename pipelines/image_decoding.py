@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastselfie.errors import UserError
-from fastselfie.pipelines.image_bytes import MOST_PIXELS, BadImage, size_fault
+from fastselfie.pipelines.image_bytes import MOST_PIXELS, BadImage
 from fastselfie.pipelines.jpeg_header import JpegHeader, jpeg_header
 from fastselfie.pipelines.jpeg_window import cut
 
@@ -84,9 +84,6 @@ def decode_image(
     if header is None:
         image = decode_by_pillow(data)
         return image if colors == "RGB" else image[:, :, ::-1]
-    wrong = size_fault(header.rows, header.columns)
-    if wrong:
-        raise BadImage(wrong)
     if bytes(data[-2:]) != _JPEG_END and data[header.rows_at :].tobytes().rfind(_JPEG_END) < 0:
         raise BadImage("is cut off")  # and filled up with grey, if libjpeg-turbo had its way
     stop = min(header.rows, rows + _BEYOND)

@@ -108,7 +108,7 @@ def _open(
     described = name.encode() + text
     return Shards(
         storage, shards=list(split.sizes), entries_S=entries_S, labelled=bool(classes), members=None,
-        described=described, checked=True,
+        described=described,
     )  # fmt: skip
 
 

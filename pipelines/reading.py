@@ -61,7 +61,7 @@ class Reader:
             BadImage: they cannot be read, or `fault` finds one.
         """
         data = self._bytes(index)
-        wrong = None if self._images.checked else fault(data)
+        wrong = fault(data)
         if wrong:
             raise BadImage(wrong)
         return np.frombuffer(data, dtype=np.uint8)

@@ -37,14 +37,11 @@ class Shards(EncodedImages):
         labelled: bool,
         members: Names | None,
         described: bytes,
-        checked: bool = False,
     ) -> None:
-        """Args: members: their names; None for numbered ones, as packed. described: what tells them from others.
-        checked: see `EncodedImages`.
-        """
+        """Args: members: their names; None for numbered ones, as packed. described: what tells them from others."""
         self.storage, self.shards, self.entries_S = storage, tuple(shards), entries_S
         self.readers, self.pauses_s, self._labelled = storage.readers, storage.pauses_s, labelled
-        self._members, self._described, self.checked = members, described, checked
+        self._members, self._described = members, described
         self._entries = Entries(entries_S)
 
     def __len__(self) -> int:

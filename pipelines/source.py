@@ -54,14 +54,12 @@ class EncodedImages(ABC):
             read when it is first asked for: `labels` does with those of a batch, and `len` without any.
         readers: how many reads at once pay; None for as many as there are threads that decode.
         pauses_s: before the second and any further try to read, where the storage failed.
-        checked: whether `fastselfie.pipelines.image_bytes.fault` found nothing when these very bytes were written.
     """
 
     labels_S: NDArray[np.int64]
     readers: int | None = None
     # A network file system that is busy gets over it.
     pauses_s: tuple[float, ...] = (0.1, 0.5)
-    checked: bool = False
 
     def __len__(self) -> int:
         return len(self.labels_S)

@@ -134,6 +134,15 @@ def test_a_row_of_the_index_is_read_once(packed: Path) -> None:
         train.labels([3])
 
 
+def test_rows_that_are_kept_are_no_part_of_a_copy(packed: Path) -> None:
+    """Threads may be changing them while it is made."""
+    train = shards(open_source(str(packed), 224).train)
+    before = pickle.dumps(train)
+    all_of(train)
+    assert len(pickle.dumps(train)) == len(before)
+    assert pickle.loads(pickle.dumps(train)).labels(range(8)).tolist() == LABELS == train.labels(range(8)).tolist()
+
+
 def test_a_file_url_is_a_folder_of_this_machine(packed: Path) -> None:
     assert isinstance(shards(open_source(f"file://{packed}", 224).train).entries_S, np.memmap)
 
