@@ -98,8 +98,13 @@ def test_tars_are_read_through_once(served: Served, tmp_path: Path) -> None:
 
 def test_reads_go_on_beside_each_other(served: Served) -> None:
     """As many as there are readers: 32 that wait are with the server at once, and none of them first."""
-    train = opened(served)
-    served.most_at_once, served.latency_s = 0, 0.3
+    train, together = opened(served), threading.Barrier(32)
+
+    def status(asked: Asked, turn: int) -> int:
+        together.wait(20)  # nobody is answered before all have asked
+        return 200
+
+    served.status, served.most_at_once = status, 0
     with ThreadPoolExecutor(train.readers) as pool:
         assert list(pool.map(train.read, range(32))) == IMAGES[:32]
     assert train.readers == 32
