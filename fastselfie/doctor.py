@@ -114,11 +114,7 @@ def _optional() -> list[Row]:
             "decodes JPEG and PNG images, on a GPU where there is one: pip install 'fastselfie[dali]'",
         ),
         ("simplejpeg", _version("simplejpeg"), "decodes them faster on a CPU: pip install 'fastselfie[turbo]'"),
-        (
-            "isal",
-            _version("isal"),
-            "checksums in a tenth of zlib's time: pip install 'fastselfie[turbo]'",
-        ),
+        ("isal", _version("isal"), "checks packed images faster than zlib: pip install 'fastselfie[turbo]'"),
         ("numba", _version("numba"), "prepare --recode markers needs it: pip install 'fastselfie[markers]'"),
         ("triton", triton_version() or "missing", "--compile, --kernels and --trunk need it on a CUDA device"),
         ("tensorboard", _version("tensorboard"), "shows a run's curves: tensorboard --logdir runs"),

@@ -1,4 +1,4 @@
-"""CRC-32, the checksum of packed images and of indices: ISA-L's where it is installed, in a tenth of zlib's time.
+"""CRC-32, the checksum of packed images and of indices: ISA-L's where it is installed, which is faster than zlib's.
 
 Both compute the same number, so what is read does not depend on it; `fastselfie doctor` says which is there.
 """
