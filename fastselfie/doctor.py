@@ -25,7 +25,14 @@ from fastselfie.pipelines.view import View
 from fastselfie.recipes import recipe
 from fastselfie.tool_arguments import DoctorArguments
 from fastselfie.training.data import loading
-from fastselfie.training.hardware import choose_compile, choose_device, choose_kernels, choose_precision, choose_trunk
+from fastselfie.training.hardware import (
+    choose_compile,
+    choose_device,
+    choose_kernels,
+    choose_norm,
+    choose_precision,
+    choose_trunk,
+)
 from fastselfie.training.world import World
 
 Row = tuple[str, str, str]
@@ -75,6 +82,7 @@ def _used() -> list[Row]:
         "compile": compiled,
         "kernels": choose_kernels("auto", device.value),
         "trunk": choose_trunk("auto", device.value, precision.value, width=1.0, compiled=compiled.value),
+        "norm": choose_norm("auto", device.value, precision.value, compiled.value, sync_bn=False),
     }
     return [(f"--{name} auto", choice.value, choice.why) for name, choice in choices.items()]
 
@@ -115,7 +123,7 @@ def _optional() -> list[Row]:
         ),
         ("simplejpeg", _version("simplejpeg"), "decodes them faster on a CPU: pip install 'fastselfie[turbo]'"),
         ("isal", _version("isal"), "checks packed images faster than zlib: pip install 'fastselfie[turbo]'"),
-        ("numba", _version("numba"), "prepare --recode markers needs it: pip install 'fastselfie[markers]'"),
+        ("numba", _version("numba"), "speeds batch norm on a CPU, and prepare --recode markers needs it: pip install 'fastselfie[turbo]'"),
         ("triton", triton_version() or "missing", "--compile, --kernels and --trunk need it on a CUDA device"),
         ("tensorboard", _version("tensorboard"), "shows a run's curves: tensorboard --logdir runs"),
     ]

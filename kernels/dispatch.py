@@ -1,4 +1,4 @@
-"""Which version of an operation runs: the Triton kernels on a CUDA device, plain PyTorch elsewhere.
+"""Which version of an operation runs: Triton kernels on a CUDA device, numba's on a CPU, or plain PyTorch.
 
 The choice is the process's, like those in ``torch.backends``: a network is compiled for one.
 """
@@ -13,9 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 import torch
+from torch import Tensor
+
+from fastselfie.kernels import cpu
 
 Kernels = Literal["auto", "on", "off"]
 Trunk = Literal["auto", "fused", "plain"]
+Norm = Literal["auto", "torch", "numba"]
 
 SLOWER: frozenset[tuple[str, tuple[int, ...]]] = frozenset()
 """Operations and shapes whose kernel a committed result (``bench/results/kernels_*.json``) shows to be slower than the
@@ -29,6 +33,7 @@ _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _IS_NVIDIA = torch.version.hip is None
 _chosen: Kernels = "auto"
 _chosen_trunk: Trunk = "auto"
+_chosen_norm: Norm = "auto"
 
 
 def triton_version() -> str | None:
@@ -57,27 +62,31 @@ def interpreted() -> bool:
 
 
 @contextmanager
-def using(kernels: Kernels, trunk: Trunk = "auto") -> Iterator[None]:
+def using(kernels: Kernels, trunk: Trunk = "auto", norm: Norm = "auto") -> Iterator[None]:
     """Run the kernels (``on``), plain PyTorch (``off``), or whichever the tensors' device calls for (``auto``).
 
     Args:
         trunk: the trunk's stages as kernels (``fused``), as plain PyTorch modules (``plain``), or fused on the devices
             where a committed result shows that to be faster (``auto``).
+        norm: batch norm and ReLU of bf16 maps on a CPU as kernels that numba compiles (``numba``, and ``auto`` where
+            it is installed) or as PyTorch's own (``torch``).
 
     Raises:
         ValueError: an argument is none of these.
     """
-    global _chosen, _chosen_trunk
+    global _chosen, _chosen_trunk, _chosen_norm
     if kernels not in ("auto", "on", "off"):
         raise ValueError(f"kernels: expected auto, on or off, got {kernels!r}")
     if trunk not in ("auto", "fused", "plain"):
         raise ValueError(f"trunk: expected auto, fused or plain, got {trunk!r}")
-    before = _chosen, _chosen_trunk
-    _chosen, _chosen_trunk = kernels, trunk
+    if norm not in ("auto", "torch", "numba"):
+        raise ValueError(f"norm: expected auto, torch or numba, got {norm!r}")
+    before = _chosen, _chosen_trunk, _chosen_norm
+    _chosen, _chosen_trunk, _chosen_norm = kernels, trunk, norm
     try:
         yield
     finally:
-        _chosen, _chosen_trunk = before
+        _chosen, _chosen_trunk, _chosen_norm = before
 
 
 def fused(operation: str, device: torch.device, *shape: int, fits: bool = True) -> bool:
@@ -103,6 +112,12 @@ def fused_trunk(device: torch.device, dtype: torch.dtype, fits: bool) -> bool:
         return _chosen_trunk == "fused"
     there = device.type == "cuda" and _HAS_TRITON and _IS_NVIDIA and fits and dtype != torch.float32
     return there and bool(FASTER_TRUNK) and device_name(device.index) in FASTER_TRUNK
+
+
+def numba_norm(maps: Tensor) -> bool:
+    """Whether batch norm and ReLU of such maps run as numba's kernels."""
+    takes = _chosen_norm != "torch" and maps.device.type == "cpu" and maps.dtype == torch.bfloat16
+    return takes and cpu.lacks() is None
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -13,7 +13,7 @@ import torch
 
 from fastselfie.config import PretrainConfig, RunConfig
 from fastselfie.errors import UserError
-from fastselfie.kernels import dispatch
+from fastselfie.kernels import cpu, dispatch
 from fastselfie.kernels.operations import LARGEST_GRID
 
 C = TypeVar("C", bound=RunConfig)
@@ -138,6 +138,30 @@ def choose_trunk(asked: str, device: str, precision: str, width: float, compiled
     return Choice(value="fused", why="measured to win") if wins else Choice(value="plain", why="no measured win here")
 
 
+def choose_norm(asked: str, device: str, precision: str, compiled: str, sync_bn: bool) -> Choice:
+    """``numba`` or ``torch``.
+
+    Raises:
+        UserError: numba's was asked for where it is not what would run.
+    """
+    for applies, why in (
+        (device != "cpu", "numba's is for a CPU"),
+        (precision != "bf16", "numba's is for bf16"),
+        (compiled == "on", "a compiled network has its own"),
+        (sync_bn, "--sync-bn has its own"),
+    ):
+        if applies:
+            break
+    else:
+        lacks = cpu.lacks()
+        applies, why = lacks is not None, f"numba's needs {lacks}"
+    if asked == "numba" and applies:
+        raise UserError(f"--norm numba: {why}; use --norm torch")
+    if asked != "auto":
+        return Choice(value=asked, why="asked for")
+    return Choice(value="torch", why=why) if applies else Choice(value="numba", why="half of PyTorch's time")
+
+
 def choose_sgd(asked: str, device: str) -> Choice:
     """``torch`` or ``apex``.
 
@@ -160,8 +184,8 @@ def choose_sgd(asked: str, device: str) -> Choice:
 
 
 def resolve(config: RunConfig, device: str) -> dict[str, Choice]:
-    """Device, precision, compile, kernels, trunk and SGD as they will be, each with its reason; determinism if asked
-    for."""
+    """Device, precision, compile, kernels, trunk, norm and SGD as they will be, each with its reason; determinism if
+    asked for."""
     places = config.patches if isinstance(config, PretrainConfig) else 0
     precision, compiled = choose_precision(config.precision, device), choose_compile(config.compile, device)
     asked = {"determinism": Choice(value="on", why="asked for")} if config.deterministic else {}
@@ -171,6 +195,7 @@ def resolve(config: RunConfig, device: str) -> dict[str, Choice]:
         "compile": compiled,
         "kernels": choose_kernels(config.kernels, device, places),
         "trunk": choose_trunk(config.trunk, device, precision.value, config.width, compiled.value),
+        "norm": choose_norm(config.norm, device, precision.value, compiled.value, config.sync_bn),
         "sgd": choose_sgd(config.sgd, device),
         **asked,
     }
@@ -185,6 +210,6 @@ def set_convolutions(config: RunConfig) -> None:
 
 def resolved(config: C, choices: Mapping[str, Choice]) -> C:
     """``config`` with the values that `resolve` chose."""
-    names = ("device", "precision", "compile", "kernels", "trunk")
+    names = ("device", "precision", "compile", "kernels", "trunk", "norm")
     values: dict[str, Any] = {name: choices[name].value for name in names}
     return dataclasses.replace(config, **values)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # their checksums, which are among the facts.
 FREE = frozenset(
     {
-        *("out", "data", "device", "compile", "kernels", "trunk", "sgd", "micro_batch_size"),
+        *("out", "data", "device", "compile", "kernels", "trunk", "norm", "sgd", "micro_batch_size"),
         *("deterministic", "loader_threads", "prefetch", "max_bad_share", "index", "pretrained"),
         *("checkpoint_every", "keep_checkpoints"),
     }

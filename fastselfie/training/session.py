@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastselfie.config import RunConfig, require
 from fastselfie.errors import LocalError
 from fastselfie.kernels import using
-from fastselfie.kernels.dispatch import Trunk
+from fastselfie.kernels.dispatch import Norm, Trunk
 from fastselfie.models.convolution import channels_last
 from fastselfie.models.statistics import synchronised
 from fastselfie.pipelines.pipeline import Pipeline
@@ -64,7 +64,8 @@ def session(config: C) -> Iterator[Session[C]]:
     # Left to `auto`, the dispatch still excepts shapes; resolved to `off`, there is nothing to except.
     kernels = "off" if choices["kernels"].value == "off" else config.kernels
     trunk: Trunk = "fused" if choices["trunk"].value == "fused" else "plain"
-    with determinism(config.deterministic), join_world(device.value) as world, using(kernels, trunk):
+    norm: Norm = "numba" if choices["norm"].value == "numba" else "torch"
+    with determinism(config.deterministic), join_world(device.value) as world, using(kernels, trunk, norm):
         require(
             config.batch_size % world.size == 0,
             f"--batch-size {config.batch_size}: must be a multiple of the {world.size} processes",
