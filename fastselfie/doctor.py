@@ -123,7 +123,11 @@ def _optional() -> list[Row]:
         ),
         ("simplejpeg", _version("simplejpeg"), "decodes them faster on a CPU: pip install 'fastselfie[turbo]'"),
         ("isal", _version("isal"), "checks packed images faster than zlib: pip install 'fastselfie[turbo]'"),
-        ("numba", _version("numba"), "speeds batch norm on a CPU, and prepare --recode markers needs it: pip install 'fastselfie[turbo]'"),
+        (
+            "numba",
+            _version("numba"),
+            "speeds batch norm on a CPU, and prepare --recode markers needs it: pip install 'fastselfie[turbo]'",
+        ),
         ("triton", triton_version() or "missing", "--compile, --kernels and --trunk need it on a CUDA device"),
         ("tensorboard", _version("tensorboard"), "shows a run's curves: tensorboard --logdir runs"),
     ]

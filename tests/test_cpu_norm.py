@@ -70,7 +70,7 @@ def test_forward_and_every_gradient_are_those_of_fp64(shape: tuple[int, ...], st
         close(picked, exact[:, :, ::2, ::2], 1.02)
         came.append((picked, maps(*picked.shape, seed=4)))
         g[:, :, ::2, ::2] += came[-1][1]  # the two meet in bf16
-    torch.autograd.backward(*zip(*came, strict=True))
+    torch.autograd.backward([part for part, _ in came], [gradient for _, gradient in came])
     torch.autograd.backward([exact, wide], [g.double(), g_residual.double()])
     for ours, truth, ulps in ((x, wide, 1.02), (norm.weight, weight_C, 0.01), (norm.bias, bias_C, 0.01)):
         assert ours.grad is not None
@@ -146,7 +146,7 @@ def test_a_gradient_may_come_in_any_strides(strides: str) -> None:
     found = []
     for norm_by in ("numba", "torch"):
         norm, x = a_norm(16), maps(8, 16, 4, 4, seed=1).requires_grad_()
-        with using("off", norm=norm_by):  # type: ignore[arg-type]
+        with using("off", norm=norm_by):
             y = norm_relu(norm, x)
         (y.mean(dim=(2, 3)) if strides == "of a mean" else y.contiguous() * maps(8, 16, 4, 4, seed=2)).sum().backward()
         assert x.grad is not None
@@ -198,7 +198,8 @@ def test_a_cache_that_cannot_be_read_is_done_without(tmp_path: Path) -> None:
 
     def run() -> str:
         environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-        return subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True).stdout
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
     first, kept = run(), sorted(tmp_path.rglob("*.nb?"))
     assert kept

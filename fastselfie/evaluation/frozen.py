@@ -35,7 +35,14 @@ def frozen_settings(config: ProbeConfig, path: Path) -> PretrainConfig:
     settings: dict[str, Any] = read_settings(path)
     for name in ("mean", "std"):
         settings[name] = tuple(settings.get(name) or ())
-    plain = {"compile": "off", "trunk": "plain", "norm": "auto", "sgd": "torch", "deterministic": False, "sync_bn": False}
+    plain = {
+        "compile": "off",
+        "trunk": "plain",
+        "norm": "auto",
+        "sgd": "torch",
+        "deterministic": False,
+        "sync_bn": False,
+    }
     try:
         run = PretrainConfig(**{**settings, **plain, "micro_batch_size": None, "out": None, "index": None})
     except (UserError, TypeError, ValueError) as error:

@@ -113,7 +113,7 @@ class CompiledNormRelu(torch.autograd.Function):
         return activated, _picked(activated, step) if step else None, x.view_as(x)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> Gradients:
         from fastselfie.kernels.cpu import norm_relu as kernels
 

@@ -142,24 +142,27 @@ def choose_norm(asked: str, device: str, precision: str, compiled: str, sync_bn:
     """``numba`` or ``torch``.
 
     Raises:
-        UserError: numba's was asked for where it is not what would run.
+        UserError: numba's was asked for where it cannot run.
     """
-    for applies, why in (
-        (device != "cpu", "numba's is for a CPU"),
-        (precision != "bf16", "numba's is for bf16"),
-        (compiled == "on", "a compiled network has its own"),
-        (sync_bn, "--sync-bn has its own"),
-    ):
-        if applies:
-            break
-    else:
-        lacks = cpu.lacks()
-        applies, why = lacks is not None, f"numba's needs {lacks}"
-    if asked == "numba" and applies:
-        raise UserError(f"--norm numba: {why}; use --norm torch")
+    hindrance = _hindrance_to_numba(device, precision, compiled, sync_bn)
+    if asked == "numba" and hindrance:
+        raise UserError(f"--norm numba: {hindrance}; use --norm torch")
     if asked != "auto":
         return Choice(value=asked, why="asked for")
-    return Choice(value="torch", why=why) if applies else Choice(value="numba", why="half of PyTorch's time")
+    return Choice(value="torch", why=hindrance) if hindrance else Choice(value="numba", why="half of PyTorch's time")
+
+
+def _hindrance_to_numba(device: str, precision: str, compiled: str, sync_bn: bool) -> str | None:
+    if device != "cpu":
+        return "numba's is for a CPU"
+    if precision != "bf16":
+        return "numba's is for bf16"
+    if compiled == "on":
+        return "a compiled network has its own"
+    if sync_bn:
+        return "--sync-bn has its own"
+    lacks = cpu.lacks()
+    return f"numba's needs {lacks}" if lacks else None
 
 
 def choose_sgd(asked: str, device: str) -> Choice:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import pickle
 import struct
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -63,16 +62,17 @@ def team(function: Callable[[Any], None]) -> Callable[..., None]:
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):  # nowhere to keep it, or what was kept is damaged
         job = compiled(cache=False)
 
-    def call(*arguments: Tensor | float) -> None:
+    def call(*arguments: Tensor | int | float) -> None:
         values = (ctypes.c_int64 * len(arguments))(*map(_bits, arguments))
         _LOADED.GOMP_parallel(job.address, values, 0, 0)  # 0: as many threads as PyTorch has set; 0: no flags
 
     return call
 
 
-def _bits(argument: Tensor | float) -> int:
+def _bits(argument: Tensor | int | float) -> int:
     if isinstance(argument, Tensor):
         return argument.data_ptr()
     if isinstance(argument, float):
-        return int.from_bytes(struct.pack("=d", argument), sys.byteorder, signed=True)
+        (bits,) = struct.unpack("=q", struct.pack("=d", argument))
+        return int(bits)
     return argument
