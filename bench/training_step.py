@@ -5,7 +5,8 @@ also cuts its batch out of resident uint8 images, draws masks and keeps running 
 side is handed its fp32 patches. Excluded on both: logging, evaluation, checkpoints.
 
 On a CPU FastSelfie changes how the C library keeps memory. The plain side therefore runs twice there: in a process of
-its own, as it would be run, and beside ours, where it gains from that change too.
+its own, as it would be run, and beside ours, where it gains from that change too. Where numba is, ours runs twice as
+well, the second time with PyTorch's batch norm.
 
     python -m bench.training_step --out bench/results/training_step_cpu.json
 """
@@ -29,6 +30,7 @@ from bench.measure import interleaved, product_flops, summary, write
 from bench.report.counting import count
 from fastselfie.config import PretrainConfig
 from fastselfie.kernels import using
+from fastselfie.kernels.dispatch import Kernels
 from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.synthetic import synthetic_source
 from fastselfie.recipes import recipe
@@ -43,6 +45,7 @@ from fastselfie.training.world import World
 ENDLESS = 10**6
 """Steps of a run that is timed: more than there is time for."""
 OURS, PLAIN, LENT = "fastselfie", "plain", "plain, with our memory settings"
+THEIR_NORM = "fastselfie, with PyTorch's batch norm"
 
 
 def ours(config: PretrainConfig, device: torch.device) -> Callable[[], object]:
@@ -77,6 +80,16 @@ def steps_of(trainer: Trainer) -> Callable[[], object]:
     return lambda: trainer.step(next(steps))
 
 
+def with_their_norm(step: Callable[[], object], kernels: Kernels) -> Callable[[], object]:
+    """``step`` with PyTorch's batch norm."""
+
+    def call() -> None:
+        with using(kernels, norm="torch"):
+            step()
+
+    return call
+
+
 def matrix_rate(config: PretrainConfig, device: torch.device, images_per_second: float) -> dict[str, Any]:
     """What the step's products and convolutions make of the device's speed at one large product."""
     alone = dataclasses.replace(config, compile="off")
@@ -103,8 +116,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     config = resolved(base, choices)
     set_convolutions(config)  # for the plain side too
     device = torch.device(kind)
-    with using("off" if config.kernels == "off" else base.kernels), ExitStack() as stack:
+    kernels: Kernels = "off" if config.kernels == "off" else base.kernels
+    with using(kernels), ExitStack() as stack:
         sides = {OURS: ours(config, device), LENT if kind == "cpu" else PLAIN: eager_fp32(config, device)}
+        if config.norm == "numba":
+            sides[THEIR_NORM] = with_their_norm(ours(config, device), kernels)
         if kind == "cpu":
             sides[PLAIN] = stack.enter_context(apart(eager_fp32, config, device))
         stack.enter_context(frozen_garbage())
