@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -90,21 +90,28 @@ def with_their_norm(step: Callable[[], object], kernels: Kernels) -> Callable[[]
     return call
 
 
-def matrix_rate(config: PretrainConfig, device: torch.device, images_per_second: float) -> dict[str, Any]:
-    """What the step's products and convolutions make of the device's speed at one large product."""
+def matrix_rates(config: PretrainConfig, device: torch.device, rates: Mapping[str, Any]) -> dict[str, Any]:
+    """What the products and convolutions of ours and of the plain side make of the device's speed at one large product
+    of their dtypes; and the ratio of the two if they made the same of it."""
+    mine = torch.bfloat16 if config.precision == "bf16" else torch.float32
     alone = dataclasses.replace(config, compile="off")
     with using("off", trunk="plain"):  # operations are counted in PyTorch's own
-        executed = count(ours(alone, device)).flops / config.batch_size
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    rate, peak = executed * images_per_second, product_flops(dtype, device)
-    return {
-        "executed_gflop_per_image": executed / 1e9, "tflops": rate / 1e12, "large_product_tflops": peak / 1e12,
-        "share": rate / peak, "what": "a multiply-add is two operations; those with a padding's zeros count",
-    }  # fmt: skip
+        counted = {OURS: count(ours(alone, device)), PLAIN: count(eager_fp32(config, device))}
+    sides: dict[str, Any] = {}
+    for (name, counts), dtype in zip(counted.items(), (mine, torch.float32), strict=True):
+        executed, peak = counts.flops / config.batch_size, product_flops(dtype, device)
+        rate = executed * rates[name]["median"]
+        sides[name] = {"executed_gflop_per_image": executed / 1e9, "tflops": rate / 1e12,
+                       "large_product_tflops": peak / 1e12, "share": rate / peak}  # fmt: skip
+    full = {name: side["large_product_tflops"] / side["executed_gflop_per_image"] for name, side in sides.items()}
+    return sides | {
+        "ratio_at_equal_shares": full[OURS] / full[PLAIN],
+        "what": "a multiply-add is two operations; those with a padding's zeros count",
+    }
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All sides' images a second, how many times as fast ours is, and its share of the matrix rate."""
+    """All sides' images a second, how many times as fast ours is, and shares of the matrix rate."""
     base = dataclasses.replace(
         recipe(arguments.recipe).pretrain, width=arguments.width, batch_size=arguments.batch_size, steps=ENDLESS,
         device=arguments.device, precision=arguments.precision, compile=arguments.compile, kernels=arguments.kernels,
@@ -118,9 +125,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(kind)
     kernels: Kernels = "off" if config.kernels == "off" else base.kernels
     with using(kernels), ExitStack() as stack:
-        sides = {OURS: ours(config, device), LENT if kind == "cpu" else PLAIN: eager_fp32(config, device)}
+        sides = {OURS: ours(config, device)}
         if config.norm == "numba":
             sides[THEIR_NORM] = with_their_norm(ours(config, device), kernels)
+        sides[LENT if kind == "cpu" else PLAIN] = eager_fp32(config, device)
         if kind == "cpu":
             sides[PLAIN] = stack.enter_context(apart(eager_fp32, config, device))
         stack.enter_context(frozen_garbage())
@@ -135,7 +143,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             name: sorted(theirs / own for theirs, own in zip(seconds[name], seconds[OURS], strict=True))
             for name in sides if name != OURS
         },
-        "matrix_rate": matrix_rate(config, device, rates[OURS]["median"]),
+        "matrix_rate": matrix_rates(config, device, rates),
     }  # fmt: skip
 
 
@@ -159,8 +167,10 @@ def main() -> None:
         ratio = result["ratio_of_medians"].get(name)
         told = f"; fastselfie is {ratio:.2f} times as fast" if ratio else ""
         print(f"{name}: {rate['median']:.1f} images/s ({spread}){told}")
-    share = result["matrix_rate"]
-    print(f"fastselfie: {share['tflops']:.3f} TFLOP/s executed, {share['share']:.0%} of a large product's")
+    for name in (OURS, PLAIN):
+        share = result["matrix_rate"][name]
+        print(f"{name}: {share['tflops']:.3f} TFLOP/s executed, {share['share']:.0%} of a large product's")
+    print(f"at equal shares the ratio would be {result['matrix_rate']['ratio_at_equal_shares']:.2f}")
 
 
 if __name__ == "__main__":
