@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fastselfie.config import ModelConfig
 from fastselfie.kernels import cpu, using
+from fastselfie.models.convolution import channels_last
 from fastselfie.models.norm import norm_relu, pre_activation
-from fastselfie.models.resnet import batch_norm
+from fastselfie.models.resnet import batch_norm, trunk
 
 pytestmark = pytest.mark.skipif(cpu.lacks() is not None, reason=str(cpu.lacks()))
 
@@ -187,6 +190,26 @@ def test_where_it_runs() -> None:
             assert ran_compiled(norm_relu(norm, given)) is ours, (way, given.dtype)
     with pytest.raises(ValueError, match="norm: expected auto, torch or numba, got 'on'"), using("off", norm="on"):  # type: ignore[arg-type]
         pass
+
+
+def test_a_trunk_of_them_errs_no_more_than_one_of_pytorchs() -> None:
+    """Gradients of ResNet-36 in bf16, both beside fp64's: 32 norms deep."""
+    images = torch.randn(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    directions = torch.randn(48, 256, generator=torch.Generator().manual_seed(1))
+
+    def gradients(way: Literal["torch", "numba"], dtype: torch.dtype) -> Tensor:
+        torch.manual_seed(0)
+        network = trunk(ModelConfig(image_size=32, patch=8, width=0.25)).to(dtype)
+        channels_last(network)
+        with using("off", norm=way), torch.autocast("cpu", BF16, enabled=dtype == torch.float32):
+            features = network(images.to(dtype).contiguous(memory_format=LAST))
+        (features.double() * directions).sum().backward()
+        return torch.cat([weight.grad.double().flatten() for weight in network.parameters() if weight.grad is not None])
+
+    exact = gradients("torch", torch.float64)
+    ours, theirs = ((gradients(way, torch.float32) - exact).norm() for way in ("numba", "torch"))
+    assert ours < 1.1 * theirs, (ours / exact.norm(), theirs / exact.norm())
+    assert 0 < ours < exact.norm()
 
 
 def test_a_cache_that_cannot_be_read_is_done_without(tmp_path: Path) -> None:

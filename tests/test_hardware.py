@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import types
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from fastselfie.config import PretrainConfig
 from fastselfie.errors import UserError
-from fastselfie.kernels import dispatch
-from fastselfie.training.hardware import choose_kernels, choose_sgd, choose_trunk, resolve, set_convolutions
+from fastselfie.kernels import cpu, dispatch
+from fastselfie.training.hardware import (
+    choose_kernels,
+    choose_norm,
+    choose_sgd,
+    choose_trunk,
+    resolve,
+    set_convolutions,
+)
 from tests.imagined_apex import imagine_apex
 
 
@@ -90,6 +98,37 @@ def test_apex_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
             continue
         with pytest.raises(UserError, match="--sgd apex: it was built without its CUDA extensions; build NVIDIA Apex"):
             choose_sgd("apex", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({}, None),
+        ({"device": "cuda"}, "numba's is for a CPU"),
+        ({"precision": "fp32"}, "numba's is for bf16"),
+        ({"compiled": "on"}, "a compiled network has its own"),
+        ({"sync_bn": True}, "--sync-bn has its own"),
+        ({"lacks": "numba (pip install it)"}, "numba's needs numba (pip install it)"),
+    ],
+)
+def test_norm(monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], why: str | None) -> None:
+    given: dict[str, Any] = {
+        "device": "cpu",
+        "precision": "bf16",
+        "compiled": "off",
+        "sync_bn": False,
+        "lacks": None,
+    } | changed
+    lacks = given.pop("lacks")
+    monkeypatch.setattr(cpu, "lacks", lambda: lacks)
+    assert choose_norm("torch", **given).value == "torch"
+    choice = choose_norm("auto", **given)
+    if why is None:
+        assert choice.value == choose_norm("numba", **given).value == "numba"
+        return
+    assert (choice.value, choice.why) == ("torch", why)
+    with pytest.raises(UserError, match=re.escape(f"--norm numba: {why}; use --norm torch")):
+        choose_norm("numba", **given)
 
 
 NEVER = "fused is for bf16 and widths in multiples of 0.25"

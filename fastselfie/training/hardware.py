@@ -149,7 +149,7 @@ def choose_norm(asked: str, device: str, precision: str, compiled: str, sync_bn:
         raise UserError(f"--norm numba: {hindrance}; use --norm torch")
     if asked != "auto":
         return Choice(value=asked, why="asked for")
-    return Choice(value="torch", why=hindrance) if hindrance else Choice(value="numba", why="half of PyTorch's time")
+    return Choice(value="torch", why=hindrance) if hindrance else Choice(value="numba", why="faster than PyTorch's")
 
 
 def _hindrance_to_numba(device: str, precision: str, compiled: str, sync_bn: bool) -> str | None:
