@@ -12,17 +12,20 @@ F = TypeVar("F", bound=Callable[..., object])
 _LIBRARY = torch.library.Library("fastselfie", "FRAGMENT")
 
 
-def operator(name: str) -> Callable[[F], F]:
+def operator(name: str, *devices: str) -> Callable[[F], F]:
     """Make ``fastselfie::name`` of a function of tensors and plain values that returns fresh tensors.
 
     As `torch.library.custom_op`, in less of the host's time: a step of the fused trunk calls some two hundred.
     Gradients are `torch.library.register_autograd`'s, or the caller's.
+
+    Args:
+        devices: whose tensors it takes; by default the CPU's, where kernels are interpreted, and CUDA's.
     """
 
     def define(function: F) -> F:
         schema = torch.library.infer_schema(function, mutates_args=())
         _LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
-        for device in ("CPU", "CUDA"):  # the first is where kernels are interpreted
+        for device in devices or ("CPU", "CUDA"):
             _LIBRARY.impl(name, torch.compiler.disable(function), device)
         return cast(F, getattr(torch.ops.fastselfie, name).default)
 

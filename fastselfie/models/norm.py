@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fastselfie.kernels.dispatch import numba_norm
+from fastselfie.models.statistics import update
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, None, None]
 
@@ -99,16 +100,10 @@ class CompiledNormRelu(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         from fastselfie.kernels.cpu import norm_relu as kernels  # numba is an extra
 
-        assert norm.momentum is not None
-        assert norm.num_batches_tracked is None
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        maps = x.contiguous(memory_format=torch.channels_last)
-        activated, affine_4C = kernels.forward(
-            maps, weight_C, bias_C, (norm.running_mean, norm.running_var), norm.momentum, norm.eps
-        )
-        ctx.save_for_backward(maps, affine_4C)
-        ctx.step = step
+        activated, affine_4C = kernels.forward(x, weight_C, bias_C, norm.eps)
+        update(norm, affine_4C[:2], x.numel() // x.shape[1])
+        ctx.save_for_backward(x, affine_4C)
+        ctx.eps, ctx.step = norm.eps, step
         ctx.set_materialize_grads(False)
         return activated, _picked(activated, step) if step else None, x.view_as(x)
 
@@ -120,6 +115,6 @@ class CompiledNormRelu(torch.autograd.Function):
         g, g_picked, g_residual = gradients
         if g is None and g_picked is None:
             return g_residual, None, None, None, None
-        maps, affine_4C = ctx.saved_tensors
-        gx, gweight_C, gbias_C = kernels.backward(_met(g, g_picked, maps, ctx.step), maps, g_residual, affine_4C)
-        return gx, gweight_C, gbias_C, None, None
+        x, affine_4C = ctx.saved_tensors
+        gx, gaffine_2C = kernels.backward(_met(g, g_picked, x, ctx.step), x, g_residual, affine_4C, ctx.eps)
+        return gx, gaffine_2C[0], gaffine_2C[1], None, None

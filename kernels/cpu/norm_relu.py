@@ -6,7 +6,7 @@ of what lies around its first row, and blocks are combined in fp64, always in th
 nor the number of threads matters.
 
 Shapes: M rows of C channels, as the positions of channels-last maps lie in memory; K blocks of ROWS rows. The 4 of
-affine_4C: mean, slope, offset and 1 / deviation; the normalised map is slope * x + offset.
+affine_4C: mean, biased variance, slope and offset; the normalised map is slope * x + offset.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from numba import carray
 from torch import Tensor
 
 from fastselfie.kernels.cpu.threads import barrier, team, thread, threads, to_bf16, to_fp32
+from fastselfie.kernels.operator import operator
 
 ROWS = 256
-_MEAN, _SLOPE, _OFFSET, _INVERSE = range(4)
+_MEAN, _VARIANCE, _SLOPE, _OFFSET = range(4)
 
 _loop = numba.njit(error_model="numpy", fastmath={"contract"})
 _within = numba.njit(inline="always")
@@ -90,7 +91,7 @@ def _differentiate(g_MC, x_MC, residual_MC, adds, affine_4C, pull_2C, start, sto
 
 @_loop
 def _moments(x_MC, sums_K2C, c):
-    """A channel's mean, and the sum of squared distances from it."""
+    """A channel's mean and biased variance."""
     M, K = x_MC.shape[0], sums_K2C.shape[0]
     total = 0.0
     for k in range(K):
@@ -100,43 +101,38 @@ def _moments(x_MC, sums_K2C, c):
         rows, away = min(ROWS, M - k * ROWS), np.float64(sums_K2C[k, 0, c])
         distance = _wide(x_MC[k * ROWS, c]) + away / rows - mean
         squares += sums_K2C[k, 1, c] - away * away / rows + rows * distance * distance
-    return mean, squares
+    return mean, squares / M
 
 
 @team
 def _forward(arguments):
-    a = carray(arguments, 13)
-    M, C, K = a[0], a[1], a[2]
-    eps, momentum = np.int64(a[3]).view(np.float64), np.int64(a[4]).view(np.float64)
-    x_MC, y_MC = carray(to_bf16(a[5]), (M, C)), carray(to_bf16(a[6]), (M, C))
-    weight_C, bias_C = carray(to_fp32(a[7]), C), carray(to_fp32(a[8]), C)
-    running_mean_C, running_var_C = carray(to_fp32(a[9]), C), carray(to_fp32(a[10]), C)
-    affine_4C, sums_K2C = carray(to_fp32(a[11]), (4, C)), carray(to_fp32(a[12]), (K, 2, C))
+    a = carray(arguments, 10)
+    M, C, K, eps = a[0], a[1], a[2], np.int64(a[3]).view(np.float64)
+    x_MC, y_MC = carray(to_bf16(a[4]), (M, C)), carray(to_bf16(a[5]), (M, C))
+    weight_C, bias_C = carray(to_fp32(a[6]), C), carray(to_fp32(a[7]), C)
+    affine_4C, sums_K2C = carray(to_fp32(a[8]), (4, C)), carray(to_fp32(a[9]), (K, 2, C))
     t, T = thread(), threads()
     for k in range(K * t // T, K * (t + 1) // T):
         _sum_maps(x_MC, k * ROWS, min(M, (k + 1) * ROWS), sums_K2C[k])
     barrier()
     for c in range(C * t // T, C * (t + 1) // T):
-        mean, squares = _moments(x_MC, sums_K2C, c)
-        inverse = 1 / math.sqrt(squares / M + eps)
+        mean, variance = _moments(x_MC, sums_K2C, c)
+        inverse = 1 / math.sqrt(variance + eps)
         slope = weight_C[c] * inverse
-        affine_4C[_MEAN, c], affine_4C[_SLOPE, c] = mean, slope
-        affine_4C[_OFFSET, c], affine_4C[_INVERSE, c] = bias_C[c] - mean * slope, inverse
-        running_mean_C[c] += momentum * (mean - running_mean_C[c])
-        running_var_C[c] += momentum * (squares / max(M - 1, 1) - running_var_C[c])
+        affine_4C[_MEAN, c], affine_4C[_VARIANCE, c] = mean, variance
+        affine_4C[_SLOPE, c], affine_4C[_OFFSET, c] = slope, bias_C[c] - mean * slope
     barrier()
     _normalise(x_MC, affine_4C, M * t // T, M * (t + 1) // T, y_MC)
 
 
 @team
 def _backward(arguments):
-    a = carray(arguments, 11)
-    M, C, K, adds = a[0], a[1], a[2], a[3] != 0
-    g_MC, x_MC = carray(to_bf16(a[4]), (M, C)), carray(to_bf16(a[5]), (M, C))
-    residual_MC = carray(to_bf16(a[3]), (M, C))
-    affine_4C, gx_MC = carray(to_fp32(a[6]), (4, C)), carray(to_bf16(a[7]), (M, C))
-    gaffine_2C, pull_2C = carray(to_fp32(a[8]), (2, C)), carray(to_fp32(a[9]), (2, C))
-    sums_K2C = carray(to_fp32(a[10]), (K, 2, C))
+    a = carray(arguments, 12)
+    M, C, K, eps, adds = a[0], a[1], a[2], np.int64(a[3]).view(np.float64), a[4] != 0
+    residual_MC, g_MC = carray(to_bf16(a[4]), (M, C)), carray(to_bf16(a[5]), (M, C))
+    x_MC, gx_MC = carray(to_bf16(a[6]), (M, C)), carray(to_bf16(a[7]), (M, C))
+    affine_4C, gaffine_2C = carray(to_fp32(a[8]), (4, C)), carray(to_fp32(a[9]), (2, C))
+    pull_2C, sums_K2C = carray(to_fp32(a[10]), (2, C)), carray(to_fp32(a[11]), (K, 2, C))
     t, T = thread(), threads()
     for k in range(K * t // T, K * (t + 1) // T):
         _sum_gradients(g_MC, x_MC, affine_4C, k * ROWS, min(M, (k + 1) * ROWS), sums_K2C[k])
@@ -146,42 +142,45 @@ def _backward(arguments):
         for k in range(K):
             total += sums_K2C[k, 0, c]
             product += sums_K2C[k, 1, c]
-        slope, inverse = np.float64(affine_4C[_SLOPE, c]), np.float64(affine_4C[_INVERSE, c])
+        slope, inverse = np.float64(affine_4C[_SLOPE, c]), 1 / math.sqrt(affine_4C[_VARIANCE, c] + eps)
         gaffine_2C[0, c], gaffine_2C[1, c] = product * inverse, total
         pull_2C[0, c], pull_2C[1, c] = slope * inverse * inverse * product / M, slope * total / M
     barrier()
     _differentiate(g_MC, x_MC, residual_MC, adds, affine_4C, pull_2C, M * t // T, M * (t + 1) // T, gx_MC)
 
 
-def forward(
-    x: Tensor, weight_C: Tensor, bias_C: Tensor, running: tuple[Tensor, Tensor], momentum: float, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Normalise with the map's own statistics, then ReLU.
-
-    Args:
-        x: bf16 (B, C, h, w), channels-last. running: mean and unbiased variance, fp32 (C,), moved towards the map's.
-
-    Returns:
-        What is activated, of x's shape, dtype and strides, and affine_4C, fp32, for `backward`.
-    """
-    M, C, K = _sizes(x)
-    y, affine_4C, sums_K2C = torch.empty_like(x), torch.empty(4, C), torch.empty(K, 2, C)
-    _forward(M, C, K, float(eps), float(momentum), x, y, weight_C, bias_C, *running, affine_4C, sums_K2C)
+@operator("norm_relu", "CPU")
+def forward(x: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Batch norm with the map's own statistics, then ReLU: bf16 (B, C, h, w) and fp32 weights to bf16 (B, C, h, w),
+    channels-last, and affine_4C."""
+    (M, C, K), x = _sizes(x), _laid_out(x)
+    y, affine_4C, sums_K2C = torch.empty_like(x), weight_C.new_empty(4, C), weight_C.new_empty(K, 2, C)
+    _forward(M, C, K, eps, x, y, weight_C.contiguous(), bias_C.contiguous(), affine_4C, sums_K2C)
     return y, affine_4C
 
 
-def backward(g: Tensor, x: Tensor, residual: Tensor | None, affine_4C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, weight and bias.
+@operator("norm_relu_backward", "CPU")
+def backward(g: Tensor, x: Tensor, residual: Tensor | None, affine_4C: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The gradients of x, and of weight and bias as fp32 (2, C).
 
     Args:
-        g: the gradient of what `forward` activated, of x's shape. x, affine_4C: as `forward` had and gave them.
-        residual: what else comes to x's gradient, of its shape.
+        g: the gradient of what `forward` gave for ``x``. residual: what else comes to x's gradient.
     """
-    M, C, K = _sizes(x)
-    g, residual = _laid_out(g), None if residual is None else _laid_out(residual)
-    gx, gaffine_2C, pull_2C, sums_K2C = torch.empty_like(x), *(torch.empty(n, C) for n in (2, 2, 2 * K))
-    _backward(M, C, K, 0 if residual is None else residual, g, x, affine_4C, gx, gaffine_2C, pull_2C, sums_K2C)
-    return gx, gaffine_2C[0], gaffine_2C[1]
+    (M, C, K), g, x = _sizes(x), _laid_out(g), _laid_out(x)
+    residual = None if residual is None else _laid_out(residual)
+    gx, gaffine_2C, work = torch.empty_like(x), affine_4C.new_empty(2, C), affine_4C.new_empty(1 + K, 2, C)
+    _backward(M, C, K, eps, 0 if residual is None else residual, g, x, gx, affine_4C, gaffine_2C, work[0], work[1:])
+    return gx, gaffine_2C
+
+
+@torch.library.register_fake("fastselfie::norm_relu")
+def _(x: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(_laid_out(x)), weight_C.new_empty(4, x.shape[1])
+
+
+@torch.library.register_fake("fastselfie::norm_relu_backward")
+def _(g: Tensor, x: Tensor, residual: Tensor | None, affine_4C: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(_laid_out(x)), affine_4C.new_empty(2, x.shape[1])
 
 
 def _sizes(x: Tensor) -> tuple[int, int, int]:
@@ -191,6 +190,6 @@ def _sizes(x: Tensor) -> tuple[int, int, int]:
     return M, C, -(-M // ROWS)
 
 
-def _laid_out(gradient: Tensor) -> Tensor:
-    """As the kernels read it; autograd gives gradients in any strides, such as a mean's, which are 0."""
-    return gradient.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+def _laid_out(maps: Tensor) -> Tensor:
+    """As the kernels read them; autograd gives gradients in any strides, such as a mean's, which are 0."""
+    return maps.contiguous(memory_format=torch.channels_last)
