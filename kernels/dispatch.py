@@ -115,9 +115,17 @@ def fused_trunk(device: torch.device, dtype: torch.dtype, fits: bool) -> bool:
 
 
 def numba_norm(maps: Tensor) -> bool:
-    """Whether batch norm and ReLU of such maps run as numba's kernels."""
-    takes = _chosen_norm != "torch" and maps.device.type == "cpu" and maps.dtype == torch.bfloat16
-    return takes and cpu.lacks() is None
+    """Whether batch norm and ReLU of such maps run as numba's kernels.
+
+    Raises:
+        RuntimeError: they were asked for and lack something on this machine.
+    """
+    if _chosen_norm == "torch" or maps.device.type != "cpu" or maps.dtype != torch.bfloat16:
+        return False
+    lacks = cpu.lacks()
+    if lacks and _chosen_norm == "numba":
+        raise RuntimeError(f"norm: numba's kernels need {lacks}")
+    return lacks is None
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -192,6 +192,43 @@ def test_where_it_runs() -> None:
         pass
 
 
+def test_a_machine_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's where nobody asked; what was asked for is never quietly something else."""
+    monkeypatch.setattr(cpu, "lacks", lambda: "numba (pip install it)")
+    x = maps(4, 16, 2, 2, seed=1).requires_grad_()
+    with using("off"):
+        assert not ran_compiled(norm_relu(a_norm(16), x))
+    with using("off", norm="numba"), pytest.raises(RuntimeError, match="norm: numba's kernels need numba"):
+        norm_relu(a_norm(16), x)
+
+
+@pytest.mark.parametrize(
+    ("platform", "change", "what"),
+    [
+        ("darwin", "", "Linux, where PyTorch runs on libgomp"),
+        ("linux", "sys.modules['numba'] = None", "numba (pip install 'fastselfie[turbo]'; import of numba halted"),
+        ("linux", "os.environ['NUMBA_DISABLE_JIT'] = '1'", "numba's compiler, which NUMBA_DISABLE_JIT switches off"),
+    ],
+)
+def test_what_a_machine_lacks(platform: str, change: str, what: str) -> None:
+    code = (
+        f"import os, sys; import torch; {change}\nsys.platform = '{platform}'\n"
+        "from fastselfie.kernels import cpu; print(cpu.lacks())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith(what)
+
+
+def test_profilers_and_fake_tensors_know_them() -> None:
+    from fastselfie.kernels.cpu import norm_relu as kernels
+
+    x, weight_C, bias_C = maps(9, 6, 3, 2, seed=1), torch.rand(6), torch.rand(6)
+    _, affine_4C = kernels.forward(x, weight_C, bias_C, 1e-5)
+    torch.library.opcheck(kernels.forward, (x, weight_C, bias_C, 1e-5))
+    for residual in (None, maps(9, 6, 3, 2, seed=3)):
+        torch.library.opcheck(kernels.backward, (maps(9, 6, 3, 2, seed=2), x, residual, affine_4C, 1e-5))
+
+
 def test_a_trunk_of_them_errs_no_more_than_one_of_pytorchs() -> None:
     """Gradients of ResNet-36 in bf16, both beside fp64's: 32 norms deep."""
     images = torch.randn(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))

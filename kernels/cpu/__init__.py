@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from functools import cache
 
 
 @cache
 def lacks() -> str | None:
     """What the kernels would need on this machine and do not have; None if nothing. Imports numba."""
+    if sys.platform != "linux":
+        return "Linux, where PyTorch runs on libgomp"
     try:
         threads = importlib.import_module("fastselfie.kernels.cpu.threads")
-    except ImportError as error:  # numba is not installed, or does not go with the NumPy that is
+    except (ImportError, OSError) as error:  # numba is not installed, or does not go with the NumPy or LLVM that is
         return f"numba (pip install 'fastselfie[turbo]'; {error})"
-    return None if threads.THERE else "a PyTorch that runs on libgomp, GCC's OpenMP, as on Linux"
+    if not threads.COMPILES:
+        return "numba's compiler, which NUMBA_DISABLE_JIT switches off"
+    return None if threads.THERE else "a PyTorch that runs on libgomp, GCC's OpenMP"

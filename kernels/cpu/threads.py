@@ -20,8 +20,9 @@ from torch import Tensor
 
 _LOADED = ctypes.CDLL(None)  # every library of the process that may be looked into, PyTorch's libgomp among them
 _ASKED = "omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier"
+COMPILES = not numba.config.DISABLE_JIT
 THERE = all(hasattr(_LOADED, name) for name in ("GOMP_parallel", *_ASKED))
-"""Whether PyTorch runs on libgomp, as its builds for Linux do."""
+"""Whether PyTorch runs on libgomp, as its own builds for Linux do."""
 
 if THERE:
     for _name in _ASKED:
