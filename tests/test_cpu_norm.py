@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -251,8 +252,11 @@ def test_a_trunk_of_them_errs_no_more_than_one_of_pytorchs() -> None:
     assert 0 < ours < exact.norm()
 
 
-def test_a_cache_that_cannot_be_read_is_done_without(tmp_path: Path) -> None:
-    """What numba kept on disk is cut short: the kernels are compiled anew."""
+@pytest.mark.parametrize(
+    "damage", [lambda kept: kept[:40], lambda kept: b"garbage\n" * 100], ids=["cut short", "overwritten"]
+)
+def test_a_cache_that_cannot_be_read_is_done_without(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """What numba kept on disk is damaged: the kernels are compiled anew."""
     code = (
         "import torch; from fastselfie.models.norm import norm_relu; from fastselfie.models.resnet import batch_norm;"
         "y = norm_relu(batch_norm(4), torch.ones(2, 4, 2, 2, dtype=torch.bfloat16)); print(y.grad_fn, y.sum().item())"
@@ -267,5 +271,5 @@ def test_a_cache_that_cannot_be_read_is_done_without(tmp_path: Path) -> None:
     assert kept
     assert "CompiledNormRelu" in first
     for file in kept:
-        file.write_bytes(file.read_bytes()[:40])
+        file.write_bytes(damage(file.read_bytes()))
     assert run().split()[-1] == first.split()[-1]

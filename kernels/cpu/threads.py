@@ -7,7 +7,6 @@ libgomp's: what a C compiler makes of ``#pragma omp parallel`` is a call of its 
 from __future__ import annotations
 
 import ctypes
-import pickle
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -60,7 +59,7 @@ def team(function: Callable[[Any], None]) -> Callable[..., None]:
 
     try:
         job = compiled(cache=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):  # nowhere to keep it, or what was kept is damaged
+    except Exception:  # nowhere to keep it, or what was kept is damaged, of which unpickling may raise anything
         job = compiled(cache=False)
 
     def call(*arguments: Tensor | int | float) -> None:
