@@ -145,6 +145,22 @@ def test_the_number_of_threads_does_not_matter() -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], others, strict=True))  # type: ignore[arg-type]
 
 
+def test_a_python_thread_runs_as_many_as_pytorch_has_set() -> None:
+    """Also one in which PyTorch has not run yet, whose threads libgomp would count anew."""
+    code = (
+        "import os, threading, torch; from fastselfie.kernels.cpu import norm_relu as kernels\n"
+        "def run():\n"
+        "    before = len(os.listdir('/proc/self/task'))\n"
+        "    kernels._forward(1, 1, 1, 1e-5, x, x, w, w, torch.empty(4, 1), torch.empty(1, 2, 1))\n"
+        "    print(len(os.listdir('/proc/self/task')) - before)\n"
+        "x, w = torch.zeros(1, 1, dtype=torch.bfloat16), torch.zeros(1)\n"
+        "torch.set_num_threads(1); other = threading.Thread(target=run); other.start(); other.join()"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "3"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "0"
+
+
 @pytest.mark.parametrize("strides", ["of a mean", "channels first"])
 def test_a_gradient_may_come_in_any_strides(strides: str) -> None:
     found = []

@@ -13,6 +13,7 @@ from typing import Any
 
 import llvmlite.binding
 import numba
+import torch
 from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
@@ -64,7 +65,8 @@ def team(function: Callable[[Any], None]) -> Callable[..., None]:
 
     def call(*arguments: Tensor | int | float) -> None:
         values = (ctypes.c_int64 * len(arguments))(*map(_bits, arguments))
-        _LOADED.GOMP_parallel(job.address, values, 0, 0)  # 0: as many threads as PyTorch has set; 0: no flags
+        # Asked for, as libgomp alone does not know it in a Python thread where PyTorch has not run yet; 0: no flags.
+        _LOADED.GOMP_parallel(job.address, values, torch.get_num_threads(), 0)
 
     return call
 
