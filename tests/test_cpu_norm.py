@@ -180,6 +180,15 @@ def test_maps_may_come_channels_first() -> None:
         assert torch.equal(norm_relu(a_norm(16), x), norm_relu(a_norm(16), x.contiguous()))
 
 
+def test_no_maps_are_refused() -> None:
+    """As by PyTorch: their statistics are no numbers, and the running ones would never be numbers again."""
+    norm = a_norm(3)
+    with using("off", norm="numba"), pytest.raises(RuntimeError, match="norm: no statistics of maps of shape 0 x 3"):
+        norm_relu(norm, maps(0, 3, 2, 2, seed=1))
+    assert norm.running_mean is not None
+    assert norm.running_mean.isfinite().all()
+
+
 def test_second_derivatives_are_refused() -> None:
     x = maps(4, 3, 2, 2, seed=1).requires_grad_()
     with using("off", norm="numba"):

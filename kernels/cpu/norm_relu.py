@@ -152,7 +152,13 @@ def _backward(arguments):
 @operator("norm_relu", "CPU")
 def forward(x: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Batch norm with the map's own statistics, then ReLU: bf16 (B, C, h, w) and fp32 weights to bf16 (B, C, h, w),
-    channels-last, and affine_4C."""
+    channels-last, and affine_4C.
+
+    Raises:
+        RuntimeError: the map is empty.
+    """
+    if not x.numel():
+        raise RuntimeError(f"norm: no statistics of maps of shape {' x '.join(map(str, x.shape))}")
     (M, C, K), x = _sizes(x), _laid_out(x)
     y, affine_4C, sums_K2C = torch.empty_like(x), weight_C.new_empty(4, C), weight_C.new_empty(K, 2, C)
     _forward(M, C, K, eps, x, y, weight_C.contiguous(), bias_C.contiguous(), affine_4C, sums_K2C)
