@@ -118,11 +118,32 @@ def test_what_is_no_number_stays_in_sight(poison: float) -> None:
         assert seen is not None
         bad_C = seen.isnan().any(dim=(0, 2, 3))
         assert bad_C.tolist() == [False, True, False]
+    assert norm.bias.grad is not None
+    assert norm.bias.grad[1] == 16, "what is no number is not below 0: the gradient goes through"
+
+
+def test_nor_is_any_kind_of_it_rounded_away() -> None:
+    """All bits set: what a carry out of the lower half turns into 0."""
+    norm = a_norm(3)
+    norm.weight.data[1] = torch.tensor(-1, dtype=torch.int32).view(torch.float32)
+    with using("off", norm="numba"):
+        y = norm_relu(norm, maps(4, 3, 2, 2, seed=1))
+    assert y.isnan().all(dim=3).all(dim=2).all(dim=0).tolist() == [False, True, False]
+
+
+def test_no_gradient_goes_through_where_relu_starts() -> None:
+    """-1, 0 and 1 are normalised around 0, so one of three passes; 0 itself does not, as in PyTorch."""
+    norm, x = batch_norm(1), torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1, 1).to(BF16)
+    norm.bias.data.zero_()
+    with using("off", norm="numba"):
+        norm_relu(norm, x.requires_grad_()).sum().backward()
+    assert norm.bias.grad is not None
+    assert norm.bias.grad.item() == 1
 
 
 def test_rounds_to_the_nearest_and_ties_to_even_like_pytorch() -> None:
     """Two values a channel normalise to -1 and 1: what comes out is then bias + weight, rounded."""
-    weight = torch.linspace(1.0, 3.0, 4001)
+    weight = 1 + torch.arange(4001) / 2048  # among them every tie from 1 to 2
     norm = batch_norm(len(weight))
     norm.weight.data, norm.bias.data, norm.eps = weight, torch.zeros_like(weight), 0.0
     with using("off", norm="numba"):
@@ -172,6 +193,37 @@ def test_a_gradient_may_come_in_any_strides(strides: str) -> None:
         assert x.grad is not None
         found.append(x.grad.float())
     torch.testing.assert_close(*found, rtol=0.02, atol=0.02 * found[1].abs().max().item())
+
+
+@pytest.mark.parametrize("part", [1, 2])
+def test_a_branch_alone_may_have_a_gradient(part: int) -> None:
+    """Of the positions picked or of the map itself, channels first; weights may lie apart in memory."""
+    norm, x = a_norm(6), maps(5, 6, 4, 4, seed=1).requires_grad_()
+    norm.weight.data, norm.bias.data = torch.stack([norm.weight.data, norm.bias.data], dim=1).unbind(1)
+    wide = x.detach().double().requires_grad_()
+    exact = defined(wide, norm.weight.detach().double(), norm.bias.detach().double(), norm.eps)
+    with using("off", norm="numba"):
+        ours = pre_activation(norm, x, 2)[part]
+    truth = exact[:, :, ::2, ::2] if part == 1 else wide
+    assert ours is not None
+    g = maps(*ours.shape, seed=2).contiguous()
+    ours.backward(g)
+    truth.backward(g.double())
+    assert x.grad is not None
+    assert wide.grad is not None
+    close(x.grad, wide.grad, 1.02)
+
+
+def test_a_residuals_gradient_may_come_channels_first() -> None:
+    found = []
+    for layout in (LAST, torch.contiguous_format):
+        x, g = maps(5, 6, 4, 4, seed=1).requires_grad_(), maps(5, 6, 4, 4, seed=2)
+        with using("off", norm="numba"):
+            y, _, residual = pre_activation(a_norm(6), x)
+        torch.autograd.backward([y, residual], [g, g.contiguous(memory_format=layout)])
+        assert x.grad is not None
+        found.append(x.grad)
+    assert torch.equal(*found)
 
 
 def test_maps_may_come_channels_first() -> None:
