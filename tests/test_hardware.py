@@ -104,11 +104,11 @@ def test_apex_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     ("changed", "why"),
     [
         ({}, None),
-        ({"device": "cuda"}, "numba's is for a CPU"),
-        ({"precision": "fp32"}, "numba's is for bf16"),
-        ({"compiled": "on"}, "a compiled network has its own"),
-        ({"sync_bn": True}, "--sync-bn has its own"),
-        ({"lacks": "numba (pip install it)"}, "numba's needs numba (pip install it)"),
+        ({"device": "cuda"}, "numba's batch norm is for a CPU"),
+        ({"precision": "fp32"}, "numba's batch norm is for bf16"),
+        ({"compiled": "on"}, "a compiled network has its own batch norm"),
+        ({"sync_bn": True}, "--sync-bn has its own batch norm"),
+        ({"lacks": "numba (pip install it)"}, "numba's batch norm needs numba (pip install it)"),
     ],
 )
 def test_norm(monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], why: str | None) -> None:

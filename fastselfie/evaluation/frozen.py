@@ -38,7 +38,7 @@ def frozen_settings(config: ProbeConfig, path: Path) -> PretrainConfig:
     plain = {
         "compile": "off",
         "trunk": "plain",
-        "norm": "auto",
+        "norm": "torch",
         "sgd": "torch",
         "deterministic": False,
         "sync_bn": False,

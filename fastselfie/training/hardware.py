@@ -154,15 +154,15 @@ def choose_norm(asked: str, device: str, precision: str, compiled: str, sync_bn:
 
 def _hindrance_to_numba(device: str, precision: str, compiled: str, sync_bn: bool) -> str | None:
     if device != "cpu":
-        return "numba's is for a CPU"
+        return "numba's batch norm is for a CPU"
     if precision != "bf16":
-        return "numba's is for bf16"
+        return "numba's batch norm is for bf16"
     if compiled == "on":
-        return "a compiled network has its own"
+        return "a compiled network has its own batch norm"
     if sync_bn:
-        return "--sync-bn has its own"
+        return "--sync-bn has its own batch norm"
     lacks = cpu.lacks()
-    return f"numba's needs {lacks}" if lacks else None
+    return f"numba's batch norm needs {lacks}" if lacks else None
 
 
 def choose_sgd(asked: str, device: str) -> Choice:

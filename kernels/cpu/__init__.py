@@ -13,6 +13,7 @@ def lacks() -> str | None:
     if sys.platform != "linux":
         return "Linux, where PyTorch runs on libgomp"
     try:
+        importlib.import_module("numba")  # first: what it stands on is named by fewer
         threads = importlib.import_module("fastselfie.kernels.cpu.threads")
     except (ImportError, OSError) as error:  # numba is not installed, or does not go with the NumPy or LLVM that is
         return f"numba (pip install 'fastselfie[turbo]'; {error})"

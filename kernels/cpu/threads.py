@@ -18,17 +18,17 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-_LOADED = ctypes.CDLL(None)  # every library of the process that may be looked into, PyTorch's libgomp among them
+_PYTORCH = ctypes.CDLL(torch._C.__file__)  # finds what is in the libraries that it stands on, too
 _ASKED = "omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier"
 COMPILES = not numba.config.DISABLE_JIT
-THERE = all(hasattr(_LOADED, name) for name in ("GOMP_parallel", *_ASKED))
+THERE = all(hasattr(_PYTORCH, name) for name in ("GOMP_parallel", *_ASKED))
 """Whether PyTorch runs on libgomp, as its own builds for Linux do."""
 
 if THERE:
     for _name in _ASKED:
-        llvmlite.binding.add_symbol(_name, ctypes.cast(getattr(_LOADED, _name), ctypes.c_void_p).value)
-    _LOADED.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    _LOADED.GOMP_parallel.restype = None
+        llvmlite.binding.add_symbol(_name, ctypes.cast(getattr(_PYTORCH, _name), ctypes.c_void_p).value)
+    _PYTORCH.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    _PYTORCH.GOMP_parallel.restype = None
 
 # What a compiled function may call: which thread it is, of how many, and to wait until all have come as far.
 thread = types.ExternalFunction("omp_get_thread_num", types.int32())
@@ -66,7 +66,7 @@ def team(function: Callable[[Any], None]) -> Callable[..., None]:
     def call(*arguments: Tensor | int | float) -> None:
         values = (ctypes.c_int64 * len(arguments))(*map(_bits, arguments))
         # Asked for, as libgomp alone does not know it in a Python thread where PyTorch has not run yet; 0: no flags.
-        _LOADED.GOMP_parallel(job.address, values, torch.get_num_threads(), 0)
+        _PYTORCH.GOMP_parallel(job.address, values, torch.get_num_threads(), 0)
 
     return call
 
