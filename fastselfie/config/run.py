@@ -79,8 +79,8 @@ class RunConfig(ModelConfig):
     """The trunk's stages as Triton kernels, or as plain PyTorch. `auto`: fused where a committed measurement shows it
     winning, on no device yet. `fused` takes widths in multiples of 0.25."""
     norm: Literal["auto", "torch", "numba"] = "auto"
-    """Batch norm and ReLU of bf16 maps on a CPU, uncompiled and without --sync-bn: PyTorch's kernels, or ones that numba
-    compiles. `auto`: numba's where it is installed."""
+    """Batch norm and ReLU of bf16 maps on a CPU, uncompiled and without --sync-bn: PyTorch's kernels, or ones that
+    numba compiles. `auto`: numba's where it is installed."""
     sgd: Literal["torch", "apex"] = "torch"
     """Whose fused update: PyTorch's, or FusedSGD of NVIDIA Apex, which is built from source and for CUDA alone."""
     deterministic: bool = False
