@@ -6,25 +6,20 @@ from reading to their results. The order of results is that of the source whatev
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
-import os
+import queue
 import signal
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
-from PIL import Image
-
 from fastselfie.errors import LocalError
 from fastselfie.pipelines.image_bytes import BadImage
-from fastselfie.pipelines.shrinking import Shrinking, make_ready
+from fastselfie.pipelines.shrinking import Shrinking
+from fastselfie.pipelines.shrinking_process import ProcessEndedError, ShrinkingProcess
 from fastselfie.pipelines.source import EncodedImages
 
 _CHUNK = 8
@@ -51,23 +46,29 @@ class Outcome:
 class ShrinkingPool:
     """Processes that shrink images; a context manager that leaves none of them behind.
 
-    They are started anew (spawn): a fork of a process with threads, as torch and DALI have, may hang. They end by
-    themselves when this process is killed.
+    Raises:
+        LocalError: at entering it, where not all ``workers`` can be started.
     """
 
     def __init__(self, shrinking: Shrinking, workers: int) -> None:
         self._shrinking, self._workers = shrinking, workers
         self._stopping = threading.Event()
-        self._processes = ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_process
-        )
+        self._processes: list[ShrinkingProcess] = []
+        self._idle: queue.SimpleQueue[ShrinkingProcess] = queue.SimpleQueue()
 
     def __enter__(self) -> ShrinkingPool:
         # Started with SIGINT blocked, which they inherit: one that Ctrl-C met while it imports would print a traceback.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for _ in range(self._workers):
-                self._processes.submit(_begun)
+            while len(self._processes) < self._workers:
+                self._processes.append(ShrinkingProcess(self._shrinking))
+                self._idle.put(self._processes[-1])
+        except OSError as error:
+            self._stop()
+            raise LocalError(
+                f"--workers {self._workers}: {len(self._processes)} were started, and no more"
+                f" ({error.strerror or error}); take fewer"
+            ) from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self
@@ -76,7 +77,11 @@ class ShrinkingPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping.set()
-        self._processes.shutdown(cancel_futures=True)
+        self._stop()
+
+    def _stop(self) -> None:
+        for process in self._processes:
+            process.stop()
 
     def outcomes(self, images: EncodedImages, start: int) -> Generator[Outcome, None, None]:
         """Outcomes of images ``start`` to the last, in order. Memory holds those of a few chunks a process.
@@ -107,15 +112,18 @@ class ShrinkingPool:
     def _chunk(self, images: EncodedImages, chunk: range) -> list[Outcome]:
         """Reads and shrinks; runs in a thread."""
         read = [self._read(images, index) for index in chunk]
+        process = self._idle.get()
         try:
-            results = self._processes.submit(_make_all_ready, read, self._shrinking).result()
-        except BrokenProcessPool:
+            results = process.shrink(read)
+        except ProcessEndedError:
             raise LocalError(
                 f"a process was killed, perhaps for want of memory, at {images.name(chunk[0])} or up to {_CHUNK - 1}"
                 " images after it: run the same command again, with fewer --workers"
             ) from None
         except MemoryError:
             raise LocalError(f"{images.name(chunk[0])}: no memory is left; take fewer --workers") from None
+        finally:
+            self._idle.put(process)  # one that is no more as well: who waits for one is to hear of it
         outcomes = []
         for index, data, (jpeg, copied, reason) in zip(chunk, read, results, strict=True):
             given = data if isinstance(data, bytes) else b""
@@ -151,39 +159,3 @@ def _in_order(
     finally:
         for future in begun:
             future.cancel()
-
-
-def _make_all_ready(read: list[bytes | str], shrinking: Shrinking) -> list[tuple[bytes | None, bool, str]]:
-    """A JPEG, or None for the bytes as they are; whether its pixels are copied; and the reason why it is rejected. Runs
-    in a process of the pool."""
-    results: list[tuple[bytes | None, bool, str]] = []
-    for data in read:
-        if isinstance(data, str):
-            results.append((None, False, data))
-            continue
-        try:
-            jpeg, copied = make_ready(data, shrinking)
-        except BadImage as error:
-            results.append((None, False, str(error)))
-        else:
-            results.append((None if jpeg is data else jpeg, copied, ""))
-    return results
-
-
-def _begun() -> None:
-    """A first task for each process: the executor starts one at a task that finds none idle."""
-
-
-def _begin_process() -> None:
-    """In a new process of the pool: Ctrl-C is its parent's business, and it does not outlive that."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.simplefilter("ignore")  # Pillow's, of odd metadata
-    Image.MAX_IMAGE_PIXELS = None  # `shrink` has a limit of its own, and says it in its own words
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_after(sentinel: int) -> None:
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import time
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from fastselfie.cli import status
+from fastselfie.pipelines.shrinking import Shrinking
+from fastselfie.pipelines.shrinking_process import ProcessEndedError, ShrinkingProcess
 from tests.command import TIMEOUT_S, Process, assert_refused, contents, end, fastselfie, start
 from tests.packing import members, refused
 from tests.photographs import jpeg, noise, write
@@ -65,12 +68,11 @@ def test_the_number_of_processes_changes_nothing(many: Path, undisturbed: Path) 
 
 
 def children(process: Process) -> list[int]:
-    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")  # a thread starts the pool
-    return [int(number) for task in tasks for number in task.read_text().split()]
+    return [int(number) for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 def workers(process: Process) -> list[int]:
-    """The processes of the pool, known by how multiprocessing starts them."""
+    """The processes that shrink images, known by how multiprocessing starts them."""
     return [number for number in children(process) if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes()]
 
 
@@ -79,6 +81,17 @@ def wait_for(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def is_asleep(number: int) -> bool:
+    """Whether a process has not been at work for a tenth of a second."""
+
+    def ticks() -> list[str]:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[11:13]
+
+    before = ticks()
+    time.sleep(0.1)
+    return ticks() == before
 
 
 def assert_gone(numbers: Iterable[int]) -> None:
@@ -165,15 +178,40 @@ def no_large_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 
 
+def few_open_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+
+def test_an_error_of_a_process_reaches_who_asked_it() -> None:
+    process = ShrinkingProcess(Shrinking(size=64, side="shorter", quality=90))
+    data = jpeg(noise(100, 100))
+    nonsense: Any = 7
+    with pytest.raises(TypeError, match="not iterable") as caught:
+        process.shrink(nonsense)
+    assert "in _serve" in caught.value.__notes__[0]
+    ((shrunk, copied, reason),) = process.shrink([data])
+    assert shrunk is not None
+    assert (copied, reason) == (False, "")
+    process.stop()
+    with pytest.raises(ProcessEndedError):
+        process.shrink([data])
+
+
 def test_what_else_may_happen_to_a_pass(many: Path, undisturbed: Path) -> None:
-    """A process of the pool is killed, a finished shard is lost, the disk is full: each costs some time alone."""
+    """A process is killed in the middle of its result, or cannot be started, a finished shard is lost, the disk is
+    full: each costs some time alone."""
     folder = many.parent / "troubled"
     process = begin(many, folder, 2)
-    os.kill(workers(process)[0], signal.SIGKILL)
+    started = workers(process)
+    wait_for(lambda: all(is_asleep(number) for number in started))  # with results that nobody takes
+    os.kill(started[0], signal.SIGKILL)
     process.send_signal(signal.SIGCONT)
     line = assert_refused(end(process))
     assert "a process was killed, perhaps for want of memory" in line
     assert str(many) in line
+    too_many = (*OPTIONS, "--workers", "50")
+    line = assert_refused(fastselfie("prepare", many, folder, *too_many, cwd=many.parent, before=few_open_files))
+    assert re.search(r"--workers 50: 1?\d were started, and no more \(Too many open files\); take fewer", line)
     (folder / "train-000001.tar").unlink()
     kept = (folder / "train-000000.tar").stat()
     line = assert_refused(fastselfie("prepare", many, folder, *OPTIONS, cwd=many.parent, before=no_large_files))
