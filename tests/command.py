@@ -54,14 +54,28 @@ def start(
 
 
 def end(process: Process) -> subprocess.CompletedProcess[str]:
-    """Wait until it ends; kill it where it does not."""
+    """Wait until it ends. Where it does not: end it and what it started, and tell where each thread of them was."""
     try:
         out, err = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        process.kill()
-        raise
+        for number in _stopped(process.pid):
+            os.kill(number, signal.SIGABRT)  # at which `faulthandler` prints them
+            os.kill(number, signal.SIGCONT)
+            time.sleep(0.2)  # one after the other
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        said = "\n".join(process.communicate(timeout=TIMEOUT_S))
+        raise AssertionError(f"{process.args!r} did not end in {TIMEOUT_S} s:\n{said}") from None
     assert process.returncode is not None
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def _stopped(number: int) -> list[int]:
+    """What a process has started, and it, now stopped: so none is reaped, and each keeps its number."""
+    os.kill(number, signal.SIGSTOP)
+    tasks = Path(f"/proc/{number}/task").glob("*/children")
+    children = [int(child) for task in tasks for child in task.read_text().split()]
+    return [*(each for child in children for each in _stopped(child)), number]
 
 
 def fastselfie(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import command
 from tests.command import PROGRAM, SMALL, assert_equal_runs, contents, fastselfie, newest_step, start, succeed
 from tests.warm_start import Forked
 
@@ -50,3 +51,27 @@ def test_a_forked_run_is_killed_and_waited_for(tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert process.poll() == process.returncode == -signal.SIGKILL
     process.send_signal(signal.SIGKILL)  # to nobody
+
+
+HANGS = """
+import multiprocessing, time
+
+def waits_for_ever():
+    time.sleep(1e6)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=waits_for_ever)
+    process.start()
+    process.join()
+"""
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_what_does_not_end_tells_where_it_is(forked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(HANGS)
+    process = Forked([], tmp_path, program=str(script)) if forked else start(script, cwd=tmp_path, program=PROGRAM[:1])
+    monkeypatch.setattr(command, "TIMEOUT_S", 3)
+    with pytest.raises(AssertionError, match=r"(?s)did not end in 3 s.*in waits_for_ever.*in join"):
+        command.end(process)
+    assert process.returncode == -signal.SIGABRT

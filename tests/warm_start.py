@@ -26,10 +26,11 @@ _PROGRAM = str(ROOT / "tests" / "forked_command.py")
 
 
 def environment() -> dict[str, str]:
-    """This process's, with one thread and without what a terminal, an outer torchrun or the kernels' tests add."""
+    """This process's, with one thread, and without what a terminal, an outer torchrun or the kernels' tests add."""
     dropped = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "FORCE_COLOR", "TTY_COMPATIBLE"}
     dropped.add("TRITON_INTERPRET")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    kept["PYTHONFAULTHANDLER"] = "1"  # for `tests.command.end`
     return kept | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
 
 
