@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
+import os
+import re
 import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastselfie.errors import UserError
 from fastselfie.protocol.measured import Failure
@@ -87,6 +90,26 @@ def test_done_already_and_asked_for_less(whole: Path) -> None:
     succeed(*WORDS, "--seeds", "2", cwd=whole.parent)
     assert runs() == before
     assert read_protocol(whole).asked == 4
+
+
+def test_machines_and_versions_are_those_of_the_runs(whole: Path, tmp_path: Path) -> None:
+    """The protocol's own are of where it was begun."""
+    folder = Path(shutil.copytree(whole, tmp_path / "out"))
+    cores = f"{os.cpu_count()} CPU cores"
+    assert ("made on", cores) in read_protocol(folder).settings
+    starts = next(folder.glob("finetune/base/*/starts.jsonl"))
+    line = json.loads(starts.read_text())
+    elsewhere = line | {"step": 2, "made_by": line["made_by"] | {"gpu": "NVIDIA H200", "torch": "9.9"}}
+    with starts.open("a") as file:
+        file.write(json.dumps(elsewhere) + "\n")
+    settings = dict(read_protocol(folder).settings)
+    assert settings["made on"] == f"{cores} and NVIDIA H200"
+    assert re.fullmatch(
+        rf"FastSelfie (.+), PyTorch {re.escape(torch.__version__)} and FastSelfie \1, PyTorch 9.9", settings["versions"]
+    )
+    for path in folder.glob("**/starts.jsonl"):
+        path.unlink()
+    assert ("made on", cores) in read_protocol(folder).settings, "of an earlier version"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from fastselfie.protocol.plan import PRETRAINED, Kind
 from fastselfie.protocol.task import Task, read_object
 from fastselfie.training.files import replace_json
 from fastselfie.training.session import RESULT
+from fastselfie.training.starts import read_starts
+from fastselfie.training.versions import machine, software
 
 FILE = "protocol.json"
 
@@ -79,7 +81,7 @@ def read_protocol(folder: Path) -> Measured:
             labels=tuple(record["labels"]), encoders=tuple(record["encoders"]),
             seeds=tuple(record["seeds"]), variants=tuple(record["variants"]),
             scores=tuple(_scores(folder, record["runs"])), pretrainings=tuple(_pretrainings(folder, record)),
-            settings=tuple(_told(record)), vary_labels=record["settings"]["protocol"]["vary_labels"],
+            settings=tuple(_told(folder, record)), vary_labels=record["settings"]["protocol"]["vary_labels"],
             probes=tuple(_probes(folder, record["probes"])),
             trials=tuple(Trial(**t) for t in record["trials"]),
             missing=tuple(
@@ -95,7 +97,7 @@ def _damaged(folder: Path, error: Exception) -> UserError:
     return UserError(f"{folder / FILE}: is damaged ({what}); run the protocol's command again")
 
 
-def _told(record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+def _told(folder: Path, record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """What a reader should know of the settings."""
     pretrain, finetune, protocol = (record["settings"][part] for part in ("pretrain", "finetune", "protocol"))
     if protocol["pretrained"] is None:
@@ -104,11 +106,12 @@ def _told(record: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     rate = "rates tuned on labels held back" if protocol["tune"] else f"peak rate {finetune['lr']:g}"
     yield "finetuning", f"{finetune['steps']:,} steps of {finetune['batch_size']:,} images, {rate}"
     yield "labelled subsets", "another for every seed" if protocol["vary_labels"] else "one for all seeds"
-    made_by = record["made_by"]
     if record["probes"]:
         yield "probes", f"with {record['labels'][-1]} of the labels"
-    yield "made on", made_by.get("gpu") or f"{made_by.get('cores')} CPU cores"
-    yield "versions", f"FastSelfie {made_by.get('fastselfie')}, PyTorch {made_by.get('torch')}"
+    runs = [entry["run"] for entry in (*record["pretrainings"], *record["runs"])]
+    computed = [start.made_by for run in runs for start in read_starts(folder / run)] or [record["made_by"]]
+    yield "made on", " and ".join(dict.fromkeys(map(machine, computed)))
+    yield "versions", " and ".join(dict.fromkeys(map(software, computed)))
 
 
 def _scores(folder: Path, runs: Iterable[Mapping[str, Any]]) -> Iterable[Score]:

@@ -13,6 +13,7 @@ from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig
 from fastselfie.errors import UserError
 from fastselfie.report import comparison, curves, pictures, tables
 from fastselfie.report.charts import CHARTS, MOST_POINTS, Chart, Quantity, chance, chance_levels, quantities_of
+from fastselfie.report.machines import machines_table
 from fastselfie.report.placements import Placements, read_placements
 from fastselfie.report.probes import Probe, is_probe, probes_table, read_probes
 from fastselfie.report.runs import Run, of_kind, read_runs
@@ -105,7 +106,7 @@ def page(
         pretraining_table=tables.pretraining_table(pretraining),
         finetuning_table=comparison.finetuning_table(finetuning, pretraining),
         seeds_table=comparison.seeds_table(finetuning, pretraining),
-        differences=tables.differences, counted=counted,
+        differences=tables.differences, machines_table=machines_table, counted=counted,
         without_figure_2=[run.name for run in pretraining if placements[run.path] is None],
         figure_2={path: _cells(found) for path, found in placements.items()}, chance=chance,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from fastselfie.errors import UserError
 from fastselfie.training.reporter import say
 from fastselfie.training.run_folder import RunFolder, read_config
 from fastselfie.training.session import RESULT
+from fastselfie.training.starts import Start, read_starts
 
 C = TypeVar("C", bound=RunConfig, covariant=True)
 METRICS = (
@@ -36,7 +37,8 @@ class Run(Generic[C]):
     Attributes:
         path: its folder. name: what the page calls it, no other run's name. config: its settings. images, weights:
             fingerprints of its images, and of the weights that it started from. lines: its metrics in the order of the
-            steps. result: what ``result.json`` holds; None while the run is unfinished.
+            steps. result: what ``result.json`` holds; None while the run is unfinished. starts: what computed which of
+            its steps; none of a run that is older than ``starts.jsonl``.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Run(Generic[C]):
     weights: str
     lines: tuple[dict[str, float], ...]
     result: dict[str, Any] | None
+    starts: tuple[Start, ...]
 
     @property
     def step(self) -> int:
@@ -122,8 +125,10 @@ def _read(path: Path, name: str) -> Run[RunConfig]:
     lines = tuple(read_lines(RunFolder(path).metrics))
     facts = record["facts"] if isinstance(record["facts"], dict) else {}
     images, weights = (str(facts.get(fact)) for fact in ("images", "weights"))
-    result = _result(path / RESULT)
-    return Run(path=path, name=name, config=config, images=images, weights=weights, lines=lines, result=result)
+    result, starts = _result(path / RESULT), tuple(read_starts(path))
+    return Run(
+        path=path, name=name, config=config, images=images, weights=weights, lines=lines, result=result, starts=starts
+    )
 
 
 def _config(path: Path, record: dict[str, Any]) -> RunConfig:

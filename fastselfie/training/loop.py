@@ -22,6 +22,7 @@ from fastselfie.training.optimizer import learning_rate, load_momentum, make_opt
 from fastselfie.training.reporter import Reporter, reporter, say
 from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.signals import Stopped, stop_signal
+from fastselfie.training.starts import note_start
 from fastselfie.training.statistics import RunningStatistics
 from fastselfie.training.world import World
 from fastselfie.training.wrapping import autocast, wrap
@@ -41,6 +42,8 @@ def train(job: Job, world: World, folder: RunFolder, opening: str) -> None:
     """
     trainer = Trainer(job, world, folder)
     start, steps = trainer.restore(), job.config.steps
+    if start < steps:
+        world.in_main(lambda: note_start(folder.path, start, job.config))
     if world.is_main:
         say(opening)
     with reporter(folder, world, start, steps) as report, stop_signal(world) as stop, frozen_garbage():

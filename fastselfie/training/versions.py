@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy
 import safetensors
@@ -26,6 +28,16 @@ def versions() -> dict[str, str | None]:
         "cores": str(os.cpu_count()), "gpu": torch.cuda.get_device_name() if cuda else None, "cuda": torch.version.cuda,
         "cudnn": str(torch.backends.cudnn.version()) if cuda else None, "processes": os.environ.get("WORLD_SIZE", "1"),
     }  # fmt: skip
+
+
+def machine(made_by: Mapping[str, Any]) -> str:
+    """What computed, of what `versions` has said, for a reader."""
+    return str(made_by.get("gpu") or f"{made_by.get('cores')} CPU cores")
+
+
+def software(made_by: Mapping[str, Any]) -> str:
+    """The versions that matter first, of what `versions` has said, for a reader."""
+    return f"FastSelfie {made_by.get('fastselfie')}, PyTorch {made_by.get('torch')}"
 
 
 def _git_commit() -> str | None:
