@@ -93,18 +93,13 @@ def render(words: Sequence[str]) -> int:
     from fastselfie.tool_arguments import RenderArguments
 
     asked = parse(RenderArguments, words, "fastselfie render")
-    from rich.console import Console
-    from rich.progress import Progress
-
     from fastselfie.pipelines.scene_files import write_scenes
+    from fastselfie.progress import meter
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("rendering", total=asked.train + asked.test)
+    with meter("rendering", asked.train + asked.test) as rendered:
         write_scenes(
-            asked.out, size=asked.size, train=asked.train, test=asked.test, seed=asked.seed,
-            progress=lambda scenes: bar.advance(task, scenes),
-        )  # fmt: skip
+            asked.out, size=asked.size, train=asked.train, test=asked.test, seed=asked.seed, progress=rendered.advance
+        )
     print(f"{asked.out}: {asked.train} scenes in train/, {asked.test} in val/")
     return 0
 
@@ -114,27 +109,24 @@ def prepare(words: Sequence[str]) -> int:
     from fastselfie.tool_arguments import PrepareArguments
 
     asked = parse(PrepareArguments, words, "fastselfie prepare")
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from fastselfie.pipelines.prepare import open_encoded, prepare
     from fastselfie.pipelines.restart_markers import require_numba
     from fastselfie.pipelines.shrinking import Shrinking
+    from fastselfie.progress import meter
 
     if asked.recode == "markers":
         require_numba()
     source = open_encoded(asked.source)
     shrinking = Shrinking(size=asked.size, side=asked.side, quality=asked.quality, recode=asked.recode)
-    columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, speed_estimate_period=120, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("packing", total=None)
-        prepared = prepare(
-            source, asked.folder, shrinking=shrinking, shard_bytes=asked.shard_mb << 20, workers=asked.workers,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+    try:
+        with meter("packing") as packed:
+            prepared = prepare(
+                source, asked.folder, shrinking=shrinking, shard_bytes=asked.shard_mb << 20, workers=asked.workers,
+                progress=packed.at,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        print(f"{asked.folder}: stopped; the same command goes on after the last finished shard", file=sys.stderr)
+        raise
     print(f"{asked.folder}: {prepared.told()}")
     return 0
 

@@ -28,14 +28,13 @@ _Index: TypeAlias = Path | None
 
 
 def _read_tfrecord(path: Path, index: Path | None) -> Source:
-    """Without an index all of the shards are read once, for their labels: minutes of which a bar tells."""
-    from rich.console import Console  # here alone
-    from rich.progress import Progress
+    """Without an index all of the shards are read once, for their labels: minutes, of which the user is told."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return read_tfrecord(path, index)
+    from fastselfie.progress import meter  # here alone
 
-    shown = os.environ.get("LOCAL_RANK", "0") == "0"
-    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
-        task = bar.add_task("reading labels", total=None)
-        return read_tfrecord(path, index, lambda done, total: bar.update(task, completed=done, total=total))
+    with meter("reading labels, bytes") as read:
+        return read_tfrecord(path, index, read.at)
 
 
 # Images of one size, whole in memory.

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from fastselfie.config import PretrainConfig, require
@@ -18,6 +15,7 @@ from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.source import AnySplit
 from fastselfie.pipelines.view import View
 from fastselfie.pretext.task import PixelFormat
+from fastselfie.progress import meter
 from fastselfie.randomness import epoch_order
 from fastselfie.training.data import loading
 from fastselfie.training.features import Extractor, Features, estimate_statistics, gather_features, with_statistics
@@ -77,10 +75,10 @@ class ProbedImages:
 
     def _of(self, split: AnySplit, rows: Tensor | None, extract: Extractor) -> Features:
         labels_S, rows = torch.from_numpy(split.labels_S), torch.arange(len(split)) if rows is None else rows
-        with _bar(len(rows)) as done:
+        with meter("features", len(rows)) as done:
             return gather_features(
                 self.world, self._pipeline(split, rows), rows, labels_S, self.run.batch_size, extract, self.quarantine,
-                done,
+                done.advance,
             )  # fmt: skip
 
     def _pipeline(self, split: AnySplit, rows: Tensor) -> Pipeline:
@@ -89,13 +87,3 @@ class ProbedImages:
             split, view=view, seed=run.seed, device=self.world.device, rows=rows,
             loading=loading(run, self.world, run.batch_size),
         )  # fmt: skip
-
-
-@contextmanager
-def _bar(images: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, which is told how many images more are done."""
-    console = Console(stderr=True)
-    columns = TextColumn("features"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("features", total=images)
-        yield lambda more: bar.advance(task, more)
