@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 import fastselfie
-from fastselfie.commands import COMMANDS, say_once
-from fastselfie.errors import LocalError, UserError
+from fastselfie.commands import COMMANDS, fail, let_others_speak
+from fastselfie.errors import LocalError, UserError, lost_another
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -26,7 +26,9 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(status(words))
     try:
         code = status(words)
-    except Exception:
+    except Exception as error:
+        if lost_another(error):
+            let_others_speak()
         traceback.print_exc()
         code = 1
     # Everything is written. Taking the interpreter down could abort ("terminate called without an active exception",
@@ -80,7 +82,7 @@ def _empty(stream: TextIO | None) -> None:
 
 
 def _refuse(line: str, alone: bool = False) -> int:
-    say_once(line, alone)
+    fail(line, alone)
     return 2
 
 
