@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fastselfie.errors import UserError
+from fastselfie.importing import importing
 
 FIRST_S = 10.0
 """See `let_others_speak`."""
@@ -21,7 +22,8 @@ def pretrain(words: Sequence[str]) -> int:
     from fastselfie.arguments import parse_pretrain
 
     config = parse_pretrain(words)
-    from fastselfie.training.pretrain import pretrain
+    with importing():
+        from fastselfie.training.pretrain import pretrain
 
     return _trained(lambda: pretrain(config))
 
@@ -30,7 +32,8 @@ def finetune(words: Sequence[str]) -> int:
     from fastselfie.arguments import parse_finetune
 
     config = parse_finetune(words)
-    from fastselfie.evaluation.finetune import finetune
+    with importing():
+        from fastselfie.evaluation.finetune import finetune
 
     return _trained(lambda: finetune(config))
 
@@ -39,7 +42,8 @@ def probe(words: Sequence[str]) -> int:
     from fastselfie.arguments import parse_probe
 
     config = parse_probe(words)
-    from fastselfie.evaluation.probe import probe
+    with importing():
+        from fastselfie.evaluation.probe import probe
 
     probe(config)
     return 0
@@ -49,7 +53,8 @@ def protocol(words: Sequence[str]) -> int:
     from fastselfie.protocol_arguments import parse_protocol
 
     asked = parse_protocol(words)
-    from fastselfie.protocol.protocol import protocol
+    with importing():
+        from fastselfie.protocol.protocol import protocol
 
     return _trained(lambda: protocol(asked))
 
@@ -59,14 +64,16 @@ def report(words: Sequence[str]) -> int:
     from fastselfie.tool_arguments import ReportArguments
 
     arguments = parse(ReportArguments, words, "fastselfie report")
-    from fastselfie.protocol.record import is_protocol
+    with importing():
+        from fastselfie.protocol.record import is_protocol
 
     protocols = [path for path in arguments.runs if is_protocol(path)]
     if protocols:
         if len(arguments.runs) > 1:
             raise UserError(f"{protocols[0]}: a protocol has a page of its own: name its folder alone, or leave it out")
         return _report_protocol(protocols[0], arguments.out)
-    from fastselfie.report.page import report
+    with importing():
+        from fastselfie.report.page import report
 
     report(arguments.runs, arguments.out)
     print(f"{arguments.out}: written; every figure of a run is also a PNG in its figures/", file=sys.stderr)
@@ -78,15 +85,17 @@ def export(words: Sequence[str]) -> int:
     from fastselfie.tool_arguments import ExportArguments
 
     asked = parse(ExportArguments, words, "fastselfie export")
-    from fastselfie.evaluation.export import export
+    with importing():
+        from fastselfie.evaluation.export import export
 
     print(export(asked.run, asked.to))
     return 0
 
 
 def _report_protocol(folder: Path, out: Path) -> int:
-    from fastselfie.protocol.page import write_report
-    from fastselfie.protocol.record import read_protocol
+    with importing():
+        from fastselfie.protocol.page import write_report
+        from fastselfie.protocol.record import read_protocol
 
     write_report(read_protocol(folder), out)
     print(f"{out}: written; the protocol's tables and figures by themselves lie in its folder", file=sys.stderr)
@@ -101,7 +110,8 @@ def render(words: Sequence[str]) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from fastselfie.pipelines.scene_files import write_scenes
+    with importing():
+        from fastselfie.pipelines.scene_files import write_scenes
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -122,9 +132,10 @@ def prepare(words: Sequence[str]) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from fastselfie.pipelines.prepare import open_encoded, prepare
-    from fastselfie.pipelines.restart_markers import require_numba
-    from fastselfie.pipelines.shrinking import Shrinking
+    with importing():
+        from fastselfie.pipelines.prepare import open_encoded, prepare
+        from fastselfie.pipelines.restart_markers import require_numba
+        from fastselfie.pipelines.shrinking import Shrinking
 
     if asked.recode == "markers":
         require_numba()
@@ -149,7 +160,8 @@ def doctor(words: Sequence[str]) -> int:
     from fastselfie.tool_arguments import DoctorArguments
 
     asked = parse(DoctorArguments, words, "fastselfie doctor")
-    from fastselfie.doctor import examine
+    with importing():
+        from fastselfie.doctor import examine
 
     examine(asked)
     return 0
@@ -160,7 +172,8 @@ def demo(words: Sequence[str]) -> int:
     from fastselfie.tool_arguments import DemoArguments
 
     out = parse(DemoArguments, words, "fastselfie demo").out
-    from fastselfie.demo import demo
+    with importing():
+        from fastselfie.demo import demo
 
     return _trained(lambda: demo(out))
 
