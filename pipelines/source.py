@@ -6,6 +6,8 @@ Shapes: S images, H = W pixels a side, channels last.
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -111,12 +113,22 @@ class Files(EncodedImages):
 
     def read(self, index: int) -> bytes:
         """See `EncodedImages.read`."""
-        return self.path(index).read_bytes()
+        with open(self.path(index), "rb", opener=_regular) as file:
+            return file.read()
 
     def identity(self) -> Iterable[bytes]:
         """All names and labels."""
         yield from self.names.pieces()
         yield self.labels_S.tobytes()
+
+
+def _regular(path: str, flags: int) -> int:
+    """Open a file. A pipe would be waited for, until somebody writes to it, and a device may have no end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BadImage("is no regular file")
+    return descriptor
 
 
 class Probes(list[str]):
