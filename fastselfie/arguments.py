@@ -18,6 +18,7 @@ from tyro._docstrings import get_field_docstring
 from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, check_effect
 from fastselfie.errors import UserError
 from fastselfie.evaluation.probe_config import ProbeConfig
+from fastselfie.importing import importing
 from fastselfie.recipes import RECIPES, recipe
 from fastselfie.training.weights_header import header_settings, is_weights_file
 
@@ -82,7 +83,8 @@ def parse_finetune(words: Sequence[str]) -> FinetuneConfig:
     if started_from is not None and is_weights_file(Path(started_from)):
         default = dataclasses.replace(default, **header_settings(Path(started_from)))
     elif started_from is not None:
-        from fastselfie.evaluation.pretrained import inherited, read_settings  # torch: only when there is a run to read
+        with importing():  # torch: only when there is a run to read
+            from fastselfie.evaluation.pretrained import inherited, read_settings
 
         settings = read_settings(Path(started_from))
         _same_size("finetune", started_from, settings, name, default.image_size)
@@ -96,7 +98,8 @@ def parse_probe(words: Sequence[str]) -> ProbeConfig:
     name, options = split_recipe("probe", words)
     started_from, size = _value_of("--from", options), recipe(name).pretrain.image_size
     if started_from is not None:
-        from fastselfie.evaluation.pretrained import read_settings  # torch: only when there is a run to read
+        with importing():  # torch: only when there is a run to read
+            from fastselfie.evaluation.pretrained import read_settings
 
         _same_size("probe", started_from, read_settings(Path(started_from)), name, size)
     return _parse(ProbeArguments, ProbeConfig, ProbeConfig(recipe=name), options, f"fastselfie probe {name}")

@@ -8,10 +8,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 import fastselfie
-from fastselfie.commands import COMMANDS, say_once
-from fastselfie.errors import LocalError, UserError
+from fastselfie.commands import COMMANDS, fail, let_others_speak
+from fastselfie.errors import LocalError, UserError, lost_another
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -25,7 +26,9 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(status(words))
     try:
         code = status(words)
-    except Exception:
+    except Exception as error:
+        if lost_another(error):
+            let_others_speak()
         traceback.print_exc()
         code = 1
     # Everything is written. Taking the interpreter down could abort ("terminate called without an active exception",
@@ -38,16 +41,26 @@ def main(words: Sequence[str] | None = None) -> None:
 def status(words: Sequence[str]) -> int:
     """Run a command; its exit status."""
     try:
+        code = _carried_out(words)
+    except BrokenPipeError:  # the reader of our output has gone, as in `fastselfie --help | head`
+        code = 141
+    for stream in (sys.stdout, sys.stderr):
+        _empty(stream)
+    return code
+
+
+def _carried_out(words: Sequence[str]) -> int:
+    try:
         own = {"--help": _help, "-h": _help, "--version": _version}
         name = words[0] if words else "--help"
-        return (own.get(name) or _command(name))(words[1:])
+        code = (own.get(name) or _command(name))(words[1:])
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a command that cannot say what it was asked for has failed
+        return code
     except UserError as error:
         return _refuse(str(error), alone=isinstance(error, LocalError))
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as in `fastselfie --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except PermissionError as error:
         if error.filename is None:
             raise
@@ -58,8 +71,18 @@ def status(words: Sequence[str]) -> int:
         return _refuse(f"{error.filename or 'the disk'}: cannot be written ({error.strerror}); make room and run again")
 
 
+def _empty(stream: TextIO | None) -> None:
+    """Write what waits in it, or let go of that: the interpreter would try again at its end, and change the status."""
+    if stream is None:  # closed
+        return
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _refuse(line: str, alone: bool = False) -> int:
-    say_once(line, alone)
+    fail(line, alone)
     return 2
 
 

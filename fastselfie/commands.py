@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fastselfie.errors import UserError
+from fastselfie.importing import importing
+
+FIRST_S = 10.0
+"""See `let_others_speak`."""
 
 # What a command needs is imported when it runs: help and refusals come without waiting for torch.
 
@@ -16,7 +22,8 @@ def pretrain(words: Sequence[str]) -> int:
     from fastselfie.arguments import parse_pretrain
 
     config = parse_pretrain(words)
-    from fastselfie.training.pretrain import pretrain
+    with importing():
+        from fastselfie.training.pretrain import pretrain
 
     return _trained(lambda: pretrain(config))
 
@@ -25,7 +32,8 @@ def finetune(words: Sequence[str]) -> int:
     from fastselfie.arguments import parse_finetune
 
     config = parse_finetune(words)
-    from fastselfie.evaluation.finetune import finetune
+    with importing():
+        from fastselfie.evaluation.finetune import finetune
 
     return _trained(lambda: finetune(config))
 
@@ -34,7 +42,8 @@ def probe(words: Sequence[str]) -> int:
     from fastselfie.arguments import parse_probe
 
     config = parse_probe(words)
-    from fastselfie.evaluation.probe import probe
+    with importing():
+        from fastselfie.evaluation.probe import probe
 
     probe(config)
     return 0
@@ -44,7 +53,8 @@ def protocol(words: Sequence[str]) -> int:
     from fastselfie.protocol_arguments import parse_protocol
 
     asked = parse_protocol(words)
-    from fastselfie.protocol.protocol import protocol
+    with importing():
+        from fastselfie.protocol.protocol import protocol
 
     return _trained(lambda: protocol(asked))
 
@@ -54,14 +64,16 @@ def report(words: Sequence[str]) -> int:
     from fastselfie.tool_arguments import ReportArguments
 
     arguments = parse(ReportArguments, words, "fastselfie report")
-    from fastselfie.protocol.record import is_protocol
+    with importing():
+        from fastselfie.protocol.record import is_protocol
 
     protocols = [path for path in arguments.runs if is_protocol(path)]
     if protocols:
         if len(arguments.runs) > 1:
             raise UserError(f"{protocols[0]}: a protocol has a page of its own: name its folder alone, or leave it out")
         return _report_protocol(protocols[0], arguments.out)
-    from fastselfie.report.page import report
+    with importing():
+        from fastselfie.report.page import report
 
     report(arguments.runs, arguments.out)
     print(f"{arguments.out}: written; every figure of a run is also a PNG in its figures/", file=sys.stderr)
@@ -73,15 +85,17 @@ def export(words: Sequence[str]) -> int:
     from fastselfie.tool_arguments import ExportArguments
 
     asked = parse(ExportArguments, words, "fastselfie export")
-    from fastselfie.evaluation.export import export
+    with importing():
+        from fastselfie.evaluation.export import export
 
     print(export(asked.run, asked.to))
     return 0
 
 
 def _report_protocol(folder: Path, out: Path) -> int:
-    from fastselfie.protocol.page import write_report
-    from fastselfie.protocol.record import read_protocol
+    with importing():
+        from fastselfie.protocol.page import write_report
+        from fastselfie.protocol.record import read_protocol
 
     write_report(read_protocol(folder), out)
     print(f"{out}: written; the protocol's tables and figures by themselves lie in its folder", file=sys.stderr)
@@ -93,8 +107,9 @@ def render(words: Sequence[str]) -> int:
     from fastselfie.tool_arguments import RenderArguments
 
     asked = parse(RenderArguments, words, "fastselfie render")
-    from fastselfie.pipelines.scene_files import write_scenes
-    from fastselfie.progress import meter
+    with importing():
+        from fastselfie.pipelines.scene_files import write_scenes
+        from fastselfie.progress import meter
 
     with meter("rendering", asked.train + asked.test) as rendered:
         write_scenes(
@@ -109,10 +124,11 @@ def prepare(words: Sequence[str]) -> int:
     from fastselfie.tool_arguments import PrepareArguments
 
     asked = parse(PrepareArguments, words, "fastselfie prepare")
-    from fastselfie.pipelines.prepare import open_encoded, prepare
-    from fastselfie.pipelines.restart_markers import require_numba
-    from fastselfie.pipelines.shrinking import Shrinking
-    from fastselfie.progress import meter
+    with importing():
+        from fastselfie.pipelines.prepare import open_encoded, prepare
+        from fastselfie.pipelines.restart_markers import require_numba
+        from fastselfie.pipelines.shrinking import Shrinking
+        from fastselfie.progress import meter
 
     if asked.recode == "markers":
         require_numba()
@@ -136,7 +152,8 @@ def doctor(words: Sequence[str]) -> int:
     from fastselfie.tool_arguments import DoctorArguments
 
     asked = parse(DoctorArguments, words, "fastselfie doctor")
-    from fastselfie.doctor import examine
+    with importing():
+        from fastselfie.doctor import examine
 
     examine(asked)
     return 0
@@ -147,7 +164,8 @@ def demo(words: Sequence[str]) -> int:
     from fastselfie.tool_arguments import DemoArguments
 
     out = parse(DemoArguments, words, "fastselfie demo").out
-    from fastselfie.demo import demo
+    with importing():
+        from fastselfie.demo import demo
 
     return _trained(lambda: demo(out))
 
@@ -159,15 +177,32 @@ def _trained(work: Callable[[], object]) -> int:
     try:
         work()
     except Stopped as stopped:
-        say_once(str(stopped))
+        if _speaks():
+            _say(str(stopped))
         return stopped.status
     return 0
 
 
-def say_once(line: str, alone: bool = False) -> None:
+def fail(line: str, alone: bool = False) -> None:
     """One line on stderr: from one process a machine, or from any that met something ``alone``."""
-    if alone or os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"fastselfie: {line}", file=sys.stderr)
+    if not (alone or _speaks()):
+        let_others_speak()
+    _say(line)
+
+
+def let_others_speak() -> None:
+    """Wait for another process of this machine to say what is wrong: when one has ended, torchrun ends them all. Where
+    that does not come about, it is for this one to say."""
+    with suppress(KeyboardInterrupt):
+        time.sleep(FIRST_S)
+
+
+def _speaks() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _say(line: str) -> None:
+    print(f"fastselfie: {line}", file=sys.stderr)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {

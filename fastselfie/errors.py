@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The one exception that means that the user can mend this, and the one that means nothing by itself."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ class UserError(Exception):
 
 class LocalError(UserError):
     """One that a single process met: it speaks for itself, where otherwise one process a machine speaks for all."""
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether it only tells that another process has gone, as gloo's "Connection closed by peer": that one says why."""
+    return isinstance(error, RuntimeError) and " by peer" in str(error)

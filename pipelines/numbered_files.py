@@ -27,10 +27,13 @@ def parts(folders: Iterable[Path], suffix: str) -> dict[str, list[Path]]:
         By "train" and "test". A split that is not there is left out.
 
     Raises:
-        UserError: a part of a split is missing, or there twice. OSError: a folder cannot be read.
+        UserError: a part of a split is missing, or there twice, or no file. OSError: a folder cannot be read.
     """
     found, totals = _found(folders, suffix)
     for split, files in found.items():
+        odd = next((path for path in files.values() if path.exists() and not path.is_file()), None)
+        if odd is not None:  # opening a pipe, one would wait until somebody writes to it
+            raise UserError(f"{odd}: is no regular file: take it away")
         missing = next((number for number in range(totals[split]) if number not in files), None)
         if missing is not None:
             folder = next(iter(files.values())).parent

@@ -64,7 +64,10 @@ def read_part(system: Any, path: str, start: int, size: int) -> bytes | None:
 
 def _read_http(system: Any, path: str, start: int, size: int) -> bytes | None:
     """As a file, which looks at the answer first: `cat_file` takes a whole shard from a server without ranges."""
-    with system.open(path, "rb", block_size=size, cache_type="none", size=start + size) as file:
+    limit = {}
+    if system.client_kwargs.get("timeout") == _timeout():  # ours, and not the user's
+        limit = {"timeout": _timeout(total_s=_PATIENCE_S + size / _SLOWEST)}
+    with system.open(path, "rb", block_size=size, cache_type="none", size=start + size, **limit) as file:
         file.seek(start)
         try:
             return bytes(file.read(size))
@@ -83,8 +86,14 @@ def _options(protocol: str) -> dict[str, Any]:
     if _EXTRAS[protocol] == "s3":
         # botocore's pool has 10 connections, for which the other readers would wait.
         return {"config_kwargs": {"max_pool_connections": READERS} | told.get("config_kwargs", {})}
+    return {"client_kwargs": {"timeout": _timeout()} | told.get("client_kwargs", {})}
+
+
+def _timeout(total_s: float | None = None) -> Any:
+    """Of HTTP's client, which allows five minutes for a whole answer: long for a server that hangs, short for an index.
+
+    ``total_s`` is for a server that sends a byte now and then.
+    """
     from aiohttp import ClientTimeout
 
-    # aiohttp allows five minutes for a whole answer, which is long for a server that hangs and short for an index.
-    timeout = ClientTimeout(total=None, sock_connect=_PATIENCE_S, sock_read=_PATIENCE_S)
-    return {"client_kwargs": {"timeout": timeout} | told.get("client_kwargs", {})}
+    return ClientTimeout(total=total_s, sock_connect=_PATIENCE_S, sock_read=_PATIENCE_S)

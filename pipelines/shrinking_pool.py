@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from types import TracebackType
 from typing import TypeVar
 
@@ -57,21 +58,29 @@ class ShrinkingPool:
         self._idle: queue.SimpleQueue[ShrinkingProcess] = queue.SimpleQueue()
 
     def __enter__(self) -> ShrinkingPool:
-        # Started with SIGINT blocked, which they inherit: one that Ctrl-C met while it imports would print a traceback.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
+            self._start()
+        except BaseException:  # Ctrl-C too, which is heard at the end of it
+            self._stop()
+            raise
+        return self
+
+    def _start(self) -> None:
+        """With SIGINT blocked, which they inherit: one that Ctrl-C met while it imports would print a traceback."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:
+            resource_tracker.ensure_running()  # else the first process starts it, which unblocks SIGINT
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             while len(self._processes) < self._workers:
                 self._processes.append(ShrinkingProcess(self._shrinking))
                 self._idle.put(self._processes[-1])
         except OSError as error:
-            self._stop()
             raise LocalError(
                 f"--workers {self._workers}: {len(self._processes)} were started, and no more"
                 f" ({error.strerror or error}); take fewer"
             ) from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

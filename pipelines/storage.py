@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
@@ -90,6 +92,8 @@ class LocalFolder(Storage):
     def state(self, name: str) -> FileState:
         """See `Storage.state`."""
         status = self.path(name).stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe, one would wait until somebody writes to it
+            raise OSError(errno.EINVAL, f"{name} is no regular file")
         return status.st_size, f"{status.st_ino}-{status.st_mtime_ns}"
 
     def read(self, name: str, start: int, size: int) -> bytes:

@@ -26,7 +26,7 @@ class Served:
         folder: whose files. url: of it. ranges: whether parts of files are given. latency_s: before each answer.
         modified: when all files were, in seconds since 1970.
         status: of what is asked, its turn among all: an HTTP status instead of the answer; 0 cuts it in its middle, -1
-            gives fewer bytes and calls them all, -2 never answers, -3 hangs up.
+            gives fewer bytes and calls them all, -2 never answers, -3 hangs up, -4 trickles for 8 seconds.
         asked: all requests. sent: bytes of all contents.
     """
 
@@ -141,7 +141,10 @@ class _Handler(BaseHTTPRequestHandler):
         with served.lock:
             served.sent += len(cut)
         try:
-            self.wfile.write(cut)
+            for at in range(80 if status == -4 else 0):  # what is left comes at once
+                self.wfile.write(cut[at : at + 1])
+                served.closing.wait(0.1)
+            self.wfile.write(cut[80:] if status == -4 else cut)
         except OSError:  # who asked has seen enough
             self.close_connection = True
         if status == 0:

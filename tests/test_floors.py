@@ -21,7 +21,18 @@ FLOORS = [
     {"training"},
     {"evaluation", "report"},
     {"protocol"},
-    {"cli", "commands", "recipes", "arguments", "protocol_arguments", "tool_arguments", "demo", "doctor", "__main__"},
+    {
+        "cli",
+        "commands",
+        "importing",
+        "recipes",
+        "arguments",
+        "protocol_arguments",
+        "tool_arguments",
+        "demo",
+        "doctor",
+        "__main__",
+    },
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from contextlib import ExitStack
@@ -12,6 +14,7 @@ import torch
 
 from fastselfie.errors import UserError
 from fastselfie.protocol.leftovers import wait_for_leftovers
+from fastselfie.protocol.process import die_with_parent
 from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.world import World
 
@@ -57,3 +60,15 @@ def test_nothing_is_said_where_nothing_works(tmp_path: Path, capsys: pytest.Capt
     with held(tmp_path):  # the protocol's own lock is no run's
         wait_for_leftovers(tmp_path, longest_s=0.2)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_protocol_that_is_killed_before_its_run_can_hear_of_it(alive: bool) -> None:
+    """Between the fork and the child's asking to be told; a run without a protocol would go on."""
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGTERM, lambda number, frame: None)  # as the protocol has one
+        die_with_parent(os.getppid() if alive else os.getpid())
+        os._exit(3)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == (3 if alive else -signal.SIGTERM)

@@ -408,3 +408,14 @@ def test_settings_of_the_user_come_first(monkeypatch: pytest.MonkeyPatch) -> Non
     assert system.client_kwargs == {"trust_env": True, "timeout": "theirs"}
     assert system.encoded
     assert json.dumps(system.kwargs) == "{}"
+
+
+def test_a_server_that_sends_a_byte_now_and_then(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every byte one would begin to wait anew."""
+    monkeypatch.setattr(remote_client, "_PATIENCE_S", 1.0)
+    images = opened(served)
+    served.status = lambda asked, turn: -4
+    with pytest.raises(OSError, match="no answer in time"):
+        images.read(3)
+    served.status = lambda asked, turn: 200
+    assert images.read(3) == IMAGES[3]

@@ -40,3 +40,19 @@ def test_a_later_request_ends_the_process_at_once(number: signal.Signals, monkey
             os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == -number
+
+
+@pytest.mark.parametrize("signalled", [True, False])
+def test_nobody_is_left_to_save_with(signalled: bool) -> None:
+    """gloo raises it once another process has failed, of which torchrun tells those that are left by SIGTERM."""
+    child = os.fork()
+    if not child:
+        try:
+            with stop_signal(ALONE):
+                if signalled:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                raise RuntimeError("Connection closed by peer [127.0.0.1]:24985")
+        except RuntimeError:
+            os._exit(3)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == (-signal.SIGTERM if signalled else 3)

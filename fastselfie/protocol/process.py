@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 PROGRAM = (sys.executable, "-m", "fastselfie")
@@ -38,7 +39,7 @@ def start(
         ours = {name: value for name, value in os.environ.items() if name not in _OF_A_GROUP}
         return subprocess.Popen(
             [*program, *words], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-            env={**ours, **environment}, start_new_session=True, preexec_fn=_die_with_parent,
+            env={**ours, **environment}, start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid()),
         )  # fmt: skip
 
 
@@ -53,6 +54,9 @@ def last_words(log: Path, status: int) -> str:
     return f"ended by {signal.Signals(-status).name}, last said: {words}" if status < 0 else words
 
 
-def _die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """In the child: a protocol that is killed leaves no runs behind; they save themselves and stop (Linux)."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the protocol's own handler would swallow it here
     _LIBC.prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+    if os.getppid() != parent:  # it was killed before
+        os.kill(os.getpid(), signal.SIGTERM)

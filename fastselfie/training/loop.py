@@ -46,7 +46,8 @@ def train(job: Job, world: World, folder: RunFolder, opening: str) -> None:
         world.in_main(lambda: note_start(folder.path, start, job.config))
     if world.is_main:
         say(opening)
-    with reporter(folder, world, start, steps) as report, stop_signal(world) as stop, frozen_garbage():
+    # Caught until all is closed: torchrun tells this process to end when another that was stopped has ended.
+    with stop_signal(world) as stop, reporter(folder, world, start, steps) as report, frozen_garbage():
         trainer.settle()
         owes = trainer.owes(start)
         if owes:

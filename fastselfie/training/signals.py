@@ -12,6 +12,7 @@ from types import FrameType
 
 import torch
 
+from fastselfie.errors import lost_another
 from fastselfie.training.world import World
 
 _SAME_S = 2.0
@@ -74,9 +75,16 @@ class StopSignal:
 
 @contextmanager
 def stop_signal(world: World) -> Iterator[StopSignal]:
-    """Catch SIGINT and SIGTERM while the block runs; a later one ends the process at once, as it would without us."""
+    """Catch SIGINT and SIGTERM while the block runs; a later one ends the process at once, as it would without us. So
+    does the first where another process has gone, as nothing can be saved any more: torchrun ends those that are left.
+    """
     with received(_end) as own:
-        yield StopSignal(world, own)
+        try:
+            yield StopSignal(world, own)
+        except RuntimeError as error:
+            if own.number and lost_another(error):
+                _end(own.number)
+            raise
 
 
 def _end(number: int) -> None:
