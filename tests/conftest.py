@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
+# What these find wrong is shown as a test's own assertions are.
+pytest.register_assert_rewrite("tests.command", "tests.packing", "tests.kernel_checks", "tests.trunk_cases")
 # Triton decides when it is imported, its own functions included: nothing may have imported it before. Torch has not.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
