@@ -17,6 +17,7 @@ import torch
 from fastselfie.config import FinetuneConfig, PretrainConfig
 from fastselfie.evaluation.finetune import finetune
 from fastselfie.evaluation.probe_config import ProbeConfig
+from fastselfie.kernels import using
 from fastselfie.training.pretrain import pretrain
 from tests.imagined_cuda import DEVICE, WAITED, Imagined, imagined_cuda
 from tests.test_host_sync import ablated, finetuning, pretraining, trainer
@@ -90,7 +91,7 @@ def test_a_run_goes_on_and_is_probed(tmp_path: Path, cuda: Callable[[], Any]) ->
 
 @pytest.mark.parametrize("make", [pretraining, ablated, finetuning])
 def test_steps_wait_for_nothing(make: Callable[..., Any], tmp_path: Path, cuda: Callable[[], Any]) -> None:
-    with cuda():
+    with cuda(), using("off"):
         run = trainer(make, DEVICE, tmp_path)
         WAITED.clear()
         for step in range(2):
