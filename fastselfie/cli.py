@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 import fastselfie
-from fastselfie.commands import COMMANDS, fail, let_others_speak
+from fastselfie.commands import COMMANDS
 from fastselfie.errors import LocalError, UserError, lost_another
+from fastselfie.failing import fail, let_others_speak
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

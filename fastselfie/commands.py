@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from fastselfie.errors import UserError
+from fastselfie.failing import say, speaks
 from fastselfie.importing import importing
-
-FIRST_S = 10.0
-"""See `let_others_speak`."""
 
 # What a command needs is imported when it runs: help and refusals come without waiting for torch.
 
@@ -177,32 +172,10 @@ def _trained(work: Callable[[], object]) -> int:
     try:
         work()
     except Stopped as stopped:
-        if _speaks():
-            _say(str(stopped))
+        if speaks():
+            say(str(stopped))
         return stopped.status
     return 0
-
-
-def fail(line: str, alone: bool = False) -> None:
-    """One line on stderr: from one process a machine, or from any that met something ``alone``."""
-    if not (alone or _speaks()):
-        let_others_speak()
-    _say(line)
-
-
-def let_others_speak() -> None:
-    """Wait for another process of this machine to say what is wrong: when one has ended, torchrun ends them all. Where
-    that does not come about, it is for this one to say."""
-    with suppress(KeyboardInterrupt):
-        time.sleep(FIRST_S)
-
-
-def _speaks() -> bool:
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
-def _say(line: str) -> None:
-    print(f"fastselfie: {line}", file=sys.stderr)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {

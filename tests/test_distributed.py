@@ -71,7 +71,8 @@ def test_synchronised_norms_see_the_whole_batch(tmp_path: Path) -> None:
 
     Rounding grows from step to step, and in some networks fast: torch 2.11's of seed 0 is one.
     """
-    command = ("pretrain", *SMALL, *"--steps 3 --lr 0.0001 --log-every 1 --dropout 0 --seed 1".split())
+    short = ("--steps", "3", "--log-every", "1", "--lr", "0.0001", "--seed", "1")
+    command = ("pretrain", *SMALL, *short, "--dropout", "0")
     whole, together, apart = (tmp_path / name for name in ("whole", "together", "apart"))
     succeed(*command, "--out", whole, cwd=tmp_path)
     succeed(*command, "--sync-bn", "--out", together, cwd=tmp_path, processes=2)

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from fastselfie import commands
+from fastselfie import failing
 from tests.warm_start import ROOT, environment
 
 # The process of the number that is given comes to its end some time after the other, which torchrun would notice.
 _COMMAND = """
 import os, pathlib, sys, time
 sys.path.insert(0, {root!r})
-from fastselfie import cli, commands
+from fastselfie import cli, commands, failing
 from fastselfie.errors import UserError
-commands.FIRST_S = 60.0  # a busy machine
+failing.FIRST_S = 60.0  # a busy machine
 there, late, errors = pathlib.Path({there!r}), {late!r}, {errors!r}
 def broken(words):
     rank = os.environ["RANK"]
@@ -57,6 +57,6 @@ def test_once(late: str, errors: tuple[str, str], lines: list[str], tmp_path: Pa
 def test_what_one_process_alone_met_is_said(rank: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """By whichever, where nobody ends it."""
     monkeypatch.setenv("LOCAL_RANK", rank)
-    monkeypatch.setattr(commands, "FIRST_S", 0.0)
-    commands.fail("the data")
+    monkeypatch.setattr(failing, "FIRST_S", 0.0)
+    failing.fail("the data")
     assert capsys.readouterr().err == "fastselfie: the data\n"
