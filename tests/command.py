@@ -53,6 +53,12 @@ def start(
     )  # fmt: skip
 
 
+def as_in_a_terminal() -> None:
+    """In a group of its own, and with SIGINT as it is there: what a script starts in the background ignores it."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def end(process: Process) -> subprocess.CompletedProcess[str]:
     """Wait until it ends. Where it does not: end it and what it started, and tell where each thread of them was."""
     try:

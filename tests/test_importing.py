@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import as_in_a_terminal
 from tests.warm_start import ROOT, environment
 
 # C++ that calls Python has no way to go on with an exception that it does not expect.
@@ -36,6 +37,7 @@ def test_ctrl_c(words: str, tmp_path: Path) -> None:
     variables = environment() | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     command = [sys.executable, "-m", "fastselfie", *words.split()]
     ended = subprocess.run(
-        command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60, check=False
-    )
+        command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60, check=False,
+        preexec_fn=as_in_a_terminal,
+    )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (130, "")

@@ -22,6 +22,7 @@ with pool:
         print(int(re.search("SigBlk:(.*)", status)[1], 16) >> signal.SIGINT - 1 & 1)
 """
 _CTRL_C = """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a script starts in the background ignores it
 from fastselfie.pipelines import shrinking_pool
 start = shrinking_pool.ShrinkingProcess
 def started(shrinking):

@@ -17,7 +17,7 @@ import pytest
 from fastselfie.cli import status
 from fastselfie.pipelines.shrinking import Shrinking
 from fastselfie.pipelines.shrinking_process import ProcessEndedError, ShrinkingProcess
-from tests.command import TIMEOUT_S, Process, assert_refused, contents, end, fastselfie, start
+from tests.command import TIMEOUT_S, Process, as_in_a_terminal, assert_refused, contents, end, fastselfie, start
 from tests.packing import members, refused
 from tests.photographs import jpeg, noise, write
 
@@ -113,15 +113,9 @@ def in_mid_shard(folder: Path, finished: int) -> Callable[[], bool]:
     return there
 
 
-def _as_in_a_terminal() -> None:
-    """In a group of its own, and with SIGINT as it is there: what a script starts in the background ignores it."""
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def begin(many: Path, folder: Path, finished: int) -> Process:
     """A pass that is held (SIGSTOP) while it writes a shard; SIGCONT lets it go on."""
-    process = start("prepare", many, folder, *OPTIONS, "--workers", "2", cwd=many.parent, before=_as_in_a_terminal)
+    process = start("prepare", many, folder, *OPTIONS, "--workers", "2", cwd=many.parent, before=as_in_a_terminal)
     in_a_shard = in_mid_shard(folder, finished)
 
     def there() -> bool:
