@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -10,11 +11,13 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from fastselfie.cli import status
+from fastselfie.pipelines import prepare
 from fastselfie.pipelines.shrinking import Shrinking
 from fastselfie.pipelines.shrinking_process import ProcessEndedError, ShrinkingProcess
 from tests.command import TIMEOUT_S, Process, as_in_a_terminal, assert_refused, contents, end, fastselfie, start
@@ -191,11 +194,9 @@ def test_an_error_of_a_process_reaches_who_asked_it() -> None:
         process.shrink([data])
 
 
-def test_what_else_may_happen_to_a_pass(many: Path, undisturbed: Path) -> None:
-    """A process is killed in the middle of its result, or cannot be started, a finished shard is lost, the disk is
-    full: each costs some time alone."""
-    folder = many.parent / "troubled"
-    process = begin(many, folder, 2)
+def test_a_process_is_killed_in_the_middle_of_its_result(many: Path, undisturbed: Path) -> None:
+    folder = many.parent / "lost"
+    process = begin(many, folder, 1)  # most is still to do: a process that has nothing to do may go
     started = workers(process)
     wait_for(lambda: all(is_asleep(number) for number in started))  # with results that nobody takes
     os.kill(started[0], signal.SIGKILL)
@@ -203,9 +204,22 @@ def test_what_else_may_happen_to_a_pass(many: Path, undisturbed: Path) -> None:
     line = assert_refused(end(process))
     assert "a process was killed, perhaps for want of memory" in line
     assert str(many) in line
+    pack(many, folder)
+    assert contents(folder) == contents(undisturbed)
+
+
+def test_what_else_may_happen_to_a_pass(
+    many: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A process cannot be started, the disk is full at the end or in a shard, a finished one is lost: each costs some
+    time alone."""
+    folder = many.parent / "troubled"
     too_many = (*OPTIONS, "--workers", "50")
     line = assert_refused(fastselfie("prepare", many, folder, *too_many, cwd=many.parent, before=few_open_files))
     assert re.search(r"--workers 50: 1?\d were started, and no more \(Too many open files\); take fewer", line)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "complete", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+        assert "cannot be written (No space left on device); make room" in refused(capsys, many, folder, *OPTIONS)
     (folder / "train-000001.tar").unlink()
     kept = (folder / "train-000000.tar").stat()
     line = assert_refused(fastselfie("prepare", many, folder, *OPTIONS, cwd=many.parent, before=no_large_files))
