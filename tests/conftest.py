@@ -35,7 +35,7 @@ if not all(map(importlib.util.find_spec, ("matplotlib", "PIL", "jinja2"))):
     collect_ignore += ["test_protocol_tables.py", "test_protocol_page.py"]
 if importlib.util.find_spec("scipy") is None:
     collect_ignore += [path.name for path in Path(__file__).parent.glob("test_protocol_*.py")]
-if not all(map(importlib.util.find_spec, ("sklearn", "scipy", "PIL"))):
+if not all(map(importlib.util.find_spec, ("scipy", "PIL"))):
     collect_ignore += ["test_linear.py", "test_probe.py"]
 if importlib.util.find_spec("PIL") is None:
     collect_ignore += [path.name for path in Path(__file__).parent.glob("test_*photo*.py")] + ["test_file_pipeline.py"]

@@ -56,7 +56,7 @@ def test_neighbours_are_looked_for_on_the_device(tmp_path: Path) -> None:
 
 
 def test_a_probe_is_the_cpus(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    pytest.importorskip("scipy", reason="scipy is not installed")
     from fastselfie.evaluation.probe import probe
     from fastselfie.evaluation.probe_config import ProbeConfig
 

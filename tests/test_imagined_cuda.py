@@ -71,7 +71,7 @@ def test_finetuning(settings: dict[str, Any], tmp_path: Path, cuda: Callable[[],
 
 
 def test_a_run_goes_on_and_is_probed(tmp_path: Path, cuda: Callable[[], Any]) -> None:
-    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    pytest.importorskip("scipy", reason="scipy is not installed")
     from fastselfie.evaluation.probe import probe
 
     config = PretrainConfig(**SMALL, held_out=32, device="cuda", out=tmp_path / "run")

@@ -12,6 +12,8 @@ from torch import Tensor
 from fastselfie.errors import UserError
 from fastselfie.evaluation.linear import STRENGTHS, check_labels, linear_probe
 
+CPU = torch.device("cpu")
+
 
 def problem(images: int, seed: int, signal: float = 1.5) -> tuple[Tensor, Tensor]:
     """Features of very different scales, some of which tell the class a little; the last is constant."""
@@ -51,7 +53,7 @@ def standardised(x: Tensor, by: Tensor) -> NDArray[np.float64]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_another_solver_agrees(seed: int) -> None:
     (x, y), (test_x, test_y) = problem(300, seed), problem(500, seed + 10)
-    found = linear_probe(x, y, test_x, test_y, seed=3)
+    found = linear_probe(x, y, test_x, test_y, 3, CPU)
     scores = []
     for strength in STRENGTHS:  # the tenth that is held back is found by what the others give
         w = fitted(standardised(x, x), y.numpy(), strength)
@@ -63,7 +65,7 @@ def test_another_solver_agrees(seed: int) -> None:
 
 def test_the_penalty_is_chosen_on_training_labels_alone() -> None:
     (x, y), (test_x, test_y) = problem(300, 0), problem(60, 5)
-    own, other = (linear_probe(x, y, test_x, labels, seed=0) for labels in (test_y, (test_y + 1) % 3))
+    own, other = (linear_probe(x, y, test_x, labels, 0, CPU) for labels in (test_y, (test_y + 1) % 3))
     assert (own.c, own.validation_accuracy) == (other.c, other.validation_accuracy)
     assert own.accuracy > other.accuracy
 
@@ -73,7 +75,7 @@ def test_a_strong_penalty_is_chosen_where_features_are_noise_in_many_dimensions(
     generator = torch.Generator().manual_seed(0)
     y, test_y = torch.arange(400) % 2, torch.arange(400) % 2
     x, test_x = (torch.randn(400, 400, generator=generator) + 0.1 * labels[:, None] for labels in (y, test_y))
-    found = linear_probe(x, y, test_x, test_y, seed=0)
+    found = linear_probe(x, y, test_x, test_y, 0, CPU)
     assert found.c <= 1e-2
     assert found.accuracy > 0.7
 
@@ -83,7 +85,7 @@ def test_shuffled_labels_give_chance() -> None:
     test_x, _ = problem(1000, 1)
     generator = torch.Generator().manual_seed(2)
     y, test_y = (torch.randint(0, 3, (count,), generator=generator) for count in (300, 1000))
-    found = linear_probe(x, y, test_x, test_y, seed=0)
+    found = linear_probe(x, y, test_x, test_y, 0, CPU)
     low, high = scipy.stats.binom.ppf([1e-6, 1 - 1e-6], 1000, 1 / 3) / 1000
     assert low <= found.accuracy <= high
 
@@ -93,7 +95,7 @@ def test_a_class_with_one_image_is_trained_on() -> None:
     x = torch.cat([torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([[50.0, 50.0]])])
     x[:10, 0] += 20
     y = torch.tensor([0] * 10 + [1] * 10 + [2])
-    found = linear_probe(x, y, x, y, seed=0)
+    found = linear_probe(x, y, x, y, 0, CPU)
     assert found.validation_accuracy == 1
     assert found.accuracy >= 20 / 21
 
@@ -102,3 +104,18 @@ def test_nothing_to_hold_back() -> None:
     check_labels(torch.tensor([0, 1, 1]), "1%")
     with pytest.raises(UserError, match="--labels 1%: leaves one image of each class"):
         check_labels(torch.arange(10), "1%")
+
+
+def test_what_is_constant_but_for_rounding_is_no_feature() -> None:
+    """A thousandth of noise is one: 5 tells the class by that alone. 0.1 plus fp32's rounding is none, though the test
+    images are not rounded."""
+    generator = torch.Generator().manual_seed(0)
+    y, test_y = torch.arange(200) % 2, torch.arange(100) % 2
+
+    def features(labels: Tensor, rounded: float) -> Tensor:
+        noise = torch.randn(len(labels), 2, generator=generator)
+        told = 5 + 0.005 * (labels + 0.1 * noise[:, 0])
+        return torch.stack([told, 0.1 + rounded * 1e-8 * noise[:, 1].sign()], dim=1)
+
+    found = linear_probe(features(y, 1), y, features(test_y, 1000), test_y, 0, CPU)
+    assert found.accuracy == 1

@@ -256,6 +256,27 @@ def test_refusals(run: Path, colours: Path, tmp_path: Path) -> None:
     assert {name: data for name, data in contents(tmp_path).items() if ".index" not in name} == before
 
 
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("features.Extractor.__call__", "--batch-size 250: does not fit"),
+        ("neighbours.F.normalize", "--labels 100%: fea"),
+    ],
+)
+def test_a_full_device(
+    where: str, said: str, run: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **settings: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(f"fastselfie.training.{where}", full)
+    words = ("--no-linear", "--no-fresh", "--data", colours, "--from", run, "--out", "full")
+    ended = probe(*words, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith(f"fastselfie: {said}")
+    assert not (tmp_path / "full" / "result.json").exists()
+
+
 def test_weights_of_another_shape(run: Path, colours: Path, tmp_path: Path) -> None:
     changed = shutil.copytree(run, tmp_path / "changed")
     record = json.loads((changed / "config.json").read_text())

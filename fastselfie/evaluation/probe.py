@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import sklearn
+import scipy
 import torch
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from fastselfie.errors import LocalError
 from fastselfie.evaluation.finetune import SUBSET
 from fastselfie.evaluation.frozen import frozen_network, frozen_settings, weights_after
 from fastselfie.evaluation.labels import labelled_test
-from fastselfie.evaluation.linear import check_labels, linear_probe
+from fastselfie.evaluation.linear import FITS, check_labels, linear_probe
 from fastselfie.evaluation.probe_config import ProbeConfig
 from fastselfie.evaluation.probe_features import ProbedImages
 from fastselfie.evaluation.probe_table import show
@@ -29,6 +29,7 @@ from fastselfie.evaluation.subsets import labelled_subset, write_subset
 from fastselfie.models.selfie import Selfie
 from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.view import View
+from fastselfie.progress import meter
 from fastselfie.training.data import open_data, with_decoder
 from fastselfie.training.features import Features
 from fastselfie.training.files import replace_json
@@ -76,7 +77,7 @@ def probe(config: ProbeConfig) -> Path:
             say(f"data {source.name}: {len(images.rows)} labelled images, {len(images.test)} to test on{how}")
             say("using " + ", ".join(f"{name} {resolved[name]}" for name in ("device", "precision", "kernels")))
             write_subset(out / SUBSET, images.rows)
-            made_by = versions() | {"scikit-learn": sklearn.__version__}
+            made_by = versions() | {"scipy": scipy.__version__}
             result = about | _probed(config, images, network, step) | {"made_by": made_by}
             replace_json(out / RESULT, result)
     show(result)
@@ -132,7 +133,13 @@ def _probed(config: ProbeConfig, images: ProbedImages, pretrained: Selfie, step:
         say(f"{config.out}: features of the {name} network in {seconds:.0f} s")
         about |= {"tested_images": len(test.labels_S), f"{name}_features_s": round(seconds, 1)}
         about["most_frequent_class"] = float(test.labels_S.bincount().max()) / len(test.labels_S)
-        probes += [{"network": name, **_classified(config, kind, train, test, images)} for kind in train.values]
+        try:
+            probes += [{"network": name, **_classified(config, kind, train, test, images)} for kind in train.values]
+        except torch.OutOfMemoryError:
+            raise LocalError(
+                f"--labels {config.labels}: features of {len(images.rows)} images, and what is computed of them, do not"
+                " fit into the device's memory; take a smaller share, or --device cpu, and another --out"
+            ) from None
     return {**about, "probes": probes}
 
 
@@ -142,15 +149,19 @@ def _classified(
     """Test accuracies of the classifiers on one kind of features."""
     known_SD, asked_TD = train.values[kind], test.values[kind]
     found: dict[str, Any] = {"features": kind, "size": known_SD.shape[1], "linear": None, "knn": None}
+    device = images.world.device
     if config.linear:
         started = time.perf_counter()
-        linear = linear_probe(known_SD, train.labels_S, asked_TD, test.labels_S, config.label_seed)
+        with meter(f"linear classifiers on {kind}", FITS) as done:
+            linear = linear_probe(
+                known_SD, train.labels_S, asked_TD, test.labels_S, config.label_seed, device, done.advance
+            )
         found |= {
             "linear": linear.accuracy, "c": linear.c, "validation_accuracy": linear.validation_accuracy,
             "converged": linear.converged, "linear_s": round(time.perf_counter() - started, 1),
         }  # fmt: skip
     if config.knn:
-        started, device = time.perf_counter(), images.world.device
+        started = time.perf_counter()
         chosen_T = nearest_classes(
             asked_TD.to(device), known_SD.to(device), train.labels_S.to(device), k=config.neighbours,
             temperature=config.temperature,

@@ -144,6 +144,8 @@ def gather_features(
             values[kind][places_B] = found_BD.cpu()
         done(len(places_B))
     seen = world.sum_(seen_S) > 0
-    # What another process has is 0 here, so sums are exact.
-    values = {kind: world.sum_(values_SD)[seen] for kind, values_SD in values.items()}
+    for kind in values:  # one after the other: of many images, each is some GB
+        values[kind] = world.sum_(values[kind])  # what another process has is 0 here, so sums are exact
+        if not bool(seen.all()):
+            values[kind] = values[kind][seen]
     return Features(values=values, labels_S=labels_S[rows][seen])
