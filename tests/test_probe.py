@@ -112,6 +112,7 @@ def test_where_features_decide_the_label_all_is_right(
     assert (read["step"], read["labelled_images"], read["tested_images"], read["classes"]) == (STEPS, TRAIN, TEST, 10)
     assert all(probed.stdout.count(kind) >= 1 for kind in KINDS)
     assert probed.stdout.count("1.000") == 16
+    assert f"features take {4 * (TRAIN + TEST) * 64 * 4 / 2**20:.0f} MiB" in probed.stderr
     assert len((folder / "labelled.txt").read_text().splitlines()) == TRAIN
 
 

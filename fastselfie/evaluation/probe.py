@@ -75,7 +75,8 @@ def probe(config: ProbeConfig) -> Path:
         }  # fmt: skip
         with folder.locked(here.world):
             say(f"data {source.name}: {len(images.rows)} labelled images, {len(images.test)} to test on{how}")
-            say("using " + ", ".join(f"{name} {resolved[name]}" for name in ("device", "precision", "kernels")))
+            used = ", ".join(f"{name} {resolved[name]}" for name in ("device", "precision", "kernels"))
+            say(f"using {used}; features take {images.features_mib(network):,.0f} MiB of memory")
             write_subset(out / SUBSET, images.rows)
             made_by = versions() | {"scipy": scipy.__version__}
             result = about | _probed(config, images, network, step) | {"made_by": made_by}
@@ -111,24 +112,15 @@ def _check(config: ProbeConfig, labels_n: Tensor) -> None:
 
 
 def _probed(config: ProbeConfig, images: ProbedImages, pretrained: Selfie, step: int) -> dict[str, Any]:
-    """Figures of the networks that are asked for, one after the other."""
+    """Figures of the networks that are asked for, one after the other: of many images, features are many GB."""
     assert config.out is not None
-    world, quarantine = images.world, images.quarantine
-    quarantine.restore(world, config.out, -1)  # what a probe that was killed met will be met again
+    images.quarantine.restore(images.world, config.out, -1)  # what a probe that was killed met will be met again
     probes: list[dict[str, Any]] = []
     about: dict[str, Any] = {"knn_neighbours": config.neighbours, "temperature": config.temperature}
     for name in ("pretrained", "fresh") if config.fresh else ("pretrained",):
         started = time.perf_counter()
-        network = pretrained if name == "pretrained" else frozen_network(images.run, world, None)
-        try:
-            train, test = images.features(network, patch_statistics=name == "fresh")
-        except torch.OutOfMemoryError:
-            raise LocalError(
-                f"--batch-size {config.batch_size}: does not fit into the device's memory; take a smaller one and"
-                " another --out"
-            ) from None
-        quarantine.settle(world, config.out, step)
-        quarantine.check()
+        network = pretrained if name == "pretrained" else frozen_network(images.run, images.world, None)
+        train, test = _features(config, images, network, name == "fresh", step)
         seconds = time.perf_counter() - started
         say(f"{config.out}: features of the {name} network in {seconds:.0f} s")
         about |= {"tested_images": len(test.labels_S), f"{name}_features_s": round(seconds, 1)}
@@ -140,7 +132,25 @@ def _probed(config: ProbeConfig, images: ProbedImages, pretrained: Selfie, step:
                 f"--labels {config.labels}: features of {len(images.rows)} images, and what is computed of them, do not"
                 " fit into the device's memory; take a smaller share, or --device cpu, and another --out"
             ) from None
+        del train, test
     return {**about, "probes": probes}
+
+
+def _features(
+    config: ProbeConfig, images: ProbedImages, network: Selfie, fresh: bool, step: int
+) -> tuple[Features, Features]:
+    """Of the labelled images and of the test images; bad ones are named."""
+    assert config.out is not None
+    try:
+        found = images.features(network, patch_statistics=fresh)
+    except torch.OutOfMemoryError:
+        raise LocalError(
+            f"--batch-size {config.batch_size}: does not fit into the device's memory; take a smaller one and"
+            " another --out"
+        ) from None
+    images.quarantine.settle(images.world, config.out, step)
+    images.quarantine.check()
+    return found
 
 
 def _classified(

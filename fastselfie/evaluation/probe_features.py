@@ -18,7 +18,14 @@ from fastselfie.pretext.task import PixelFormat
 from fastselfie.progress import meter
 from fastselfie.randomness import epoch_order
 from fastselfie.training.data import loading
-from fastselfie.training.features import Extractor, Features, estimate_statistics, gather_features, with_statistics
+from fastselfie.training.features import (
+    KINDS,
+    Extractor,
+    Features,
+    estimate_statistics,
+    gather_features,
+    with_statistics,
+)
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.session import turns
 from fastselfie.training.world import World
@@ -64,6 +71,11 @@ class ProbedImages:
         finite = all(bool(values.isfinite().all()) for part in (train, test) for values in part.values.values())
         require(finite, "--from: the network's features are not finite; pretrain with a smaller --lr")
         return train, test
+
+    def features_mib(self, network: Selfie) -> float:
+        """Memory of all that `features` returns."""
+        kinds = len(KINDS) - (network.pooler is None)
+        return kinds * (len(self.rows) + len(self.test)) * network.trunk.features * 4 / 2**20
 
     def _some(self, cut: Callable[..., Tensor]) -> Iterator[Tensor]:
         """Labelled images in a random order, in batches as ``cut`` makes them."""
