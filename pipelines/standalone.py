@@ -66,7 +66,8 @@ def loader(
         f"batch_size {batch_size}: must be a multiple of world_size {world_size}",
     )
     require(size >= 1, f"size {size}: must be at least 1")
-    require(dtype in (torch.float32, torch.bfloat16, torch.uint8), f"dtype {dtype}: must be float32, bfloat16 or uint8")
+    dtypes = torch.float32, torch.bfloat16, torch.uint8
+    require(dtype in dtypes, f"dtype {dtype!r}: must be torch.float32, torch.bfloat16 or torch.uint8")
     require(len(mean) == 3 and all(0 <= m <= 1 for m in mean), f"mean {mean}: must be three numbers in [0, 1]")
     require(len(std) == 3 and all(s > 0 for s in std), f"std {std}: must be three numbers above 0")
     require(decoder in ("auto", "dali", "turbo"), f"decoder {decoder!r}: must be 'auto', 'dali' or 'turbo'")
