@@ -31,6 +31,7 @@ def expect(
     name: str, tensor: Tensor, dtypes: Sequence[torch.dtype], shape: Sequence[int | str], device: torch.device
 ) -> None:
     """Raise ValueError unless ``tensor`` is as said; a letter in ``shape`` stands for any size."""
+    expect_tensor(name, tensor)
     fits = len(shape) == tensor.dim() and all(
         isinstance(want, str) or want == size for want, size in zip(shape, tensor.shape, strict=False)
     )
@@ -38,9 +39,17 @@ def expect(
         return
     kinds = " or ".join(_short(dtype) for dtype in dtypes)
     raise ValueError(
-        f"{name}: expected {kinds} ({', '.join(map(str, shape))}) on {device},"
-        f" got {_short(tensor.dtype)} ({', '.join(map(str, tensor.shape))}) on {tensor.device}"
+        f"{name}: expected {kinds} ({', '.join(map(str, shape))}) on {device}, got {_seen(tensor)} on {tensor.device}"
     )
+
+
+def expect_tensor(name: str, value: object, *shape: str) -> None:
+    """Raise ValueError unless ``value`` is a tensor, and where ``shape`` names dimensions, of so many."""
+    if isinstance(value, Tensor) and len(shape or value.shape) == value.dim():
+        return
+    wanted = f" ({', '.join(shape)})" if shape else ""
+    got = _seen(value) if isinstance(value, Tensor) else type(value).__name__
+    raise ValueError(f"{name}: expected a tensor{wanted}, got {got}")
 
 
 def expect_within(name: str, values: Tensor, stop: int) -> None:
@@ -62,3 +71,7 @@ def expect_distinct(name: str, values: Tensor) -> None:
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _seen(tensor: Tensor) -> str:
+    return f"{_short(tensor.dtype)} ({', '.join(map(str, tensor.shape))})"

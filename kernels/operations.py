@@ -2,7 +2,7 @@
 
 Each checks its arguments, then runs a Triton kernel of `fastselfie.kernels.fused` or plain PyTorch of
 `fastselfie.kernels.reference`, as `fastselfie.kernels.dispatch` says. What arguments mean and what comes back is told
-here; both versions have these names and signatures.
+here; both versions have these names and signatures. Of kernels there are first derivatives alone, and no `torch.func`.
 
 Shapes: B images, S resident images, H x W pixels, N patches an image of which n are visible and m masked, P pixels a
 side of a patch, D features, h x w positions of a map.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastselfie.kernels import reference
-from fastselfie.kernels.checks import expect, expect_distinct, expect_within, floats, require
+from fastselfie.kernels.checks import expect, expect_distinct, expect_tensor, expect_within, floats, require
 from fastselfie.kernels.dispatch import fused
 from fastselfie.kernels.reference import PadMode, image_size
 
@@ -58,6 +58,7 @@ def patch_batch(
     Raises:
         ValueError: an argument is not as said; out of range values are found in the debug mode alone.
     """
+    expect_tensor("pixels", pixels)
     device = pixels.device
     if pixels.dim() == 6 and rows_B is None:
         cell = pixels.shape[2]
@@ -67,15 +68,15 @@ def patch_batch(
     H, W = image_size(pixels)
     kernel = fused("patch_batch", device, H, patch)
     require(patch >= 1 and H % patch == 0 and W % patch == 0, f"patch: expected a divisor of {H} and {W}, got {patch}")
-    require(dtype in floats(kernel), f"dtype: expected float32, bfloat16 or float16, got {dtype}")
+    require(dtype in floats(kernel), f"dtype: expected float32, bfloat16 or float16, got {dtype!r}")
     require(pad_mode in ("zero", "reflect"), f"pad_mode: expected zero or reflect, got {pad_mode!r}")
     require(0 <= pad < min(H, W), f"pad: expected at least 0 and less than the image's {min(H, W)} pixels, got {pad}")
     expect("mean", mean, (torch.float32,), (3,), device)
     expect("std", std, (torch.float32,), (3,), device)
     B, N = pixels.shape[0], (H // patch) * (W // patch)
     if rows_B is not None:
-        B = rows_B.shape[0]
         expect("rows_B", rows_B, (torch.int64,), ("B",), device)
+        B = rows_B.shape[0]
         expect_within("rows_B", rows_B, pixels.shape[0])
     if corner_B2 is not None:
         expect("corner_B2", corner_B2, (torch.int64,), (B, 2), device)
@@ -109,6 +110,7 @@ def channel_sums(maps: Tensor, *, group: str = "") -> Tensor:
     Raises:
         ValueError: ``maps`` is not as said.
     """
+    expect_tensor("maps", maps)
     kernel = fused("patch_tokens", maps.device, *maps.shape[1:])  # one choice for both: the gradient is shared
     expect("maps", maps, floats(kernel), ("M", "D", "h", "w"), maps.device)
     if kernel:
@@ -156,6 +158,7 @@ def patch_tokens(
     Raises:
         ValueError: an argument is not as said; whether rows are permutations is looked at in the debug mode alone.
     """
+    expect_tensor("maps", maps)
     device, kernel = maps.device, fused("patch_tokens", maps.device, *maps.shape[1:])
     expect("maps", maps, floats(kernel), ("B * N", "D", "h", "w"), device)
     expect("places_BN", places_BN, (torch.int64,), ("B", "N"), device)
@@ -194,6 +197,7 @@ def location_head(
         places_Bm: int64 (B, m), where the masked patches come from, m distinct places.
         h_BmD: (B, m, D), the masked patches' features. The kernel takes m and N up to 64 and D a multiple of
             16; left to itself the dispatch gives it nothing else.
+        scale: a number; no gradient reaches it.
 
     Returns:
         The loss, scalar in fp32 or as wide as the inputs, and the number of right answers among B * m, int64 scalar.
@@ -201,11 +205,16 @@ def location_head(
     Raises:
         ValueError: an argument is not as said; whether places repeat is looked at in the debug mode alone.
     """
-    device, (m, D), N = h_BmD.device, h_BmD.shape[-2:], positions_ND.shape[0]
+    expect_tensor("h_BmD", h_BmD, "B", "m", "D")
+    expect_tensor("positions_ND", positions_ND, "N", "D")
+    require(
+        not isinstance(scale, Tensor),
+        "scale: expected a number, got a tensor; one that is learnt can multiply u_BD and positions_ND",
+    )
+    device, (B, m, D), N = h_BmD.device, h_BmD.shape, positions_ND.shape[0]
     fits = m <= LARGEST_QUESTION and N <= LARGEST_GRID and D % 16 == 0
     kernel = fused("location_head", device, m, D, fits=fits)
     expect("h_BmD", h_BmD, floats(kernel), ("B", "m", "D"), device)
-    B = h_BmD.shape[0]
     expect("u_BD", u_BD, floats(kernel), (B, D), device)
     expect("positions_ND", positions_ND, floats(kernel), ("N", D), device)
     expect("places_Bm", places_Bm, (torch.int64,), (B, m), device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 
@@ -30,3 +30,15 @@ def operator(name: str, *devices: str) -> Callable[[F], F]:
         return cast(F, getattr(torch.ops.fastselfie, name).default)
 
     return define
+
+
+def refuse_second_derivatives(name: str) -> None:
+    """Have the backward of ``fastselfie::name``, which computes gradients, raise; else it would warn and give zeros."""
+
+    def refuse(ctx: Any, *gradients: Any) -> NoReturn:
+        raise RuntimeError(
+            f"fastselfie::{name}: kernels have no second derivatives; plain PyTorch has them, under"
+            " fastselfie.kernels.using('off')"
+        )
+
+    torch.library.register_autograd(f"fastselfie::{name}", refuse)

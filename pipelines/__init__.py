@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastselfie.pipelines.standalone import Loader as Loader
+    from fastselfie.pipelines.batches import Loader as Loader
     from fastselfie.pipelines.standalone import loader as loader
 
 __all__ = ["Loader", "loader"]

@@ -1,129 +1,26 @@
-"""The loader by itself, for anybody's training loop: ``for images, labels in loader("imagenet", batch_size=256)``.
-
-Shapes: B images of a batch in this process, H pixels a side.
-"""
+"""The loader by itself, for anybody's training loop: ``for images, labels in loader("imagenet", batch_size=256)``."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from fastselfie.config import require
 from fastselfie.errors import UserError
 from fastselfie.pipelines.allotment import cores
+from fastselfie.pipelines.batches import Loader
 from fastselfie.pipelines.decoders import choose_decoder
 from fastselfie.pipelines.loading import Loading
-from fastselfie.pipelines.normalising import Normaliser
 from fastselfie.pipelines.opening import open_pipeline
-from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.source import AnySplit, Split
 from fastselfie.pipelines.sources import open_source
-from fastselfie.pipelines.view import Batch, View
+from fastselfie.pipelines.view import View
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PAD_SHARE = 8  # of small images in memory: padded by an eighth of their side, 4 pixels of 32
-_LOG = logging.getLogger("fastselfie")
-
-
-class Loader:
-    """Batches of images and labels; made by `loader`. Keeps no global state, and any number may run at once.
-
-    Attributes:
-        images: how many there are. classes: their names, empty where images have no labels.
-        refused: why images that were met could not be used, by name; others stand in for them while training, and they
-            are missing from a plain view.
-    """
-
-    def __init__(
-        self, pipeline: Pipeline, *, images: int, classes: tuple[str, ...], plain: bool, batch_size: int, size: int,
-        rank: int, world_size: int, device: torch.device, dtype: torch.dtype, mean: Sequence[float],
-        std: Sequence[float], max_bad_share: float, threads: int,
-    ) -> None:  # fmt: skip
-        self.images, self.classes, self.refused = images, classes, dict[str, str]()
-        self._pipeline, self._plain, self._batch_size, self._size = pipeline, plain, batch_size, size
-        self._rank, self._world_size, self._dtype, self._max_bad_share = rank, world_size, dtype, max_bad_share
-        self._iteration = 0
-        raw = dtype == torch.uint8
-        self._mean = torch.tensor([0.0] * 3 if raw else list(mean), device=device)
-        self._std = torch.tensor([1 / 255] * 3 if raw else list(std), device=device)
-        self._normaliser = None
-        if device.type == "cpu" and not raw:
-            self._normaliser = Normaliser(size=size, mean=self._mean, std=self._std, dtype=dtype, threads=threads)
-
-    def __len__(self) -> int:
-        """Batches of one iteration, the same in every process."""
-        return -(-self.images // self._batch_size) if self._plain else self.images // self._batch_size
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The next `len` batches. While training, iteration e has steps [e * len, (e + 1) * len) of `steps`."""
-        first = 0 if self._plain else self._iteration * len(self)
-        self._iteration += 1
-        return self.steps(first, first + len(self))
-
-    def steps(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of steps [start, stop), of a training view without end: to go on in the middle, begin there.
-
-        A step is a function of its number and the seed: step k has images [k * batch_size, (k + 1) * batch_size) of the
-        endless stream of shuffled epochs, in which no image is lost and none comes twice an epoch.
-
-        Yields:
-            images, (B, 3, H, H) channels-last on the device, normalised, or of dtype uint8 as they are; labels, int64
-            (B,).
-
-        Raises:
-            UserError: more images cannot be used than ``max_bad_share`` allows.
-        """
-        if self._plain:
-            requests = [self._entries(step) for step in range(start, stop)]
-            batches = self._pipeline.in_order([request for request in requests if request[0] < request[1]])
-            for first, last in requests:
-                yield self._deliver(next(batches)) if first < last else self._nothing()
-            return
-        self._pipeline.announce(map(self._entries, range(start, stop)))
-        for request in map(self._entries, range(start, stop)):
-            yield self._deliver(self._pipeline.batch(*request))
-
-    def _entries(self, step: int) -> tuple[int, int]:
-        """This process's share of a step."""
-        start = step * self._batch_size
-        count = min(self._batch_size, self.images - start) if self._plain else self._batch_size
-        edges = (start + count * rank // self._world_size for rank in (self._rank, self._rank + 1))
-        first, last = islice(edges, 2)
-        return first, last
-
-    def _deliver(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        for image in batch.refused:
-            if image.name not in self.refused:
-                self.refused[image.name] = image.reason
-                _LOG.warning("%s: %s; it is not used", image.name, image.reason)
-        if len(self.refused) > self._max_bad_share * self.images:
-            name, reason = next(iter(self.refused.items()))
-            raise UserError(
-                f"max_bad_share {self._max_bad_share}: {len(self.refused)} of {self.images} images cannot be used (the"
-                f" first: {name} {reason}); mend them or allow a larger share"
-            )
-        return self._images(batch), batch.labels_B
-
-    def _images(self, batch: Batch) -> Tensor:
-        raw = self._dtype == torch.uint8
-        if raw and not batch.moves:
-            return batch.images().permute(0, 3, 1, 2)
-        if self._normaliser and not batch.moves:
-            return self._normaliser(batch.images())
-        dtype = torch.float32 if raw else self._dtype
-        images = batch.patches(patch=self._size, mean=self._mean, std=self._std, dtype=dtype)
-        return images.round().to(torch.uint8) if raw else images
-
-    def _nothing(self) -> tuple[Tensor, Tensor]:
-        device = self._mean.device
-        images = torch.empty((0, 3, self._size, self._size), dtype=self._dtype, device=device)
-        return images, torch.empty(0, dtype=torch.int64, device=device)
 
 
 def loader(
@@ -134,13 +31,20 @@ def loader(
     max_bad_share: float = 0.01, index: str | Path | None = None,
     decoder: Literal["auto", "dali", "turbo"] = "auto",
 ) -> Loader:  # fmt: skip
-    """Images and labels from anything that ``--data`` may name.
+    """Images and labels for a training loop, as an iterable with a length; see `Loader`.
 
     Args:
+        data: what ``fastselfie pretrain --data`` takes: class folders or a flat folder, a list of files, packed shards,
+            WebDataset tars, TFRecord or Parquet files, a URL of shards or tars, CIFAR-10, ``synthetic:4096``.
         batch_size: images of a step over all processes; a multiple of ``world_size`` in training.
+        split: ``test`` is what lies in ``val/`` or ``test/``.
         view: ``train``, a random resized crop (of small images in memory a padded crop) and flip, shuffled, or
             ``plain``, the shorter side resized to 256/224 of ``size`` and the centre, in order and with a smaller last
             batch. By default that of the split.
+        size: pixels a side. seed: decides order, crops and flips.
+        rank, world_size: this process's, of those that share each batch. Nobody sets them for you: frameworks that make
+            a DataLoader distributed leave another iterable as it is.
+        device: where images and labels are to be.
         dtype: float32 or bfloat16, normalised by ``mean`` and ``std`` of pixels in [0, 1]; uint8: the pixels.
         threads: that read and as many that decode; None: this process's cores, by its control group.
         prefetch: batches decoded ahead. min_area: smallest share of the area that a random resized crop takes.
@@ -161,10 +65,16 @@ def loader(
         view == "plain" or batch_size % world_size == 0,
         f"batch_size {batch_size}: must be a multiple of world_size {world_size}",
     )
-    require(dtype in (torch.float32, torch.bfloat16, torch.uint8), f"dtype {dtype}: must be float32, bfloat16 or uint8")
+    require(size >= 1, f"size {size}: must be at least 1")
+    dtypes = torch.float32, torch.bfloat16, torch.uint8
+    require(dtype in dtypes, f"dtype {dtype!r}: must be torch.float32, torch.bfloat16 or torch.uint8")
+    require(len(mean) == 3 and all(0 <= m <= 1 for m in mean), f"mean {mean}: must be three numbers in [0, 1]")
+    require(len(std) == 3 and all(s > 0 for s in std), f"std {std}: must be three numbers above 0")
     require(decoder in ("auto", "dali", "turbo"), f"decoder {decoder!r}: must be 'auto', 'dali' or 'turbo'")
     require(prefetch >= 1, f"prefetch {prefetch}: must be at least 1")
     require(threads is None or threads >= 1, f"threads {threads}: must be at least 1")
+    require(0 < min_area <= 1, f"min_area {min_area}: must be above 0 and at most 1")
+    require(0 <= max_bad_share <= 1, f"max_bad_share {max_bad_share}: must be at least 0 and at most 1")
     source, place = open_source(str(data), size, Path(index) if index is not None else None), torch.device(device)
     images = source.train if split == "train" else source.test
     if images is None:

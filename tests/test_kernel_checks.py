@@ -94,6 +94,43 @@ def test_wrong_shapes(operation: str, name: str) -> None:
     assert re.match(rf"{name}: expected .*, got \w+ \({sizes}\)", said), said
 
 
+@pytest.mark.parametrize(("operation", "name"), TENSORS)
+def test_no_tensor(operation: str, name: str) -> None:
+    """A mean is given as a tuple elsewhere."""
+    said = refused(operation, {name: (0.5, 0.5, 0.5)})
+    assert re.fullmatch(rf"{name}: expected a tensor( \(.*\))?, got tuple", said), said
+
+
+def test_too_few_dimensions() -> None:
+    said = refused("location_head", {"h_BmD": ones(D)})
+    assert said == "h_BmD: expected a tensor (B, m, D), got float32 (16)"
+
+
+@pytest.mark.parametrize("kernels", ["on", "off"])
+def test_a_learnt_scale(kernels: Any) -> None:
+    """Plain PyTorch would train it, the kernels would not."""
+    with using(kernels):
+        said = refused("location_head", {"scale": torch.nn.Parameter(ones())})
+    assert said == "scale: expected a number, got a tensor; one that is learnt can multiply u_BD and positions_ND"
+
+
+@pytest.mark.parametrize("name", ["location_head", "patch_tokens"])
+def test_kernels_have_no_second_derivatives(name: str) -> None:
+    """A penalty on gradients would be left out of the gradients without an error."""
+    run, make = OPERATIONS[name]
+    arguments = make()
+    leaves = [key for key, value in arguments.items() if isinstance(value, Tensor) and value.is_floating_point()]
+    for key in leaves:
+        arguments[key] = torch.rand_like(arguments[key]).requires_grad_(key != "statistics_2D")
+    with using("on"):
+        outputs = run(**arguments)
+    inputs = [arguments[key] for key in leaves if key != "statistics_2D"]
+    loss = torch.stack([output.square().sum() for output in outputs if output.is_floating_point()]).sum()
+    gradients = torch.autograd.grad(loss, inputs, create_graph=True)
+    with pytest.raises(RuntimeError, match=rf"fastselfie::{name}_\w+: kernels have no second derivatives"):
+        torch.stack([gradient.square().sum() for gradient in gradients]).sum().backward()
+
+
 SIZED = [
     ("patch_batch", "pixels", 3, "(S, H, W, 3)"),
     ("patch_batch", "mean", 0, "(3)"),
@@ -143,6 +180,7 @@ VALUES: list[tuple[str, Arguments, str]] = [
     ("patch_batch", {"pad": -1}, "pad: expected at least 0 and less than the image's 8 pixels, got -1"),
     ("patch_batch", {"pad_mode": "edge"}, "pad_mode: expected zero or reflect, got 'edge'"),
     ("patch_batch", {"dtype": torch.int8}, "dtype: expected float32, bfloat16 or float16, got torch.int8"),
+    ("patch_batch", {"dtype": "float32"}, "dtype: expected float32, bfloat16 or float16, got 'float32'"),
     ("patch_batch", {"pixels": CELLS}, "pixels: expected uint8 (S, H, W, 3)"),  # with rows
     ("patch_batch", {"pixels": CELLS[:, :, :3], "rows_B": None}, "pixels: expected uint8 (B, G, 3, G, 3, 3)"),
     ("patch_tokens", {"visible": 0}, "visible: expected 1 to 3 of 4 patches, got 0"),

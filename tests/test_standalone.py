@@ -14,9 +14,8 @@ from PIL import Image
 import fastselfie.pipelines
 from fastselfie.errors import UserError
 from fastselfie.kernels import patch_batch
-from fastselfie.pipelines import loader
+from fastselfie.pipelines import Loader, loader
 from fastselfie.pipelines.normalising import Normaliser
-from fastselfie.pipelines.standalone import Loader
 from tests.photographs import jpeg, picture, undecodable, write
 
 CLASSES, EACH, TESTED = 4, 10, 7
@@ -187,15 +186,27 @@ def test_images_in_memory() -> None:
         ({"rank": 1}, "rank 1: must be at least 0 and below world_size 1"),
         ({"split": "val"}, "split 'val': must be 'train' or 'test'"),
         ({"view": "both"}, "view 'both': must be 'train' or 'plain'"),
-        ({"dtype": torch.float64}, "dtype torch.float64: must be float32, bfloat16 or uint8"),
+        ({"dtype": torch.float64}, "dtype torch.float64: must be torch.float32, torch.bfloat16 or torch.uint8"),
         ({"decoder": "pil"}, "decoder 'pil': must be"),
         ({"threads": 0}, "threads 0: must be at least 1"),
+        ({"dtype": "float32"}, "dtype 'float32': must be torch.float32"),
+        ({"size": 0}, "size 0: must be at least 1"),
+        ({"mean": (123.7, 116.3, 103.5)}, "mean (123.7, 116.3, 103.5): must be three numbers in [0, 1]"),
+        ({"std": (0.5, 0.5)}, "std (0.5, 0.5): must be three numbers above 0"),
+        ({"std": (0.5, 0.5, 0)}, "std (0.5, 0.5, 0): must be three numbers above 0"),
+        ({"min_area": 0}, "min_area 0: must be above 0 and at most 1"),
+        ({"max_bad_share": -1}, "max_bad_share -1: must be at least 0 and at most 1"),
     ],
 )
 def test_mistakes(options: dict[str, object], said: str, folder: Path) -> None:
     with pytest.raises(UserError) as caught:
         opened(folder, **({"decoder": "auto"} | options))  # type: ignore[arg-type]
     assert str(caught.value).startswith(said)
+
+
+def test_a_step_before_the_first(folder: Path, decoder: str) -> None:
+    with pytest.raises(UserError, match="start -1: must be at least 0"):
+        next(opened(folder, decoder).steps(-1, 1))
 
 
 def test_without_a_test_split(tmp_path: Path) -> None:

@@ -168,3 +168,11 @@ def test_the_sums_of_the_last_map() -> None:
             assert not sums.requires_grad
             expected = torch.stack([y.double().sum(dim=(0, 2, 3)), (y.double() ** 2).sum(dim=(0, 2, 3))])
             torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-3)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    case = Case(blocks=((16, 16, 1),), h=4, w=4)
+    x = case.x().requires_grad_()
+    (dx,) = torch.autograd.grad(run_fused(case.network(), x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.square().sum().backward()

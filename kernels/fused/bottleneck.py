@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from fastselfie.kernels.collective import added_up
 from fastselfie.kernels.fused.convolution import convolution
@@ -72,6 +73,7 @@ class Bottleneck(torch.autograd.Function):
         return y, sums, values2, values3
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if dy is None:
             return (None,) * 18

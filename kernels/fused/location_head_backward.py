@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastselfie.kernels.fused.launch import cdiv
 from fastselfie.kernels.fused.products import arithmetic, dot, dot_rough, tile, wide_products
-from fastselfie.kernels.operator import operator
+from fastselfie.kernels.operator import operator, refuse_second_derivatives
 
 _STRETCHES = 32  # programs along the images at most, a partial sum each
 
@@ -139,3 +139,6 @@ def _empty_backward(
     dloss: Tensor, u_BD: Tensor, positions_ND: Tensor, h_BmD: Tensor, residual: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     return u_BD.new_empty(u_BD.shape), positions_ND.new_empty(positions_ND.shape), h_BmD.new_empty(h_BmD.shape)
+
+
+refuse_second_derivatives("location_head_backward")

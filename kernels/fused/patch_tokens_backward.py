@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastselfie.kernels.fused.indexing import MOST_REGISTERS, divide, rows_of
 from fastselfie.kernels.fused.launch import cdiv, next_power_of_2
-from fastselfie.kernels.operator import operator
+from fastselfie.kernels.operator import operator, refuse_second_derivatives
 
 _ELEMENTS = 4096  # places times channels of a program of the first pass
 _STRETCHES = 64  # programs along the images at most, a partial sum each
@@ -208,3 +208,7 @@ def _(
     sums_2D: Tensor, eps: float, count: int,
 ) -> Tensor:  # fmt: skip
     return torch.empty_like(maps, memory_format=torch.channels_last)
+
+
+refuse_second_derivatives("patch_tokens_reduce")
+refuse_second_derivatives("patch_tokens_input")
