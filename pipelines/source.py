@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from fastselfie.pipelines.image_bytes import BadImage
 from fastselfie.pipelines.names import Names
 
+MOST_CLASSES = 1_000_000
+"""A label above is none: it would stand for that many classes."""
 _COMPARED, _PROBES = 256, 8  # images of a split in memory, or of files, whose contents are compared
 
 
