@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastselfie.config import require
-from fastselfie.errors import UserError
+from fastselfie.errors import UserError, one_line
 from fastselfie.pipelines.allotment import cores
 from fastselfie.pipelines.decoders import choose_decoder
 from fastselfie.pipelines.loading import Loading
@@ -101,7 +101,7 @@ class Loader:
         for image in batch.refused:
             if image.name not in self.refused:
                 self.refused[image.name] = image.reason
-                _LOG.warning("%s: %s; it is not used", image.name, image.reason)
+                _LOG.warning("%s: %s; it is not used", one_line(image.name), image.reason)
         if len(self.refused) > self._max_bad_share * self.images:
             name, reason = next(iter(self.refused.items()))
             raise UserError(
