@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
+
+def one_line(text: str) -> str:
+    """``text`` as a line that a terminal only shows: names of files may hold line ends, and codes that command it."""
+    return re.sub(r"[\0-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", " ".join(text.split()))
+
 
 class UserError(Exception):
     """A mistake in what the user gave us. The command line prints it as one line and exits with status 2.
@@ -10,7 +17,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(one_line(message))
 
 
 class LocalError(UserError):

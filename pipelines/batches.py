@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastselfie.config import require
-from fastselfie.errors import UserError
+from fastselfie.errors import UserError, one_line
 from fastselfie.pipelines.normalising import Normaliser
 from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.view import Batch
@@ -149,7 +149,7 @@ class Loader:
         for image in batch.refused:
             if image.name not in self.refused:
                 self.refused[image.name] = image.reason
-                _LOG.warning("%s: %s; it is not used", image.name, image.reason)
+                _LOG.warning("%s: %s; it is not used", one_line(image.name), image.reason)
         if len(self.refused) > self._max_bad_share * self.images:
             name, reason = next(iter(self.refused.items()))
             raise UserError(

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from fastselfie.errors import UserError
 from fastselfie.pipelines.formats import is_image, other_suffix
 from fastselfie.pipelines.index_file import Index, index_path, read_index, write_index
 
@@ -95,6 +96,26 @@ class FolderListing:
             _save(self._path, self._seen)
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one. A link that leads nowhere is a file, which cannot be read.
+
+    Raises:
+        OSError: that cannot be told, and its name is no image's.
+    """
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        if is_image(entry.name, every=True):
+            return False
+        raise
+
+
+def _leads_back(path: str) -> bool:
+    """Whether the folder to which this link leads holds the link: what is below it would be there without end."""
+    target = os.path.realpath(path)
+    return os.path.commonpath([target, os.path.realpath(os.path.dirname(path))]) == target
+
+
 def _listed(path: Path, every: bool) -> _Known:
     listed, status = time.time_ns(), path.stat()  # both from before: what changes meanwhile is listed again
     images, folders, others = [], [], Counter[str]()
@@ -102,7 +123,9 @@ def _listed(path: Path, every: bool) -> _Known:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if is_folder(entry):
+                if entry.is_symlink() and _leads_back(entry.path):
+                    raise UserError(f"{entry.path}: is a link to a folder that it lies in; remove it")
                 folders.append(entry.name)
             elif is_image(entry.name, every):
                 images.append(entry.name)

@@ -12,6 +12,8 @@ from fastselfie.pipelines.jpeg_header import jpeg_header
 
 MOST_PIXELS = 1 << 27
 """Pixels of an image at most, 134 million: a header that claims more is taken for damage, and bounds the memory."""
+MOST_BYTES = 1 << 30
+"""Bytes of an image at most."""
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 
@@ -32,6 +34,12 @@ def fault(data: bytes) -> str | None:
             found = sides(data)
             return "is damaged (its header)" if found is None else size_fault(*found)
     return "is no JPEG or PNG image"
+
+
+def check_bytes(count: int) -> None:
+    """Raises `BadImage` where an image of so many bytes is not read."""
+    if count > MOST_BYTES:
+        raise BadImage(f"has {count} bytes, more than the {MOST_BYTES} that are read")
 
 
 def size_fault(rows: int, columns: int) -> str | None:

@@ -128,7 +128,10 @@ def _decode_jpeg(data: _Pixels, shape: tuple[int, int], memory: ThreadMemory, co
     except ValueError as error:
         if re.search("memory", str(error), re.IGNORECASE):
             raise MemoryError from None
-        raise BadImage("is damaged") from None
+        if not re.search("unknown", str(error), re.IGNORECASE):
+            raise BadImage("is damaged") from None
+        # A version of JFIF or a number of Adobe's that it does not know, which no other reader minds.
+        image = _by_pillow(data)[0][:, :, :: 1 if colors == "RGB" else -1]
     if image.shape[:2] != shape:  # it has a second header
         raise BadImage("is damaged")
     return image
@@ -140,6 +143,11 @@ def decode_by_pillow(data: _Pixels) -> _Pixels:
     Raises:
         BadImage: it cannot be decoded.
     """
+    return turned(*_by_pillow(data))
+
+
+def _by_pillow(data: _Pixels) -> tuple[_Pixels, int]:
+    """The image as it is stored, and its orientation; see `decode_by_pillow`."""
     try:
         with Image.open(io.BytesIO(data.data), formats=("JPEG", "PNG")) as file:
             file.load()
@@ -147,7 +155,7 @@ def decode_by_pillow(data: _Pixels) -> _Pixels:
             image: Image.Image = file
             if image.mode.startswith("I"):  # grey of 16 bits, which Pillow's own conversion cuts off at 255
                 image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
-            return turned(np.array(image.convert("RGB")), orientation)
+            return np.array(image.convert("RGB")), orientation
     except MemoryError:
         raise
     except Exception:  # Pillow raises errors of a dozen kinds for damaged files

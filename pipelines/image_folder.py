@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fastselfie.errors import UserError
-from fastselfie.pipelines.folder_listing import FolderListing
+from fastselfie.pipelines.folder_listing import FolderListing, is_folder
 from fastselfie.pipelines.formats import is_image, passed_over
 from fastselfie.pipelines.names import Names
 from fastselfie.pipelines.source import Files, Source
@@ -31,7 +31,7 @@ def is_image_folder(path: Path, every: bool = False) -> bool:
         return True
     with os.scandir(path) as entries:
         return any(
-            _has_image(Path(entry), every) for entry in entries if entry.is_dir() and not entry.name.startswith(".")
+            _has_image(Path(entry), every) for entry in entries if not entry.name.startswith(".") and is_folder(entry)
         )
 
 
@@ -142,4 +142,4 @@ def _unlabelled(files: Files) -> Files:
 
 def _has_image(folder: Path, every: bool) -> bool:
     with os.scandir(folder) as entries:
-        return any(is_image(entry.name, every) and not entry.is_dir() for entry in entries)
+        return any(is_image(entry.name, every) and not is_folder(entry) for entry in entries)

@@ -140,15 +140,15 @@ def read_index(path: Path) -> Index | None:
         if path.stat().st_size != begin + parsed["bytes"]:
             return None
         arrays = {name: _mapped(path, begin, place) for name, place in parsed["arrays"].items()}
+        if any(_checksum(array) != parsed["arrays"][name]["crc32"] for name, array in arrays.items()):
+            return None
+        return Index(header=parsed["header"], arrays=arrays)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise UserError(f"{path}: the index of the images cannot be read ({error.strerror}): remove it") from None
-    except ValueError:  # mapped after another process put a shorter one in its place
+    except Exception:  # what its checksum covers is no header, or a shorter file is in its place by now
         return None
-    if any(_checksum(array) != parsed["arrays"][name]["crc32"] for name, array in arrays.items()):
-        return None
-    return Index(header=parsed["header"], arrays=arrays)
 
 
 def _mapped(path: Path, begin: int, place: dict[str, Any]) -> NDArray[Any]:

@@ -74,6 +74,14 @@ def jpeg_header(data: memoryview) -> JpegHeader | None:
     return None
 
 
+def is_in_order(data: memoryview, header: JpegHeader) -> bool:
+    """Whether the segments behind the frame's follow each other up to a scan: with bytes between, DALI refuses it."""
+    at = header.scan_at
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _SCAN:
+        at += 1 if data[at + 1] == 0xFF else 2 + struct.unpack_from(">H", data, at + 2)[0]
+    return bytes(data[at : at + 2]) == bytes((0xFF, _SCAN))
+
+
 def _usual_channels(frame: memoryview) -> bool:
     """Is it grey, or luma and two of colour? Of the number of channels, and of each its name, sampling and table."""
     if len(frame) == 10 and frame[0] == 3:

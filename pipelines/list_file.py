@@ -7,6 +7,7 @@ does. Empty lines, and lines that begin with #, are passed over. A path may be t
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def _parsed(path: Path) -> _List:
 def _classes(found: list[str]) -> tuple[str, ...]:
     """In order: of the numbers if all are numbers, else of the text."""
     unique = sorted(set(found))
-    if all(name.removeprefix("-").isdecimal() and name.isascii() for name in unique):
+    if all(re.fullmatch(r"-?[0-9]{1,1000}", name) for name in unique):
         unique.sort(key=int)
     return tuple(unique)
 

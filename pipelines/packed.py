@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def _manifest(storage: Storage, text: bytes) -> tuple[tuple[str, ...], dict[str,
         classes = tuple(str(name) for name in parsed["classes"])
         if number != FORMAT or _TRAIN not in splits:
             raise ValueError
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise UserError(f"{where} is damaged: {_AGAIN}") from None
     return classes, {name: split for name, split in splits.items() if name in (_TRAIN, _TEST)}
 
@@ -90,7 +91,8 @@ def _described(split: dict[str, Any]) -> _Described:
     """Raises ValueError, TypeError or KeyError where it is not as described."""
     sizes = {str(shard["name"]): int(shard["bytes"]) for shard in split["shards"]}
     index, images = str(split["index"]["name"]), int(split["images"])
-    if not sizes or len(sizes) != len(split["shards"]) or images < 1 or any("/" in name for name in (*sizes, index)):
+    plain = all(re.fullmatch(r"[\w.-]+", name, re.ASCII) for name in (*sizes, index))
+    if not sizes or len(sizes) != len(split["shards"]) or images < 1 or not plain:
         raise ValueError
     return _Described(images=images, sizes=sizes, index=index, checksum=int(split["index"]["crc32"]))
 
@@ -148,9 +150,11 @@ def _entries(storage: Storage, split: _Described, index: Path | None) -> NDArray
         )
     except FileNotFoundError:
         raise UserError(f"{where} is missing: {_AGAIN}") from None
-    except (ValueError, EOFError):
+    except (OSError, UserError):
+        raise
+    except Exception:  # of a header with a right checksum
         raise UserError(f"{where} is no index: {_AGAIN}") from None
-    if entries.dtype != ENTRY or entries.ndim != 1:
+    if not isinstance(entries, np.ndarray) or entries.dtype != ENTRY or entries.ndim != 1:
         raise UserError(f"{where} is no index of format {FORMAT}: {_AGAIN}")
     return entries
 

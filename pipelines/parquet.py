@@ -21,7 +21,7 @@ from fastselfie.errors import UserError
 from fastselfie.pipelines.image_bytes import BadImage
 from fastselfie.pipelines.numbered_files import has_training_parts, parts
 from fastselfie.pipelines.row_groups import IMAGE, RowGroups
-from fastselfie.pipelines.source import EncodedImages, Source
+from fastselfie.pipelines.source import MOST_CLASSES, EncodedImages, Source
 
 _LABEL = "label"
 _SUFFIX = r"(?:-[0-9a-f]+)?\.parquet"  # older data sets have a checksum there
@@ -138,7 +138,8 @@ def _open(path: Path) -> _File:
         return _File(path=path, group_rows=group_rows, labels=None, classes=())
     if not pa.types.is_integer(labels.type):
         raise UserError(f"{path}: its column {_LABEL} holds {labels.type}, not integers")
-    numbers = labels.fill_null(-1).to_numpy().astype(np.int64)
+    numbers = labels.fill_null(0).to_numpy().astype(np.int64)
+    numbers[labels.is_null().to_numpy()] = -1
     return _File(path=path, group_rows=group_rows, labels=numbers, classes=_class_names(schema.metadata))
 
 
@@ -149,7 +150,7 @@ def _class_names(metadata: dict[bytes, bytes] | None) -> tuple[str, ...]:
         names = described["names"]
         ordered = [names[str(number)] for number in range(len(names))] if isinstance(names, dict) else names
         return tuple(str(name) for name in ordered)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return ()
 
 
@@ -164,7 +165,7 @@ def _labels(files: dict[str, list[_File]]) -> tuple[dict[str, NDArray[np.int64]]
         found[split] = labels_S
     names = next((file.classes for opened in files.values() for file in opened if file.classes), ())
     highest = max(int(labels_S.max()) for labels_S in found.values())
-    classes = names or tuple(map(str, range(highest + 1)))
+    classes = names or tuple(map(str, range(min(highest + 1, MOST_CLASSES))))
     for split, labels_S in found.items():
         wrong = np.flatnonzero((labels_S < 0) | (labels_S >= len(classes)))
         if len(wrong):

@@ -149,10 +149,18 @@ def _claimed(folder: Path, plan: dict[str, Any]) -> Iterator[None]:
     with (state / "lock").open("w") as lock:
         _lock(lock.fileno(), folder)
         if (state / _PASS).exists():
-            _refuse_other(folder, json.loads((state / _PASS).read_bytes()), plan)
+            _refuse_other(folder, _begun(folder), plan)
         else:
             write_whole(state / _PASS, json.dumps(plan).encode())
         yield
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+    """The plan of the pass that was begun there."""
+    try:
+        return dict(json.loads((folder / UNFINISHED / _PASS).read_bytes()))
+    except (ValueError, TypeError, RecursionError):
+        raise UserError(f"DST {folder}: {UNFINISHED}/{_PASS} is damaged; delete that folder") from None
 
 
 def _lock(descriptor: int, folder: Path) -> None:

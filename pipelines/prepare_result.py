@@ -119,11 +119,11 @@ def made_before(folder: Path) -> tuple[dict[str, Any], Prepared]:
         with (folder / REJECTED).open(newline="", errors="surrogateescape") as file:
             reasons = tuple(row["reason"] for row in csv.DictReader(file))
         return plan, Prepared(
-            images={name: split["images"] for name, split in splits.items()}, copied=made_by["copied"],
-            bytes_read=made_by["bytes_read"], bytes_written=sum(split["bytes"] for split in splits.values()),
+            images={name: int(split["images"]) for name, split in splits.items()}, copied=int(made_by["copied"]),
+            bytes_read=int(made_by["bytes_read"]), bytes_written=sum(int(split["bytes"]) for split in splits.values()),
             classes=len(manifest["classes"]), rejected=reasons, before=True,
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError, FileNotFoundError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, FileNotFoundError):
         raise UserError(f"DST {folder}: is not as prepare leaves a folder; choose another") from None
 
 

@@ -47,7 +47,7 @@ class _Dtype:
 
     def __init__(self, code: str | bytes, *_flags: object) -> None:
         text = code.decode("ascii") if isinstance(code, bytes) else code
-        if text not in _NUMBERS:
+        if not isinstance(text, str) or text not in _NUMBERS:
             raise _RefusedError(f"an array of dtype {ascii(text)[:40]}")
         self.code, self.order = text, "="
 
@@ -59,6 +59,15 @@ class _Dtype:
 
     def numpy(self) -> np.dtype[Any]:
         return np.dtype(self.order + self.code)
+
+
+class _Dictionary(dict[Any, Any]):
+    """Its keys are plain: to hash a tuple of a tuple of a million tuples overflows the interpreter's stack."""
+
+    def __setitem__(self, key: object, value: object) -> None:
+        if not isinstance(key, str | bytes | int | float | None):
+            raise pickle.UnpicklingError("a key that is neither a text nor a number")
+        super().__setitem__(key, value)
 
 
 class _Array:
@@ -146,6 +155,8 @@ class _ArrayUnpickler(pickle._Unpickler):
     flipped bit can ask for 32 GB), and its table of opcodes cannot be narrowed."""
 
     stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         code[0]: pickle._Unpickler.dispatch[code[0]] for code in _OPCODES
     }
@@ -163,6 +174,19 @@ class _ArrayUnpickler(pickle._Unpickler):
         self.stack[-1].restore(state)
 
     dispatch[pickle.BUILD[0]] = load_build
+
+    def load_empty_dictionary(self) -> None:
+        self.append(_Dictionary())
+
+    dispatch[pickle.EMPTY_DICT[0]] = load_empty_dictionary
+
+    def load_dict(self) -> None:
+        items, made = self.pop_mark(), _Dictionary()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            made[key] = value
+        self.append(made)
+
+    dispatch[pickle.DICT[0]] = load_dict
 
 
 def load_arrays(file: BinaryIO, name: str) -> dict[str, object]:

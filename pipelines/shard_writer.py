@@ -105,19 +105,34 @@ class OpenShard:
 def finished_shards(folder: Path, split: str) -> list[ShardRecord]:
     """The split's shards up to the first that is not there as it was written."""
     found: list[ShardRecord] = []
-    while (path := folder / UNFINISHED / f"{split}-{len(found):06d}.json").exists():
-        known: dict[str, Any] = json.loads(path.read_bytes())
-        record = ShardRecord(**known | {"rejected": [(name, reason) for name, reason in known["rejected"]]})
-        shard = folder / record.name
-        if not shard.is_file() or shard.stat().st_size != record.bytes:
-            break
+    while (record := _finished(folder, f"{split}-{len(found):06d}")) is not None:
         found.append(record)
     return found
 
 
+def _finished(folder: Path, stem: str) -> ShardRecord | None:
+    """What is known of a shard; None where it, or what is known of it, is missing or damaged."""
+    try:
+        known: dict[str, Any] = json.loads((folder / UNFINISHED / f"{stem}.json").read_bytes())
+        record = ShardRecord(**known | {"rejected": [(str(name), str(reason)) for name, reason in known["rejected"]]})
+        shard = folder / f"{stem}.tar"
+        numbers = record.images, record.bytes, record.next_index, record.bytes_read, record.copied
+        whole = record.name == shard.name and all(type(number) is int and number >= 0 for number in numbers)
+        whole = whole and shard.is_file() and shard.stat().st_size == record.bytes
+        return record if whole and len(index_rows(folder, record)) == record.images else None
+    except FileNotFoundError:
+        return None
+    except OSError:
+        raise
+    except Exception:  # damage makes json and NumPy raise nearly anything
+        return None
+
+
 def index_rows(folder: Path, record: ShardRecord) -> NDArray[np.void]:
-    """A finished shard's rows of the index."""
+    """A finished shard's rows of the index. Raises ValueError or OSError: they are damaged, or cannot be read."""
     rows: NDArray[np.void] = np.load(folder / UNFINISHED / Path(record.name).with_suffix(".npy"))
+    if rows.dtype != ENTRY:
+        raise ValueError("no rows of an index")
     return rows
 
 

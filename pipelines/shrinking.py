@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
-from fastselfie.pipelines.image_bytes import BadImage, fault, size_fault
+from fastselfie.pipelines.image_bytes import BadImage, check_bytes, fault, size_fault
 from fastselfie.pipelines.image_decoding import exif_orientation, turned
-from fastselfie.pipelines.jpeg_header import jpeg_header
+from fastselfie.pipelines.jpeg_header import is_in_order, jpeg_header
 from fastselfie.pipelines.jpeg_segments import find_segments, restart_interval, with_table
 from fastselfie.pipelines.restart_markers import with_restart_markers
 
@@ -34,7 +34,6 @@ _REDUCING_GAP = 3.0  # cheap reduction down to three times the size, LANCZOS fro
 _WHOLE_CHROMA, _HALVED_CHROMA = 0, 2  # Pillow's 4:4:4 and 4:2:0
 _WHOLE_CHROMA_ABOVE = 95
 _COPIED_FRAMES = frozenset((0xC0, 0xC1, 0xC2))  # Huffman-coded, baseline to progressive: what every decoder reads
-_MOST_BYTES = 1 << 30  # the index counts them in 32 bits
 _LONGEST_JPEG = 65500  # libjpeg's limit
 _DEEP_GREY = frozenset(("I;16", "I;16B", "I;16L", "I;16N"))
 _PLAIN = frozenset(("L", "RGB"))
@@ -109,8 +108,7 @@ def shrink(data: bytes, shrinking: Shrinking) -> bytes:
     """
     if not data:
         raise BadImage("is empty")
-    if len(data) > _MOST_BYTES:
-        raise BadImage(f"has {len(data)} bytes, more than the {_MOST_BYTES} that are read")
+    check_bytes(len(data))
     try:
         return _shrink(data, shrinking)
     except (BadImage, MemoryError):
@@ -156,8 +154,11 @@ def _opened(data: bytes) -> Image.Image:
 
 
 def _is_plain_jpeg(picture: Image.Image, data: bytes) -> bool:
+    """One that every decoder reads."""
     header = jpeg_header(memoryview(data)) if picture.format in _JPEG else None
-    return header is not None and header.marker in _COPIED_FRAMES and picture.mode in _PLAIN
+    if header is None or header.marker not in _COPIED_FRAMES or picture.mode not in _PLAIN:
+        return False
+    return is_in_order(memoryview(data), header)
 
 
 def _plain(picture: Image.Image) -> Image.Image:

@@ -19,9 +19,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastselfie.pipelines.image_bytes import BadImage
+from fastselfie.pipelines.image_bytes import BadImage, check_bytes
 from fastselfie.pipelines.names import Names
 
+MOST_CLASSES = 1_000_000
+"""A label above is none: it would stand for that many classes."""
 _COMPARED, _PROBES = 256, 8  # images of a split in memory, or of files, whose contents are compared
 
 
@@ -126,9 +128,14 @@ class Files(EncodedImages):
 def _regular(path: str, flags: int) -> int:
     """Open a file. A pipe would be waited for, until somebody writes to it, and a device may have no end."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    try:
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImage("is no regular file")
+        check_bytes(status.st_size)
+    except BadImage:
         os.close(descriptor)
-        raise BadImage("is no regular file")
+        raise
     return descriptor
 
 

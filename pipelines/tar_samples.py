@@ -16,12 +16,12 @@ from typing import BinaryIO, TypeAlias
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines.formats import SUFFIXES, other_suffix
+from fastselfie.pipelines.source import MOST_CLASSES
 from fastselfie.pipelines.storage import Storage
 
 Label: TypeAlias = int | str | None
 
 _KEY = re.compile(r"((?:.*/|)[^.]+)\.([^/]*)", re.DOTALL)
-_MOST_CLASSES = 1_000_000
 _LARGEST_LABEL = 1 << 20  # bytes of a .cls or .json member
 _LARGEST_IMAGE = (1 << 31) - 1  # bytes, as an index counts them
 _LONGEST_END = 1 << 20  # bytes of zeros: tar pads to a record, at most of this size
@@ -55,8 +55,11 @@ def read_samples(storage: Storage, shard: str) -> Samples:
         try:
             for sample in _samples(_members(file, size), where):
                 _add(found, sample, file, where)
-        except tarfile.TarError as error:
-            raise UserError(f"{where} is cut off or damaged ({error}): copy it again") from None
+        except (OSError, UserError):
+            raise
+        except Exception as error:  # of a damaged header tarfile reads numbers and lengths as they come
+            reason = error if isinstance(error, tarfile.TarError) else type(error).__name__
+            raise UserError(f"{where} is cut off or damaged ({reason}): copy it again") from None
     return found
 
 
@@ -65,6 +68,8 @@ def _members(file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo]:
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined] # or a long tar fills the memory
+            if not member.offset < tar.offset < size + tarfile.BLOCKSIZE:  # where the next one's header is looked for
+                raise tarfile.ReadError(f"a member from byte {member.offset} to {tar.offset} of {size}")
             yield member
         file.seek(tar.offset)
         block = file.read(tarfile.BLOCKSIZE)
@@ -99,7 +104,7 @@ def _add(found: Samples, sample: dict[str, tarfile.TarInfo], file: BinaryIO, whe
         raise UserError(f"{where}: {image.name} and {images[1].name} are one sample: leave one image in it")
     if not image.isreg() or image.issparse() or image.size > _LARGEST_IMAGE:
         raise UserError(f"{where}: {image.name} is a link, sparse or too large: write the shard with plain files")
-    found.names.append(image.name)
+    found.names.append(image.name.replace("\0", "\N{REPLACEMENT CHARACTER}"))  # see `Names`
     found.offsets.append(image.offset_data)
     found.sizes.append(image.size)
     found.labels.append(_label(sample, file, where))
@@ -119,11 +124,11 @@ def _label(sample: dict[str, tarfile.TarInfo], file: BinaryIO, where: str) -> La
         else:
             told = json.loads(text)
             label = told.get("label") if isinstance(told, dict) else None
-    except ValueError:  # of int, of JSON, and of UTF-8
+    except (ValueError, RecursionError):  # of int, of JSON, and of UTF-8
         label = -1
-    if label is None or (isinstance(label, str) and label) or (type(label) is int and 0 <= label < _MOST_CLASSES):
+    if label is None or (isinstance(label, str) and label) or (type(label) is int and 0 <= label < MOST_CLASSES):
         return label
     raise UserError(
-        f"{where}: {member.name} holds no label: a .cls is a whole number from 0 to {_MOST_CLASSES - 1},"
+        f"{where}: {member.name} holds no label: a .cls is a whole number from 0 to {MOST_CLASSES - 1},"
         ' a .json an object whose "label" is one, or the name of a class'
     )

@@ -24,7 +24,7 @@ from fastselfie.errors import UserError
 from fastselfie.pipelines.image_bytes import BadImage
 from fastselfie.pipelines.index_file import Index, index_path, read_index, write_index
 from fastselfie.pipelines.numbered_files import TESTS, TRAIN, has_training_parts, parts
-from fastselfie.pipelines.source import EncodedImages, Source
+from fastselfie.pipelines.source import MOST_CLASSES, EncodedImages, Source
 from fastselfie.pipelines.tensorflow_example import bytes_of, example, integer_of, masked_crc32c, require_libraries
 
 ROW = np.dtype([("offset", "<i8"), ("length", "<i8"), ("shard", "<i4"), ("label", "<i4")])
@@ -182,14 +182,18 @@ def _walk(shard: Path, number: int) -> _Walked:
             name = next(filter(None, (bytes_of(features, key) for key in _NAMES)), None)
             if name is not None and label not in names:
                 names[label] = name.decode(errors="replace")
-            if not _NO_LABEL <= label < 1 << 31:
-                raise UserError(f"{shard}: the record at byte {offset} has label {label}: labels begin at 0 or 1")
+            if not _NO_LABEL <= label <= MOST_CLASSES:
+                raise UserError(
+                    f"{shard}: the record at byte {offset} has label {label}: labels begin at 0 or 1, and end at"
+                    f" {MOST_CLASSES}"
+                )
         rows.append((offset, len(data), number, label))
     return _Walked(rows=np.array(rows, dtype=ROW), names=names)
 
 
 def _records(shard: Path) -> Iterator[tuple[int, bytes, bool]]:
     """Where each record's Example begins, its bytes, and whether they match their checksum."""
+    size = shard.stat().st_size
     with shard.open("rb", buffering=_BUFFER_BYTES) as file:
         while head := file.read(_HEAD.size):
             at = file.tell()
@@ -198,7 +202,7 @@ def _records(shard: Path) -> Iterator[tuple[int, bytes, bool]]:
             length, checksum = _HEAD.unpack(head)
             if masked_crc32c(head[:8]) != checksum:
                 raise UserError(f"{shard}: is damaged at byte {at - len(head)}, or no TFRecord file: {_AGAIN}")
-            data, tail = file.read(length), file.read(_TAIL.size)
+            data, tail = file.read(min(length, size - at)), file.read(_TAIL.size)
             if len(tail) < _TAIL.size:
                 raise UserError(f"{shard}: is cut off: {_AGAIN}")
             yield at, data, masked_crc32c(data) == _TAIL.unpack(tail)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -51,10 +52,23 @@ def test_a_damaged_newest_does_not_push_a_whole_one_out(tmp_path: Path) -> None:
     assert steps(tmp_path) == [8, 12]
 
 
-@pytest.mark.parametrize("manifest", ["", "null", "7", "[]", '{"model.safetensors": "0"}', '{"gone.json": "0"}'])
+@pytest.mark.parametrize(
+    "manifest", ["", "null", "7", "[]", '{"model.safetensors": "0"}', '{"gone.json": "0"}', "[" * 100_000]
+)
 def test_no_manifest_is_believed(manifest: str, tmp_path: Path) -> None:
     checkpoint.save(tmp_path, state(5), keep=2)
     (tmp_path / "step-000000005" / "manifest.json").write_text(manifest)
+    with pytest.raises(UserError, match="step 5 is damaged"):
+        checkpoint.newest_whole(tmp_path, warn=pytest.fail)
+
+
+def test_weights_that_are_none_under_a_right_checksum(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, state(5), keep=2)
+    folder = tmp_path / "step-000000005"
+    (folder / "model.safetensors").write_bytes(b"none")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["model.safetensors"] = hashlib.sha256(b"none").hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="step 5 is damaged"):
         checkpoint.newest_whole(tmp_path, warn=pytest.fail)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import pickle
@@ -187,6 +188,16 @@ def test_archives_of_something_else(folder: Path, tmp_path: Path) -> None:
     assert "has no cifar-10-batches-py/data_batch_1" in outcome(archive)
     archive.write_text("<html>404</html>")
     assert "a.tar.gz is not a whole tar.gz archive" in outcome(archive)
+
+
+@pytest.mark.parametrize(("kind", "size"), [(b"0", 2**62), (b"L", 2**40), (b"x", -1024), (b"0", -512)])
+def test_an_archive_whose_headers_lie(kind: bytes, size: int, tmp_path: Path) -> None:
+    """Of 4 EB, which would be waited for; or before itself, without end."""
+    member = tarfile.TarInfo("a")
+    member.type, member.size = kind, size
+    first = tarfile.TarInfo("b").tobuf()
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(first + member.tobuf(tarfile.GNU_FORMAT) + bytes(1024)))
+    assert "a.tar.gz is not a whole tar.gz archive" in outcome(tmp_path / "a.tar.gz")
 
 
 def test_what_is_not_cifar10(tmp_path: Path) -> None:

@@ -114,6 +114,24 @@ def test_what_does_not_count(tmp_path: Path) -> None:
     assert flat.train.names == ("C.JPG", "a.png", "b.jpg")
 
 
+@pytest.mark.parametrize("target", [".", "../..", "../../train/cat"])
+def test_a_link_to_a_folder_around_it_is_named(target: str, tmp_path: Path) -> None:
+    """Without a word the cats would be there forty times, until the system gives up."""
+    make(tmp_path, "train/cat/1.jpg")
+    (tmp_path / "train" / "cat" / "again").symlink_to(target)
+    assert refusal(tmp_path).endswith("/train/cat/again: is a link to a folder that it lies in; remove it")
+
+
+def test_a_link_to_itself_is_one_bad_image(tmp_path: Path) -> None:
+    make(tmp_path, "1.jpg")
+    (tmp_path / "0.jpg").symlink_to("0.jpg")
+    train = read_image_folder(tmp_path).train
+    assert isinstance(train, Files)
+    assert train.names == ("0.jpg", "1.jpg")
+    with pytest.raises(OSError, match="symbolic links"):
+        train.read(0)
+
+
 def test_a_dangling_link_counts(tmp_path: Path) -> None:
     """So that it is named when it is read, rather than missed in silence."""
     make(tmp_path, "train/cat/1.jpg")

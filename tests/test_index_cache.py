@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -289,6 +291,10 @@ def test_indices_are_mapped_whole_or_not_at_all(tmp_path: Path) -> None:
         assert found is None or found.header == {"ü": [1, None]}
         assert found is None or all(np.array_equal(found.arrays[name], array) for name, array in arrays.items())
     assert read_index(tmp_path / "nothing") is None
+    for header in (b"[" * 100_000, b"[1]", b'{"arrays": {}, "bytes": 0}', b'{"header": {}, "arrays": 3, "bytes": 0}'):
+        begin = b"fastselfie index 1\n" + struct.pack("<QI", len(header), zlib.crc32(header)) + header
+        path.write_bytes(begin + bytes(-len(begin) % 64))
+        assert read_index(path) is None
 
 
 def test_small_trees_are_not_worth_it(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

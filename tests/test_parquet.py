@@ -32,7 +32,7 @@ def images(seed: int, count: int) -> list[bytes]:
 
 def write(
     path: Path, data: list[bytes | None], labels: list[int | None] | None, *, plain: bool = False, rows: int = 4,
-    names: Any = NAMES, column: str = "image",
+    names: Any = NAMES, column: str = "image", kind: Any = None,
 ) -> None:  # fmt: skip
     """A file with ``rows`` rows a row group."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def write(
         pictures = pa.array([{"bytes": one, "path": f"{at}.JPEG"} for at, one in enumerate(data)], struct)
     columns = {column: pictures, "score": pa.array([0.5] * len(data))}
     if labels is not None:
-        columns["label"] = pa.array(labels, pa.int64())
+        columns["label"] = pa.array(labels, kind or pa.int64())
     table = pa.table(columns)
     if names is not None:
         features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
@@ -139,6 +139,9 @@ def test_classes_by_number(tmp_path: Path) -> None:
     assert (source.classes, source.test) == (("0", "1", "2", "3", "4"), None)
     write(tmp_path / "train.parquet", [b"a", b"b"], [0, 1], names={"1": "one", "0": "zero"})  # an older way to write
     assert read_parquet(tmp_path).classes == ("zero", "one")
+    schema = pq.read_schema(tmp_path / "train.parquet").with_metadata({"huggingface": "[" * 100_000})
+    pq.write_table(pq.read_table(tmp_path / "train.parquet").cast(schema), tmp_path / "train.parquet")
+    assert read_parquet(tmp_path).classes == ("0", "1")
 
 
 @pytest.mark.parametrize("labels", [None, [-1, -1], [None, None]])
@@ -189,6 +192,8 @@ def test_a_damaged_page(tmp_path: Path) -> None:
         ({"labels": [0, 3]}, "train.parquet row 1: has label 3, and there are 3 classes"),
         ({"labels": [-1, 0]}, "train.parquet row 0: has label -1"),
         ({"labels": [0, None]}, "train.parquet row 1: has label -1"),
+        ({"labels": [0, None], "kind": pa.uint8()}, "train.parquet row 1: has label -1"),
+        ({"labels": [0, 2**40], "names": None}, "train.parquet row 1: has label 1099511627776"),
     ],
 )
 def test_tables_that_will_not_do(change: dict[str, Any], said: str, tmp_path: Path) -> None:

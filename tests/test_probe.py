@@ -17,6 +17,7 @@ import torch
 from fastselfie.config import PretrainConfig
 from fastselfie.evaluation.frozen import frozen_network
 from fastselfie.evaluation.probe_features import ProbedImages
+from fastselfie.evaluation.probe_table import show
 from fastselfie.pipelines.cifar import read_cifar10
 from fastselfie.training.features import KINDS
 from fastselfie.training.quarantine import Quarantine
@@ -321,3 +322,10 @@ def test_the_untrained_network_has_statistics_of_patches(run: Path, colours: Pat
     norm = network.trunk.get_submodule("stages.0.0.norm1")
     np.testing.assert_allclose(norm.running_mean, maps.mean(axis=(1, 2, 3)), rtol=1e-4, atol=1e-5)  # type: ignore[arg-type]
     np.testing.assert_allclose(norm.running_var, maps.var(axis=(1, 2, 3), ddof=1), rtol=1e-3)  # type: ignore[arg-type]
+
+
+def test_brackets_in_a_folder_s_name_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    probes = [{"network": "pretrained", "features": "trunk", "linear": 0.5, "knn": None}]
+    result = {"data": "[red]", "labelled_images": 3, "step": 4, "tested_images": 5, "most_frequent_class": 0.5}
+    show(result | {"probes": probes})
+    assert capsys.readouterr().out.startswith("[red], 3 labels, step 4")

@@ -44,6 +44,21 @@ def test_each_image_once_with_the_step_it_was_met_by(tmp_path: Path) -> None:
         quarantine.check()
 
 
+def test_a_name_commands_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would clear the screen. The file holds the name as it is, also after a resume."""
+    name = "a\r\nb\x1b[2J.jpg"
+    quarantine = Quarantine(images=10, max_share=0)
+    quarantine.note([refused(name)])
+    quarantine.settle(ALONE, tmp_path, 1)
+    assert capsys.readouterr().err.splitlines()[0].endswith("without a b\\x1b[2J.jpg (is damaged); 1 in quarantine.csv")
+    with pytest.raises(UserError, match=r"first: a b\\x1b\[2J\.jpg is damaged"):
+        quarantine.check()
+    before = (tmp_path / "quarantine.csv").read_bytes()
+    assert name.encode() in before
+    Quarantine(images=10, max_share=1).restore(ALONE, tmp_path, 1)
+    assert (tmp_path / "quarantine.csv").read_bytes() == before
+
+
 def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) -> None:
     first = Quarantine(images=10, max_share=1)
     for step, name in ((2, "a.jpg"), (4, "odd\udcff.jpg"), (6, "c.jpg")):

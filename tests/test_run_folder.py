@@ -91,6 +91,14 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"command": "pretrain", "settings": "none", "facts": {}}'])
+def test_a_config_that_is_none_is_named(text: str, tmp_path: Path) -> None:
+    assert claim(tmp_path, 0)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config.json: cannot be read"):
+        RunFolder(tmp_path).claim(recipe("tiny").pretrain, "pretrain", {})
+
+
 def test_a_torn_line_may_hold_any_bytes(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.metrics.write_bytes(b'{"step": 1}\n{"step": 2}\n\0\xff{"st')

@@ -148,6 +148,29 @@ def test_odd_pickles_are_refused(raw: bytes) -> None:
     assert load(pickle.dumps({"b": b"\xe9"}, 2)) == {"b": b"\xe9"}  # the stand-ins are as they were
 
 
+DEEP = b")" + b"\x85" * 300_000
+CRASHING = {
+    "a key": b"\x80\x02}" + DEEP + b"K\x01s.",
+    "a key among others": b"\x80\x02}(" + DEEP + b"K\x01u.",
+    "a key at once": b"\x80\x02(" + DEEP + b"K\x01d.",
+    "a dtype": b"\x80\x02}U\x01acnumpy\ndtype\n" + DEEP + b"\x85Rs.",
+}
+
+
+@pytest.mark.parametrize("raw", CRASHING.values(), ids=CRASHING.keys())
+def test_many_tuples_in_each_other_are_refused(raw: bytes) -> None:
+    """CPython's hash of a tuple goes as deep as the tuple is, and there it ends the process."""
+    child = os.fork()
+    if child == 0:
+        try:
+            load(raw)
+        except UserError:
+            os._exit(2)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+
+
 def test_array_of_another_shape_than_its_bytes() -> None:
     raw = pickle.dumps({"data": ROWS}, 4)
     assert raw.count(struct.pack("<H", 3072)) == 1

@@ -248,6 +248,15 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a cut manifest": (lambda folder: cut(folder / "dataset.json"), "dataset.json is damaged"),
     "a list as manifest": (lambda folder: (folder / "dataset.json").write_text("[1]"), "dataset.json is damaged"),
     "no UTF-8": (lambda folder: (folder / "dataset.json").write_bytes(b"\xff\xfe"), "dataset.json is damaged"),
+    "depth": (lambda folder: (folder / "dataset.json").write_text("[" * 100_000), "dataset.json is damaged"),
+    "no whole number": (
+        lambda folder: change_manifest(folder, splits__train__images=float("inf")),
+        "dataset.json is damaged",
+    ),
+    "no name of a file": (
+        lambda folder: change_manifest(folder, splits__val__index={"name": "x\0.npy", "crc32": 1}),
+        "dataset.json is damaged",
+    ),
     "a newer format": (lambda folder: change_manifest(folder, format=2), "is of format 2, and this FastSelfie reads 1"),
     "an odd format": (lambda folder: change_manifest(folder, format=0), "dataset.json is damaged"),
     "no splits": (lambda folder: change_manifest(folder, splits={}), "dataset.json is damaged"),
@@ -272,9 +281,16 @@ def test_refusals(case: str, where: str, packed: Path, remote: Callable[[Path], 
 
 
 def test_an_index_of_another_kind(packed: Path) -> None:
-    for wrong, said in ((np.zeros(8, dtype=np.int64), "no index of format 1"), (None, "is no index")):
-        if wrong is None:
-            (packed / "train.npy").write_bytes(b"PK" * 40)
+    header = b"\x93NUMPY\1\0\x10\0{'shape': (3,\n  "  # a bracket is never closed
+    for wrong, said in (
+        (np.zeros(8, dtype=np.int64), "no index of format 1"), (b"PK" * 40, "is no index"), (header, "is no index"),
+        ({"rows": np.zeros(8)}, "no index of format 1"),
+    ):  # fmt: skip
+        if isinstance(wrong, bytes):
+            (packed / "train.npy").write_bytes(wrong)
+        elif isinstance(wrong, dict):
+            with (packed / "train.npy").open("wb") as file:
+                np.savez(file, rows=wrong["rows"])
         else:
             np.save(packed / "train.npy", wrong)
         checksum = zlib.crc32((packed / "train.npy").read_bytes())

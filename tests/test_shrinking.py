@@ -84,6 +84,16 @@ def test_a_photograph_that_fits_keeps_its_bytes(options: dict[str, Any]) -> None
     assert shrink(data, SETTINGS) is data
 
 
+@pytest.mark.parametrize("marker", [b"\xff\xc4", b"\xff\xda"])
+def test_a_header_with_gaps_is_not_copied(marker: bytes) -> None:
+    """Pillow passes over bytes between segments; the decoders of training refuse such a file."""
+    data = jpeg(picture(64, 90))
+    gap = data.replace(marker, b"\0" + marker, 1)
+    assert shrink(gap, SETTINGS) == shrink(data, dataclasses.replace(SETTINGS, recode="all"))
+    filled = data.replace(marker, b"\xff\xff" + marker, 1)  # which the standard allows
+    assert shrink(filled, SETTINGS) is filled
+
+
 @pytest.mark.parametrize("options", [{"mode": "L"}, {"progressive": True}, {"mode": "CMYK"}])
 def test_a_larger_one_becomes_rgb(options: dict[str, Any]) -> None:
     image = picture(128, 160)

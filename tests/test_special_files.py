@@ -1,4 +1,4 @@
-"""A pipe that has the name of an image or a shard is not waited for."""
+"""What has the name of an image or a shard and is none: a pipe is not waited for, a huge file takes no memory."""
 
 from __future__ import annotations
 
@@ -45,6 +45,14 @@ def test_images(tmp_path: Path) -> None:
     assert images.read(0) == (folder / "0.jpg").read_bytes()
     with pytest.raises(BadImage, match="is no regular file"):
         images.read(1)
+
+
+def test_a_file_of_a_terabyte(tmp_path: Path) -> None:
+    """A disk image under a picture's name; this one has holes alone."""
+    files = write(tmp_path, [("0.jpg", b"")])
+    os.truncate(tmp_path / "0.jpg", 1 << 40)
+    with pytest.raises(BadImage, match=r"^has 1099511627776 bytes, more than the 1073741824 that are read$"):
+        files.read(0)
 
 
 def test_shards(tmp_path: Path) -> None:

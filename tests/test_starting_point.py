@@ -178,11 +178,24 @@ def test_the_file_s_width_and_pixels_are_defaults(tmp_path: Path) -> None:
         assert (config.width, config.heads, config.mean, config.std) == (0.125, 32, plain.mean, (0.5, 0.5, 0.5))
 
 
-@pytest.mark.parametrize(("name", "value"), [("mean", "[0.5, 0.5]"), ("std", "nothing"), ("heads", "many")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mean", "[0.5, 0.5]"), ("std", "nothing"), ("heads", "many"), ("mean", "[" * 100_000),
+        ("std", f"[0, 0, 1{400 * '0'}]"),
+    ],
+)  # fmt: skip
 def test_damaged_metadata(name: str, value: str, tmp_path: Path) -> None:
     safetensors.torch.save_file(tensors_of_timm(), tmp_path / "x.safetensors", {name: value})
     line = assert_refused(in_process("pretrain", "tiny", "--from", "x.safetensors", cwd=tmp_path))
     assert "x.safetensors: its metadata is damaged" in line
+
+
+def test_a_shape_that_is_none(tmp_path: Path) -> None:
+    header = json.dumps({"stem.conv.weight": {"dtype": "F32", "shape": ["wide"], "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    line = assert_refused(in_process("pretrain", "tiny", "--from", "x.safetensors", cwd=tmp_path))
+    assert "x.safetensors: is no whole .safetensors file" in line
 
 
 def run(command: str, *words: str | Path) -> Path:

@@ -223,7 +223,7 @@ def test_images_without_labels(tmp_path: Path) -> None:
         source.train.read(1)
 
 
-LENGTH = struct.pack("<Q", 5)
+LENGTH, TERABYTE = (struct.pack("<Q", length) for length in (5, 1 << 40))
 
 
 @pytest.mark.parametrize(
@@ -236,6 +236,8 @@ LENGTH = struct.pack("<Q", 5)
         (frame(b"") + b"no TFRecord file at all", "is damaged at byte 16, or no TFRecord file"),
         (frame(b"\xff\xff"), "the record at byte 12 is no tf.train.Example"),
         (frame(an_example({"image/class/label": -3})), "the record at byte 12 has label -3"),
+        (frame(an_example({"image/class/label": 2**31 - 1})), "the record at byte 12 has label 2147483647"),
+        (TERABYTE + masked(TERABYTE) + b"123", "is cut off"),
         (b"", "hold no record"),
     ],
 )

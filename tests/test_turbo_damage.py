@@ -112,3 +112,20 @@ def accepts(decoder: Decoder | TurboDecoder, file: bytes, view: View) -> bool:
     except (LocalError, Undecodable):
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"JFIF\0\1", b"JFIF\0\2"),
+        (b"\xe0\0\x10JFIF\0\1\1\0\0\1\0\1", b"\xee\0\x10Adobe\1\1\0\0\1\0\5"),
+    ],
+)
+def test_a_version_that_the_library_does_not_know_is_no_damage(before: bytes, after: bytes) -> None:
+    """libjpeg warns of a later JFIF, and of an unknown number of Adobe's, and decodes as ever."""
+    other = GOOD.replace(before, after, 1)
+    assert other != GOOD
+    for view in (resized(32), View(size=32)):
+        for decoder in (turbo(view), Decoder(view, batch=100, threads=1, device=CPU)):
+            expected, pixels = (views(decoder, encoded([file] * 8, view))[0] for file in (GOOD, other))
+            np.testing.assert_array_equal(pixels, expected)

@@ -240,3 +240,14 @@ def test_tars_beside_what_was_unpacked_from_them(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "train" / "cat" / "1.jpg").write_bytes(content(1))
     assert open_source(str(tmp_path), 224).classes == ("cat",)
+
+
+def test_a_zero_byte_in_a_name_moves_no_other_name(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name in ("a\0b.jpg", "c.jpg"):
+            member = tarfile.TarInfo("x.jpg")
+            member.pax_headers = {"path": name}
+            tar.addfile(member)
+    train = open_source(str(tmp_path), 32).train
+    assert isinstance(train, Shards)
+    assert [train.name(index) for index in range(2)] == ["a.tar/a\N{REPLACEMENT CHARACTER}b.jpg", "a.tar/c.jpg"]

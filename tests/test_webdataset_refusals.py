@@ -50,6 +50,16 @@ def third_header(folder: Path) -> int:
         return tar.getmembers()[2].offset
 
 
+def headers(folder: Path, *members: tuple[bytes, int]) -> None:
+    """Headers alone, of these kinds and sizes. Two underscores: a name that is passed over."""
+    parts = []
+    for kind, size in members:
+        member = tarfile.TarInfo("__a.jpg")
+        member.type, member.size = kind, size
+        parts.append(member.tobuf(tarfile.GNU_FORMAT))
+    (folder / "a.tar").write_bytes(b"".join(parts) + bytes(1024))
+
+
 REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut in an image": (lambda folder: cut(big(folder), third_header(folder) - 2000), "a.tar is cut off or damaged"),
     "cut in a header": (lambda folder: cut(big(folder), third_header(folder) + 100), "a.tar is cut off or damaged"),
@@ -60,6 +70,11 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a header is zeros": (
         lambda folder: overwrite(big(folder), third_header(folder), bytes(1024)), "a.tar is cut off or damaged",
     ),
+    "a name of a terabyte": (lambda folder: headers(folder, (b"L", 2**40)), "a.tar is cut off or damaged"),
+    "a name of less than nothing": (lambda folder: headers(folder, (b"K", -1024)), "a.tar is cut off or damaged"),
+    "headers of headers": (lambda folder: headers(folder, *[(b"x", 0)] * 3000), "a.tar is cut off or damaged"),
+    "a member before itself": (lambda folder: headers(folder, (b"5", 0), (b"0", -512)), "from byte 512 to 512 of 2048"),
+    "a member beyond the end": (lambda folder: headers(folder, (b"0", 2**60)), "a.tar is cut off or damaged"),
     "an empty file": (lambda folder: (folder / "a.tar").touch(), "a.tar is cut off or damaged"),
     "no tar at all": (lambda folder: (folder / "a.tar").write_bytes(b"x" * 9000), "a.tar is cut off or damaged"),
     "no images": (lambda folder: write(folder / "a.tar", [{"__key__": "a", "txt": b"b"}]), "holds no JPEG or PNG"),
@@ -75,6 +90,9 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "negative": (lambda folder: write(folder / "a.tar", labelled(0, [-1])), "n00000.cls holds no label"),
     "huge": (lambda folder: write(folder / "a.tar", labelled(0, [10**6])), "n00000.cls holds no label"),
     "no JSON": (lambda folder: write(folder / "a.tar", [{"__key__": "b", "jpg": b"c", "json": b"{"}]), "b.json holds"),
+    "deep JSON": (
+        lambda folder: write(folder / "a.tar", [{"__key__": "b", "jpg": b"c", "json": b"[" * 100_000}]), "b.json holds",
+    ),
     "true": (lambda folder: write(folder / "a.tar", with_json([{"label": True}])), "0.json holds no label"),
     "names and numbers": (
         lambda folder: write(folder / "a.tar", with_json([{"label": 1}, {"label": "fox"}])),

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _NETWORKS = {"pretrained": "pretrained", "fresh": "untrained"}
 _CLASSIFIERS = {"linear": "linear", "knn": "kNN"}
@@ -21,8 +22,10 @@ def show(result: dict[str, Any]) -> None:
         if any(p["network"] == network and p[classifier] is not None for p in probes)
     ]
     table = Table(
-        title=f"{result['data']}, {result['labelled_images']} labels, step {result['step']}: accuracy on"
-        f" {result['tested_images']} test images; the most frequent class has {result['most_frequent_class']:.3f}",
+        title=Text(  # which takes brackets in a folder's name for brackets
+            f"{result['data']}, {result['labelled_images']} labels, step {result['step']}: accuracy on"
+            f" {result['tested_images']} test images; the most frequent class has {result['most_frequent_class']:.3f}",
+        ),
         title_justify="left",
     )
     table.add_column("features", no_wrap=True)

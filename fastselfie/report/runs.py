@@ -123,8 +123,7 @@ def _read(path: Path, name: str) -> Run[RunConfig]:
     record = read_config(path)
     config = _config(path, record)
     lines = tuple(read_lines(RunFolder(path).metrics))
-    facts = record["facts"] if isinstance(record["facts"], dict) else {}
-    images, weights = (str(facts.get(fact)) for fact in ("images", "weights"))
+    images, weights = (str(record["facts"].get(fact)) for fact in ("images", "weights"))
     result, starts = _result(path / RESULT), tuple(read_starts(path))
     return Run(
         path=path, name=name, config=config, images=images, weights=weights, lines=lines, result=result, starts=starts
@@ -134,7 +133,7 @@ def _read(path: Path, name: str) -> Run[RunConfig]:
 def _config(path: Path, record: dict[str, Any]) -> RunConfig:
     """The settings of a run. One that this version does not know is none of the report's business."""
     file, kind = path / "config.json", _CONFIGS.get(str(record["command"]))
-    if kind is None or not isinstance(record["settings"], dict):
+    if kind is None:
         raise UserError(f"{file}: holds no pretrain or finetune run; restore the file or leave the run out")
     fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}
     settings = {name: value for name, value in record["settings"].items() if name in fields}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fastselfie.errors import UserError
@@ -112,7 +113,7 @@ def load(folder: Path, step: int) -> Checkpoint:
     """
     try:
         return _load(folder / f"{_PREFIX}{step:09d}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise UserError(f"{folder}: the checkpoint of step {step} is damaged ({error})") from None
 
 

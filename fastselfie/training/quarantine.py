@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from fastselfie.errors import UserError
+from fastselfie.errors import UserError, one_line
 from fastselfie.pipelines.refusal import Refused
 from fastselfie.training.files import replace_bytes
 from fastselfie.training.reporter import say
@@ -46,7 +46,7 @@ class Quarantine:
         if world.is_main:
             (name, reason), total = min(news.items()), len(self._known)
             more = f" and {len(news) - 1} more" if len(news) > 1 else ""
-            say(f"{folder}: going on without {name} ({reason}){more}; {total} in {NAME}")
+            say(one_line(f"{folder}: going on without {name} ({reason}){more}; {total} in {NAME}"))
 
     def check(self) -> None:
         """Raises `UserError` where more images are bad than may be."""

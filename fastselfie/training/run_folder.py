@@ -190,18 +190,20 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads((path / "config.json").read_text())
+        if not isinstance(record["settings"], dict) or not isinstance(record["facts"], dict):
+            raise TypeError("settings or facts are none")
         return {name: record[name] for name in ("command", "settings", "facts")}
     except (FileNotFoundError, NotADirectoryError):
         what = "is not a run's folder (no config.json)" if path.is_dir() else "there is no such folder"
         raise UserError(f"{path}: {what}; name the folder of a run") from None
     except PermissionError as error:
         raise UserError(f"{path}/config.json: cannot be read ({error.strerror}); see to its permissions") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         raise UserError(f"{path}/config.json: cannot be read ({error}); remove the folder or restore it") from None
 
 
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return float("inf")

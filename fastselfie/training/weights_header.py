@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def read_header(path: Path) -> Header:
                 raise ValueError("its header has no length")
             header = json.loads(file.read(size))
         metadata = header.pop("__metadata__", {})
-        shapes = {name: tuple(tensor["shape"]) for name, tensor in header.items()}
+        shapes = {name: tuple(map(operator.index, tensor["shape"])) for name, tensor in header.items()}
     except FileNotFoundError:
         raise UserError(f"--from {path}: there is no such file") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -76,6 +77,6 @@ def header_settings(path: Path) -> dict[str, Any]:
             if name in header.metadata:
                 red, green, blue = map(float, json.loads(header.metadata[name]))
                 settings[name] = red, green, blue
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"--from {path}: its metadata is damaged ({error}); export it again") from None
     return settings
