@@ -62,11 +62,11 @@ def test_the_first_in_the_order_of_their_numbers_are_chosen() -> None:
 
 
 def test_unbalanced_classes() -> None:
-    sizes = {3: 1, 0: 7, 9: 90, 4: 1000}  # labels with gaps between them
+    sizes = {3: 1, 0: 7, 9: 90, 6: 26, 4: 1000}  # labels with gaps between them
     labels = torch.tensor([label for label, size in sizes.items() for _ in range(size)])
     taken = labels[labelled_subset(labels, 0.05, seed=2)]
-    assert {label: int((taken == label).sum()) for label in sizes} == {3: 1, 0: 1, 9: 5, 4: 50}  # 4.5 rounds up
-    assert len(taken) == 57
+    assert {label: int((taken == label).sum()) for label in sizes} == {3: 1, 0: 1, 9: 5, 6: 1, 4: 50}  # 4.5, 1.3
+    assert len(taken) == 58
 
 
 def test_a_sample_is_chosen_whatever_other_classes_there_are(labels: Tensor) -> None:
