@@ -47,8 +47,7 @@ class Purpose(IntEnum):
 
 
 def _signed(value: int) -> int:
-    """The int64 with the same 64 bits as ``value``."""
-    value &= _MASK
+    """The int64 with the 64 bits of ``value``, which is in [0, 2**64)."""
     return value - (1 << 64) if value >> 63 else value
 
 

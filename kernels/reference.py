@@ -136,9 +136,8 @@ def location_head(
     u_BD: Tensor, positions_ND: Tensor, places_Bm: Tensor, h_BmD: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """See `fastselfie.kernels.operations.location_head`."""
-    with torch.autocast(u_BD.device.type, enabled=False):
-        s_Bmm = location_scores(u_BD, positions_ND, places_Bm, h_BmD, scale)
-        B, m, _ = s_Bmm.shape
-        target = torch.arange(m, device=s_Bmm.device).expand(B, m)
-        loss = F.cross_entropy(s_Bmm.reshape(B * m, m), target.reshape(-1))
-        return loss, (s_Bmm.argmax(dim=2) == target).sum()
+    s_Bmm = location_scores(u_BD, positions_ND, places_Bm, h_BmD, scale)
+    B, m, _ = s_Bmm.shape
+    target = torch.arange(m, device=s_Bmm.device).expand(B, m)
+    loss = F.cross_entropy(s_Bmm.reshape(B * m, m), target.reshape(-1))
+    return loss, (s_Bmm.argmax(dim=2) == target).sum()

@@ -73,6 +73,34 @@ def test_weights_that_are_none_under_a_right_checksum(tmp_path: Path) -> None:
         checkpoint.newest_whole(tmp_path, warn=pytest.fail)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors", "state.json"])
+def test_a_flipped_bit_is_noticed(name: str, tmp_path: Path) -> None:
+    """One in the weights would leave a file that reads well."""
+    whole = Checkpoint(step=5, weights={"w": torch.ones(2)}, training={"t": torch.ones(2)}, window={"count": 12})
+    checkpoint.save(tmp_path, whole, keep=2)
+    path = tmp_path / "step-000000005" / name
+    data = bytearray(path.read_bytes())
+    data[-4] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=f"step 5 is damaged .{name} does not match its checksum"):
+        checkpoint.load(tmp_path, 5)
+
+
+def test_a_step_saved_again_is_the_new_one(tmp_path: Path) -> None:
+    """In a folder that was not there, of weights in any layout; what is no checkpoint's stays and counts for none."""
+    folder = tmp_path / "run" / "checkpoints"
+    weights = torch.arange(24.0).view(1, 2, 3, 4)
+    for sign in (-1, 1):
+        given = {"w": (sign * weights).contiguous(memory_format=torch.channels_last)}
+        checkpoint.save(folder, Checkpoint(step=5, weights=given, training={}, window={}), keep=2)
+        (folder / "step-5-copy").mkdir(exist_ok=True)
+        (folder / ".step-000000006.partial").mkdir(exist_ok=True)
+    assert checkpoint.saved_steps(folder) == [5]
+    assert torch.equal(checkpoint.load(folder, 5).weights["w"], weights)
+    checkpoint.remove_partial(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["step-000000005", "step-5-copy"]
+
+
 def test_none_is_none(tmp_path: Path) -> None:
     assert checkpoint.newest_whole(tmp_path / "nothing", warn=pytest.fail) is None
 

@@ -40,6 +40,13 @@ def test_by_hand() -> None:
     assert context_gap(counts)["context_gap"] == pytest.approx(0.15)
 
 
+def test_two_images_have_an_interval() -> None:
+    """Differences of 1/2 and 0: mean 1/4, its standard error 1/4; t of one degree of freedom is 12.7062."""
+    figures = context_gap_interval(counts_of([3, 2], [1, 2], 4))
+    expected = {"context_gap_low": 0.25 - 12.706205 / 4, "context_gap_high": 0.25 + 12.706205 / 4}
+    assert figures == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize(("own", "other"), [(2, 2), (4, 1)])
 def test_images_that_are_all_alike_have_no_spread(own: int, other: int) -> None:
     counts = counts_of([own] * 7, [other] * 7, 4)

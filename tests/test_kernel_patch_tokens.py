@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -253,6 +254,19 @@ def test_an_empty_batch() -> None:
     with using("on"):
         sums_2D = channel_sums(case.leaves()[0])
     assert (sums_2D.dtype, sums_2D.tolist()) == (torch.float64, [[0.0] * 48] * 2)
+
+
+@pytest.mark.parametrize("kernels", ["on", "off"])
+def test_constants_have_no_gradient(kernels: Literal["on", "off"]) -> None:
+    case = Case(constant=True)
+    maps, weight, bias, u0, positions = case.leaves()
+    statistics = case.constants().requires_grad_()
+    with using(kernels):
+        given = (maps, statistics, weight.requires_grad_(), bias, u0, positions, case.places())
+        tokens, _ = patch_tokens(*given, case.n, eps=EPS, count=0)
+    found = torch.autograd.grad(tokens.sum(), [weight, statistics], allow_unused=True)
+    assert found[0] is not None
+    assert found[1] is None
 
 
 def test_a_nan_stays_a_nan() -> None:

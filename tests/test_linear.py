@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastselfie.errors import UserError
 from fastselfie.evaluation.linear import STRENGTHS, check_labels, linear_probe
+from fastselfie.evaluation.subsets import labelled_subset
 
 CPU = torch.device("cpu")
 
@@ -55,12 +56,30 @@ def test_another_solver_agrees(seed: int) -> None:
     (x, y), (test_x, test_y) = problem(300, seed), problem(500, seed + 10)
     found = linear_probe(x, y, test_x, test_y, 3, CPU)
     scores = []
-    for strength in STRENGTHS:  # the tenth that is held back is found by what the others give
+    for strength in STRENGTHS:
         w = fitted(standardised(x, x), y.numpy(), strength)
         scores.append(share(standardised(test_x, x), test_y.numpy(), w))
     assert found.accuracy == pytest.approx(scores[STRENGTHS.index(found.c)], abs=0.0041)  # two at the border
     assert found.converged
     assert 0.6 < found.accuracy < 0.95
+
+
+@pytest.mark.parametrize(("seed", "as_good"), [(4, 1), (1, 3)])
+def test_the_penalty_is_the_best_on_what_is_held_back(seed: int, as_good: int) -> None:
+    """By another solver: the most right answers, though another's cross entropy is smaller, and of several penalties
+    with as many that with the smallest."""
+    x, y = problem(120, seed)
+    held = torch.isin(torch.arange(120), labelled_subset(y, 0.1, 3))
+    judged, answers = standardised(x[held], x), y[held].numpy()
+    ranks = []
+    for strength in STRENGTHS:
+        w = fitted(standardised(x[~held], x), y[~held].numpy(), strength)
+        scores = judged @ w[:-1] + w[-1]
+        losses = scipy.special.logsumexp(scores, axis=1) - scores[np.arange(len(answers)), answers]
+        ranks.append((-share(judged, answers, w), float(losses.mean()), strength))
+    found = linear_probe(x, y, x, y, 3, CPU)
+    assert (-found.validation_accuracy, found.c) == (min(ranks)[0], min(ranks)[2])
+    assert [accuracy for accuracy, _, _ in ranks].count(min(ranks)[0]) == as_good
 
 
 def test_the_penalty_is_chosen_on_training_labels_alone() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastselfie.models.norm import norm_relu, pre_activation
 from fastselfie.models.resnet import Bottleneck, batch_norm
+from fastselfie.models.statistics import statistics
 
 C = 6
 
@@ -95,3 +96,21 @@ def test_a_bottleneck_is_its_definition(inner: int, stride: int) -> None:
         torch.testing.assert_close(ours, truth)
     for ours, truth in zip(block.buffers(), other.buffers(), strict=True):
         torch.testing.assert_close(ours, truth)
+
+
+@pytest.mark.parametrize("count", [2, 4, 10])
+def test_statistics_are_the_modules(norm: nn.BatchNorm2d, count: int) -> None:
+    """The batch's, and the running ones as the module's forward leaves them; in evaluation those, as constants."""
+    x, theirs = torch.randn(count // 2, C, 1, 2, dtype=torch.float64), copy.deepcopy(norm)
+    theirs(x)
+    its = statistics(norm, x)
+    expected = torch.stack([x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), correction=0)])
+    torch.testing.assert_close(its.values_2D, expected)
+    torch.testing.assert_close(norm.running_mean, theirs.running_mean)
+    torch.testing.assert_close(norm.running_var, theirs.running_var)
+    assert (its.count, its.group) == (count, "")
+    constants = statistics(norm.eval(), x)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert torch.equal(constants.values_2D, torch.stack([norm.running_mean, norm.running_var]))
+    assert constants.count == 0

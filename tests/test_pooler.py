@@ -34,6 +34,9 @@ def test_the_last_block_needs_one_query() -> None:
     the first."""
     pooler = AttentionPooler(model_config()).double().eval()
     h_BnD = random(3, 12, 64).requires_grad_()
+    computed: list[int] = []  # tokens, block by block
+    for block in pooler.blocks:
+        block.register_forward_hook(lambda _module, _given, y_BTD: computed.append(y_BTD.shape[1]))
 
     def every_token() -> Tensor:
         x_BTD = torch.cat([pooler.u0.expand(3, 1, -1), h_BnD], dim=1)
@@ -46,6 +49,7 @@ def test_the_last_block_needs_one_query() -> None:
     results = []
     for u_BD in (pooler(pooler.with_u0(h_BnD)), every_token()):
         results.append([u_BD, *torch.autograd.grad(u_BD, leaves, random(3, 64))])
+    assert computed == [13, 13, 1, 13, 13, 13]
     names = ["u", "h", *(name for name, _ in pooler.named_parameters())]
     for name, a, b in zip(names, *results, strict=True):
         assert_near(a, b, ROUNDING, name)

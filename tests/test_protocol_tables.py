@@ -105,7 +105,10 @@ def test_what_failed_says_so_and_why() -> None:
     ablated = accuracy_table(found)
     assert ablated is not None
     assert ablated.shown()[2] == ["keep-0.5: failed (2)", "resnet50", "8%", *["failed (2)"] * 3, "–"]
-    assert pretext_table(found).shown()[2] == ["keep-0.5: failed (1)", *["failed (1)"] * 4]
+    assert [row[1] for row in ablated.shown()] == ["resnet50"] * 3, "nothing beside the base was to be of the other"
+    base, _, kept = pretext_table(found).shown()
+    assert base == ["base: unfinished", *["–"] * 4]
+    assert kept == ["keep-0.5: failed (1)", *["failed (1)"] * 4]
     probes = probe_table(found)
     assert probes is not None
     assert probes.shown() == [["keep-0.5", "–", "failed (1)", "failed (1)", "–", "failed (1)", "–"]]
@@ -178,7 +181,18 @@ def test_ablations_beside_the_control() -> None:
     p = 1 - 61 / 3723**0.5
     assert [line.cells[-1] for line in after.lines] == [None, pytest.approx(2 * p), pytest.approx(2 * p)]
     assert "the 2 differences" in after.notes[0]
-    assert not any("missing" in note for note in (*pretext.notes, *after.notes))
+    assert len(after.notes) == 1
+    assert not any("missing" in note for note in pretext.notes)
+    more = accuracy_table(replace(found, variants=(*found.variants, "keep-0.5", "pooler-max")))
+    assert more is not None
+    assert more.notes[1:] == ("No finished run yet: keep-0.5, pooler-max.",)
+
+
+def test_one_seed_has_no_p() -> None:
+    found = accuracy_table(measured(HERE, *scores(HERE, {0: 0.5}), *scores(HERE, {0: 0.25}, variant=CONTROL)))
+    assert found is not None
+    assert [row[-1] for row in found.shown()] == ["–", "–"]
+    assert found.notes == ()
 
 
 def test_a_missing_control_is_said_to_be_missing() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastselfie.randomness import (
+    STREAM,
     Purpose,
     epoch_order,
     integers,
@@ -84,8 +85,9 @@ def test_the_twin_is_splitmix64() -> None:
 
 
 def test_purposes_keep_their_numbers() -> None:
-    names = ["ORDER", "CROP", "FLIP", "MASK", "DROPOUT", "INIT", "LABELS", "SCENE", "HELD_OUT"]
-    assert [Purpose[name].value for name in names] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    names = ["ORDER", "CROP", "FLIP", "MASK", "DROPOUT", "INIT", "LABELS", "SCENE", "HELD_OUT", "SUBSTITUTE"]
+    assert [Purpose[name].value for name in [*names, "BATCH_MASK", "HOLD_BACK"]] == list(range(1, 13))
+    assert STREAM == 2  # what the twins here compute: who changes them changes it
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -194,6 +194,20 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
     assert page.tables[0][1][6] == "40 of 1,200, unfinished"
 
 
+def test_an_unfinished_finetuning_run_counts_nowhere(tmp_path: Path) -> None:
+    """What it has logged is shown; gains and means are of finished runs."""
+    half = {"steps": 20, "labels": "5%", "scratch": True}
+    runs = [
+        write_run(tmp_path / "half", "finetune", [{"step": 10, "loss": 2.0, "test_accuracy": 0.4}], **half),
+        write_finetuning(tmp_path / "scratch-1", 0.5, seed=1),
+        write_finetuning(tmp_path / "tuned-0", 0.75, tmp_path / "full"),
+    ]
+    finetuning, *others = Page(pages_of(tmp_path, *runs)).tables
+    assert finetuning[1] == ["half", "resnet50", "5%", "–", "from scratch", "40.0%", "–", "10 of 20, unfinished", "0"]
+    assert finetuning[2][:1] + finetuning[2][6:7] == ["tuned-0", "–"]
+    assert not [table for table in others if "mean test accuracy" in table[0]]
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     runs = [write_pretraining(tmp_path / name) for name in ('<b>&"', "$x^2$", "{{ 1 }}")]
     text = pages_of(tmp_path, *runs)

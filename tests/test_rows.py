@@ -9,6 +9,7 @@ import torch
 
 from fastselfie.pipelines.refusal import substitutes
 from fastselfie.pipelines.rows import AllBut
+from fastselfie.randomness import Purpose, random_bits
 
 ASIDE: list[list[int]] = [[], [0], [9], [3, 2, 1, 0], [9, 8], [0, 9, 4], list(range(9)), list(range(10))]
 
@@ -34,3 +35,10 @@ def test_all_of_very_many_cost_nothing() -> None:
 def test_substitutes_are_the_same_of_rows_written_out() -> None:
     rows = AllBut(20, torch.tensor([3, 11]))
     assert list(substitutes(5, 2, 7, rows)) == list(substitutes(5, 2, 7, torch.tensor(rows.tolist())))
+
+
+def test_substitutes_are_sixteen_draws_without_the_image_itself() -> None:
+    draws = random_bits(5, Purpose.SUBSTITUTE, torch.tensor([2]), torch.tensor([7]), 16)[0].tolist()
+    expected = [(3, 7, 9)[draw % 3] for draw in draws if draw % 3 != 1]
+    assert list(substitutes(5, 2, 7, torch.tensor([3, 7, 9]))) == expected
+    assert set(expected) == {3, 9}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastselfie.evaluation.subsets import held_back, labelled_subset, write_subset
+from fastselfie.randomness import Purpose, random_bits
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,28 @@ def test_the_choice_has_no_favourite_end(labels: Tensor) -> None:
     assert abs(float(middle) - 25_000) < 1_200  # the mean's standard deviation is 219
 
 
+def test_the_first_in_the_order_of_their_numbers_are_chosen() -> None:
+    """A subset is part of what a run is: the same seed means the same images in every version."""
+    labels = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1, 1, 1])
+
+    def first(purpose: Purpose, images: list[int], count: int) -> list[int]:
+        key = torch.tensor(images)
+        numbers = random_bits(7, purpose, torch.zeros_like(key), key, 1)[:, 0].tolist()
+        return [image for _, image in sorted(zip(numbers, images, strict=True))][:count]
+
+    expected = [*first(Purpose.LABELS, [0, 3, 5, 6], 2), *first(Purpose.LABELS, [1, 2, 4, 7, 8, 9], 3)]
+    assert labelled_subset(labels, 0.5, seed=7).tolist() == sorted(expected)
+    _, judged = held_back(labels, torch.tensor([0, 1, 2, 3, 4, 5, 7]), 0.5, seed=7)
+    expected = [*first(Purpose.HOLD_BACK, [0, 3, 5], 2), *first(Purpose.HOLD_BACK, [1, 2, 4, 7], 2)]
+    assert judged.tolist() == sorted(expected)
+
+
 def test_unbalanced_classes() -> None:
-    sizes = {3: 1, 0: 7, 9: 90, 4: 1000}  # labels with gaps between them
+    sizes = {3: 1, 0: 7, 9: 90, 6: 26, 4: 1000}  # labels with gaps between them
     labels = torch.tensor([label for label, size in sizes.items() for _ in range(size)])
     taken = labels[labelled_subset(labels, 0.05, seed=2)]
-    assert {label: int((taken == label).sum()) for label in sizes} == {3: 1, 0: 1, 9: 5, 4: 50}  # 4.5 rounds up
-    assert len(taken) == 57
+    assert {label: int((taken == label).sum()) for label in sizes} == {3: 1, 0: 1, 9: 5, 6: 1, 4: 50}  # 4.5, 1.3
+    assert len(taken) == 58
 
 
 def test_a_sample_is_chosen_whatever_other_classes_there_are(labels: Tensor) -> None:

@@ -52,5 +52,4 @@ def load_momentum(network: nn.Module, optimizer: torch.optim.Optimizer, buffers:
     """Take over what `momentum_of` gave, in each parameter's own strides and device."""
     for name, parameter in network.named_parameters():
         if name in buffers:
-            buffer = torch.empty_like(parameter.detach(), memory_format=torch.preserve_format).copy_(buffers[name])
-            optimizer.state[parameter] = {"momentum_buffer": buffer}
+            optimizer.state[parameter] = {"momentum_buffer": torch.empty_like(parameter).copy_(buffers[name])}
