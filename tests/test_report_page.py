@@ -196,9 +196,9 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
 
 def test_an_unfinished_finetuning_run_counts_nowhere(tmp_path: Path) -> None:
     """What it has logged is shown; gains and means are of finished runs."""
-    half = {"steps": 20, "labels": "5%", "scratch": True}
+    lines = [{"step": 10, "loss": 2.0, "test_accuracy": 0.4}]
     runs = [
-        write_run(tmp_path / "half", "finetune", [{"step": 10, "loss": 2.0, "test_accuracy": 0.4}], **half),
+        write_run(tmp_path / "half", "finetune", lines, steps=20, labels="5%", scratch=True),
         write_finetuning(tmp_path / "scratch-1", 0.5, seed=1),
         write_finetuning(tmp_path / "tuned-0", 0.75, tmp_path / "full"),
     ]
