@@ -98,7 +98,7 @@ class Loader:
 
         Yields:
             images, (B, 3, H, H) channels-last on the device, normalised, or of dtype uint8 as they are; labels, int64
-            (B,).
+            (B,), all 0 where images have none.
 
         Raises:
             UserError: ``start`` is negative, the loader was made in another process, or more images cannot be used than

@@ -62,6 +62,33 @@ def test_it_is_the_modules(norm: nn.BatchNorm2d, step: int | None, training: boo
             torch.testing.assert_close(ours, truth)
 
 
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_norm_whose_counter_is_given_back(norm: nn.BatchNorm2d, counts: bool) -> None:
+    """As weight averaging does it: statistics are the mean over the batches."""
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, x: Tensor) -> Tensor:
+            return norm_relu(self.norm, x)
+
+    if counts:
+        norm.num_batches_tracked = torch.tensor(0)
+    else:
+        norm.momentum = None  # without a counter torch leaves the statistics as they are
+    batches = [maps().detach() + shift for shift in range(3)]
+    if counts:
+        torch.optim.swa_utils.update_bn(batches, Network())
+        assert norm.num_batches_tracked is not None
+        assert norm.num_batches_tracked.item() == 3
+    else:
+        Network()(batches[0])
+    expected = torch.stack([x.mean(dim=(0, 2, 3)) for x in batches]).mean(dim=0) if counts else torch.zeros(C)
+    torch.testing.assert_close(norm.running_mean, expected.double())
+
+
 def test_a_callers_gradient_is_not_written_to(norm: nn.BatchNorm2d) -> None:
     x = maps()
     g = torch.randn_like(x)

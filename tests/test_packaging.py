@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -65,6 +66,20 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path, tree: Path) 
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert packed == expected_files(tree)
     assert {"fastselfie/kernels/reference.py", "fastselfie/pipelines/resident.py", "fastselfie/cli.py"} <= packed
+
+
+def test_the_source_distribution_holds_all_but_hidden_files(tree: Path, tmp_path: Path) -> None:
+    """Half the tests, which setuptools takes by itself, are none."""
+    shutil.copytree(tree, tmp_path / "tree")
+    code = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path / "tree", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("fastselfie-*.tar.gz")
+    with tarfile.open(path) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    files = {path.relative_to(tree).as_posix() for path in tree.rglob("*") if path.is_file()}
+    assert {name for name in files if not name.startswith((".", "build/", "fastselfie.egg-info/"))} <= packed
 
 
 def test_the_wheel_installs_the_command(wheel: Path) -> None:

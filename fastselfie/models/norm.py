@@ -31,8 +31,8 @@ def pre_activation(norm: nn.Module, x: Tensor, step: int | None = None) -> tuple
     Shapes (B, C, h, w), (B, C, h / step, w / step) and (B, C, h, w); None without a ``step``. With one, the first may
     go into a convolution alone: the backward pass writes into its gradient.
     """
-    plain = type(norm) is nn.BatchNorm2d and norm.training and x.device.type == "cpu"
-    if not plain or torch.compiler.is_compiling():
+    plain = type(norm) is nn.BatchNorm2d and norm.momentum is not None and norm.num_batches_tracked is None
+    if not plain or not norm.training or x.device.type != "cpu" or torch.compiler.is_compiling():
         activated = F.relu(norm(x), inplace=True)
         return activated, _picked(activated, step) if step else None, x
     kernels = CompiledNormRelu if numba_norm(x) and _is_in_fp32(norm) else NormRelu

@@ -125,7 +125,12 @@ def _through(stages: list[nn.Module], x: Tensor) -> tuple[Tensor, Tensor | None]
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """Batch norm without the counter of batches: nothing reads it when the momentum is a number, and counting is a
-    kernel launch a layer. Load weights through `fastselfie.models.weights.load_weights`."""
+    kernel launch a layer. Load weights through `fastselfie.models.weights.load_weights`.
+
+    What reads it fails until it is given back, ``norm.num_batches_tracked = torch.tensor(0)``: `reset_running_stats`,
+    `torch.optim.swa_utils.update_bn`, `convert_sync_batchnorm`. For the last there is
+    `fastselfie.models.statistics.synchronised`.
+    """
     norm = nn.BatchNorm2d(channels)
     norm.num_batches_tracked = None
     return norm
