@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from fastselfie.pipelines.jpeg_header import jpeg_header
+from fastselfie.pipelines.jpeg_header import is_turned_late, jpeg_header
 
 MOST_PIXELS = 1 << 27
 """Pixels of an image at most, 134 million: a header that claims more is taken for damage, and bounds the memory."""
@@ -16,6 +16,10 @@ MOST_BYTES = 1 << 30
 """Bytes of an image at most."""
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
+
+
+_HEADER = "is damaged (its header)"
+_TWICE = "has EXIF twice, and which way is up is not clear"
 
 
 class BadImage(Exception):  # noqa: N818 (what is wrong is the image)
@@ -31,9 +35,29 @@ def fault(data: bytes) -> str | None:
             # Other bytes may follow the end mark; cameras and editors put them there.
             if data.rfind(end) <= 0:
                 return "is cut off"
-            found = sides(data)
-            return "is damaged (its header)" if found is None else size_fault(*found)
+            return _jpeg_fault(data) if start == _JPEG else _png_fault(data)
     return "is no JPEG or PNG image"
+
+
+def _jpeg_fault(data: bytes) -> str | None:
+    view = memoryview(data)
+    header = jpeg_header(view)
+    if header is None:
+        return _HEADER
+    return size_fault(header.rows, header.columns) or (_TWICE if is_turned_late(view, header) else None)
+
+
+def _png_fault(data: bytes) -> str | None:
+    found = sides(data)
+    wrong = _HEADER if found is None else size_fault(*found)
+    if wrong:
+        return wrong
+    at, blocks = len(_PNG), 0
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        blocks += kind == b"eXIf"
+        at += 12 + length
+    return _TWICE if blocks > 1 else None
 
 
 def check_bytes(count: int) -> None:
@@ -45,7 +69,7 @@ def check_bytes(count: int) -> None:
 def size_fault(rows: int, columns: int) -> str | None:
     """What is wrong with an image of so many pixels; None if nothing."""
     if rows == 0 or columns == 0:
-        return "is damaged (its header)"
+        return _HEADER
     if rows * columns > MOST_PIXELS:
         return f"has {rows} x {columns} pixels, more than the {MOST_PIXELS} that are read"
     return None
