@@ -196,7 +196,7 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
 
 def test_an_unfinished_finetuning_run_counts_nowhere(tmp_path: Path) -> None:
     """What it has logged is shown; gains and means are of finished runs."""
-    half = {"steps": 20, "labels": "5%", "scratch": True}
+    half: dict[str, Any] = {"steps": 20, "labels": "5%", "scratch": True}
     runs = [
         write_run(tmp_path / "half", "finetune", [{"step": 10, "loss": 2.0, "test_accuracy": 0.4}], **half),
         write_finetuning(tmp_path / "scratch-1", 0.5, seed=1),
