@@ -101,6 +101,12 @@ def test_a_step_saved_again_is_the_new_one(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["step-000000005", "step-5-copy"]
 
 
+def test_a_first_one_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot write the checkpoint of step 5 .*; there is no earlier one"):
+        checkpoint.save(tmp_path / "run" / "checkpoints", state(5), keep=2)
+
+
 def test_none_is_none(tmp_path: Path) -> None:
     assert checkpoint.newest_whole(tmp_path / "nothing", warn=pytest.fail) is None
 

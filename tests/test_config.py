@@ -25,6 +25,13 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     *[("--pad", {"pad": value}) for value in (-1, 32)],
     *[("--mean", {"mean": (0.5, value, 0.5)}) for value in (NAN, -0.1, 128.0)],
     *[("--std", {"std": (0.25, 0.25, value)}) for value in (NAN, 0.0, -0.2, 64.0)],
+    *[("--min-area", {"min_area": value}) for value in (NAN, 0.0, -0.5, 1.5)],
+    *[("--loader-threads", {"loader_threads": value}) for value in (0, 1025)],
+    *[("--hardware-share", {"hardware_share": value}) for value in (NAN, -0.5, 1.5)],
+    ("--hardware-share", {"hardware_share": 0.5, "deterministic": True}),
+    *[("--max-bad-share", {"max_bad_share": value}) for value in (NAN, -0.5, 1.5)],
+    *[("--prefetch", {"prefetch": value}) for value in (0, 65)],
+    *[(f"--{name}", {name: Path("s3://bucket/run")}) for name in ("out", "index")],
     *[("--checkpoint-every", {"checkpoint_every": value}) for value in (0, -1)],
     *[("--log-every", {"log_every": value}) for value in (0, -1)],
     *[("--evaluate-every", {"evaluate_every": value}) for value in (0, -1)],
@@ -92,6 +99,19 @@ def test_nonsense_is_refused_by_name(kind: type[Any], flag: str, settings: dict[
 @pytest.mark.parametrize(("flag", "settings"), REFUSED_IN_PRETRAINING)
 def test_nonsense_is_refused_in_pretraining(flag: str, settings: dict[str, Any]) -> None:
     assert starts_with_flag(refusal(PretrainConfig, settings), flag)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"pooler_depth": value} for value in (0, 4)), *({"held_out": value} for value in (0, 2)), {"knn_images": 1},
+        {"knn_every": 1}, {"keep": 1 / 16}, {"keep": 14 / 16}, {"min_area": 1.0}, {"prefetch": 1}, {"prefetch": 64},
+        {"hardware_share": 0.5}, {"hardware_share": 0.0, "deterministic": True}, {"keep_checkpoints": 2},
+    ],
+)  # fmt: skip
+def test_the_ends_of_what_makes_sense(settings: dict[str, Any]) -> None:
+    config = PretrainConfig(recipe="test", **settings)
+    assert {name: getattr(config, name) for name in settings} == settings
 
 
 @pytest.mark.parametrize(("flag", "settings"), REFUSED_IN_FINETUNING)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastselfie.models.convolution import Conv1x1, Conv3x3, channels_last, dense_2x2
+from fastselfie.models.small_maps import SmallMapConvolution
 from tests.small_networks import assert_near
 
 ROUNDING = 1e-14  # fp64, sums of at most 36 * C products
@@ -104,6 +105,28 @@ def test_channels_last_changes_strides_alone() -> None:
     assert [parameter.stride() for parameter in layers.parameters()] == [(36, 1, 12, 4), (4, 1, 1, 1)]
     for parameter, value in zip(layers.parameters(), before, strict=True):
         torch.testing.assert_close(parameter, value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("shape", "stride"), [((4, 8), 2), ((5, 7), 2), ((6, 3), 1), ((1, 2), 2)])
+def test_small_maps_of_any_shape(random: Callable[..., Tensor], shape: tuple[int, int], stride: int) -> None:
+    x, weight = random(3, 5, *shape), random(6, 5, 3, 3)
+
+    def ours(x: Tensor, weight: Tensor) -> Tensor:
+        y: Tensor = SmallMapConvolution.apply(x, weight, stride, torch.float64)
+        return y
+
+    assert_same_function(ours, convolution(stride, padding=1), x, weight)
+
+
+def test_small_maps_with_one_of_both_frozen(random: Callable[..., Tensor]) -> None:
+    tensors = random(3, 5, 4, 4), random(6, 5, 3, 3)
+    for trained in (0, 1):
+        found: list[Tensor] = []
+        for function in (SmallMapConvolution.apply, lambda x, weight, *_: F.conv2d(x, weight, stride=2, padding=1)):
+            given = [tensor.clone().requires_grad_(index == trained) for index, tensor in enumerate(tensors)]
+            found += torch.autograd.grad(function(*given, 2, torch.float64).square().sum(), given[trained])
+        ours, theirs = found
+        assert_near(ours, theirs, ROUNDING)
 
 
 @pytest.mark.parametrize("side", [2, 4])

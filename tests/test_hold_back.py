@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
+from fastselfie.evaluation.classify import ClassifyTask
 from fastselfie.models.encoders import encoder
 from fastselfie.models.weights import load_weights
 from fastselfie.pipelines.source import Split
 from fastselfie.pipelines.sources import open_source
+from fastselfie.pipelines.view import Batch
+from fastselfie.pretext.task import PixelFormat
 from tests.command import SMALL, in_process, succeed
 from tests.small_networks import finetune_config
 
@@ -70,6 +74,31 @@ def test_labels_held_back_judge_and_the_test_images_do_not(runs: Path) -> None:
     accuracy, loss = judged(run, kept, "train")
     assert result["validation_accuracy"] == pytest.approx(accuracy, abs=1.5 / 20)
     assert result["validation_loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_loss_and_accuracy_of_a_batch() -> None:
+    """In training and in evaluations: by hand, from scores in bf16; the loss is in fp32."""
+    config = finetune_config()
+    scores = torch.tensor([[0.0, 0.0, 2.0], [1.0, 0.0, 0.0], [3.0, 0.0, 0.0]], dtype=torch.bfloat16)
+
+    class Known(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            assert images.shape == (3, 3, 32, 32)
+            return scores
+
+    network = Known()
+    task = ClassifyTask(config, network, PixelFormat.of(config, torch.device("cpu")))
+    key = torch.zeros(3, dtype=torch.int64)
+    pixels, labels_B = torch.zeros(3, 32, 32, 3, dtype=torch.uint8), torch.tensor([2, 0, 1])
+    batch = Batch(view=task.view, pixels=pixels, epoch_B=key, sample_B=key, labels_B=labels_B)
+    found = task.loss(network, batch)
+    e = math.exp
+    losses = [math.log(2 + e(2)) - 2, math.log(e(1) + 2) - 1, math.log(e(3) + 2)]
+    assert float(found.value) == pytest.approx(sum(losses) / 3, rel=1e-6)
+    assert float(found.metrics["accuracy"]) == pytest.approx(2 / 3)
+    right, units, images = task.counts(batch).tolist()
+    assert (right, images) == (2, 3)
+    assert units / 2**24 == pytest.approx(sum(losses), rel=1e-6)
 
 
 @pytest.mark.parametrize("share", ["1", "-0.1", "nan"])

@@ -84,6 +84,9 @@ def test_of_equally_near_ones_the_first_vote(size: int) -> None:
     assert nearest_classes(asked, known, labels, k=1).tolist() == [1, 1]
     assert nearest_classes(asked, known, labels, k=2).tolist() == [0, 0]  # and of equally strong classes the first
     assert nearest_classes(asked, known, labels, k=8).tolist() == [3, 3]
+    known[-1] = torch.tensor([0.0, 1.0, 0.0, 0.0])  # nearest to the second alone
+    asked = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    assert nearest_classes(asked, known, labels, k=1).tolist() == [1, 3]
 
 
 def test_a_small_temperature_does_not_overflow() -> None:
@@ -99,6 +102,13 @@ def test_autocast_changes_nothing() -> None:
     asked, labels = torch.tensor([[1.0, 0.0121]]), torch.tensor([0, 1, 2])
     with torch.autocast("cpu", torch.bfloat16):
         assert nearest_classes(asked, known, labels, k=1).tolist() == [2]
+
+
+def test_features_in_bf16_are_compared_in_fp32() -> None:
+    known, asked = features(90, 0).bfloat16(), features(40, 1).bfloat16()
+    labels = torch.arange(90) % 7
+    expected = brute_force(asked.double().numpy(), known.double().numpy(), labels.tolist(), 5, 0.07)
+    assert nearest_classes(asked, known, labels, k=5, temperature=0.07).tolist() == expected
 
 
 def test_nobody_asked() -> None:

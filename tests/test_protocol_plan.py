@@ -320,8 +320,8 @@ def test_trials_are_judged_by_labels_held_back_and_the_best_is_taken(tmp_path: P
     finish(middle, 0.6, [0.3, 0.4, 0.5, 0.6])
     # Behind the median of two, (0.3 + 0.4) / 2, but only from half of the steps on.
     high.folder.mkdir(parents=True)
-    lines = [{"step": 20, "validation_accuracy": 0.1}]
-    (high.folder / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    lines = [{"step": 10, "loss": 2.0}, {"step": 20, "validation_accuracy": 0.1}]
+    (high.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert tuning.hopeless(high) is None
     lines.append({"step": 40, "validation_accuracy": 0.34})
     (high.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -330,7 +330,7 @@ def test_trials_are_judged_by_labels_held_back_and_the_best_is_taken(tmp_path: P
     assert tuning.chosen(scratch) == Point(lr=0.2)
     told = {(trial.settings["lr"], trial.state, trial.step, trial.validation_accuracy) for trial in tuning.told()}
     assert told == {(0.1, "complete", 80, 0.5), (0.2, "complete", 80, 0.6), (0.4, "pruned", 40, 0.34)}
-    assert [trial.settings["lr"] for trial in tuning.told() if trial.chosen] == [0.2]
+    assert [trial.settings for trial in tuning.told() if trial.chosen] == [{"lr": 0.2}]
     final = settings(plan.finetuning(scratch, 0, tuning.chosen(scratch)))
     assert isinstance(final, FinetuneConfig)
     assert (final.lr, final.hold_back) == (0.2, 0)
@@ -340,8 +340,11 @@ def test_a_trial_above_the_median_goes_on(tmp_path: Path) -> None:
     words = "cifar10 --data d --tune --labels 5% --encoders resnet50 --steps 80"
     asked = parse_protocol(words.split())
     tuning = Tuning(asked, Planner(asked, tmp_path))
-    first, second, third, *_ = tuning.trials[Kind(encoder="resnet50", labels="5%", start="scratch")].values()
+    first, second, third, other, *_ = tuning.trials[Kind(encoder="resnet50", labels="5%", start="scratch")].values()
     finish(first, 0.5, [0.2, 0.3, 0.4, 0.5])
+    other.folder.mkdir(parents=True)
+    (other.folder / "metrics.jsonl").write_text(json.dumps({"step": 40, "validation_accuracy": 0.1}) + "\n")
+    assert tuning.hopeless(other) is None, "one trial has no median"
     finish(second, 0.6, [0.3, 0.4, 0.5, 0.6])
     third.folder.mkdir(parents=True)
     (third.folder / "metrics.jsonl").write_text(json.dumps({"step": 40, "validation_accuracy": 0.36}) + "\n")

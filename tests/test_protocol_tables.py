@@ -68,6 +68,22 @@ def test_one_seed_and_an_unfinished_one() -> None:
     assert found.shown()[0][2:7] == ["43.8 ± 8.8", "50.0", "+12.5 (one seed)", "one seed", "1"]
     assert found.notes[0].startswith("1 seed is left out")
     assert not table_1(small()).notes
+    both = table_2(measured(HERE, *scores(HERE, PRETRAINED), *scores(HERE, {0: 0.5}, encoder="resnet36-attention")))
+    assert both is not None
+    assert both.notes[0].startswith("2 seeds are left out")
+    why = Failure(run="finetune/a", why="the disk is full", log="logs/finetune.a.log")
+    failed = Missing(
+        failure=why, stage="finetune", variant=BASE, encoder="resnet50", labels="8%", seed=0, pretrained=True
+    )  # fmt: skip
+    beside = replace(failed, failure=replace(why, run="finetune/b"), variant="keep-0.5", encoder="resnet36-attention")
+    one = measured(
+        HERE, *scores(HERE, {0: 0.5}, encoder="resnet36-attention"), missing=(failed, beside),
+        encoders=("resnet50", "resnet36-attention"),
+    )  # fmt: skip
+    both = table_2(one)
+    assert both is not None
+    assert both.shown()[0][:4] == ["8%", "failed (1)", "50.0", "failed (1)"]
+    assert both.notes == ("(1) finetune/a failed: the disk is full; its log is logs/finetune.a.log.",)
 
 
 def test_what_failed_says_so_and_why() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from fastselfie.pipelines.view import Batch, View
 from fastselfie.pretext.selfie import SelfieTask, context_gap
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.randomness import Purpose, integers, permutations
+from fastselfie.recipes import recipe
 
 CPU, SIDE, IMAGES, SEED = torch.device("cpu"), 12, 23, 9
 RAW: dict[str, Any] = {"mean": torch.zeros(3), "std": torch.full((3,), 1 / 255), "dtype": torch.float32}  # 0 to 255
@@ -178,3 +180,25 @@ def test_a_network_without_context_has_no_gap(split: Split) -> None:
 def test_context_gap_is_the_difference_of_shares() -> None:
     figures = context_gap(torch.tensor([60, 45, 80]))
     assert figures == pytest.approx({"held_out_accuracy": 0.75, "accuracy_shuffled": 0.5625, "context_gap": 0.1875})
+
+
+def test_views_that_recipes_train_and_evaluate_on() -> None:
+    cifar, imagenet = recipe("cifar10").pretrain, recipe("imagenet224").pretrain
+    small = View.of(cifar, 4)
+    assert small == View(size=32, grid=4, crop="pad", min_area=0.08, pad=4, pad_mode="zero", flip=True)
+    assert small.plain() == View(size=32, grid=4, crop="pad", min_area=0.08, pad=0, pad_mode="zero", flip=False)
+    large = View.of(dataclasses.replace(imagenet, min_area=0.25, pad=3, pad_mode="reflect"), 7)
+    assert large == View(size=224, grid=7, crop="resized", min_area=0.25, pad=0, pad_mode="reflect", flip=True)
+    assert large.plain() == View(size=224, grid=7, crop="pad", min_area=0.25, pad=0, pad_mode="reflect", flip=False)
+    assert (large.shorter_side, small.shorter_side) == (256, 37)  # 36.6 rounded
+
+
+def test_pixels_that_do_not_move_yet_are_no_images() -> None:
+    pixels, key = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+    still = Batch(view=View(size=SIDE), pixels=pixels, epoch_B=key, sample_B=key, labels_B=key)
+    assert torch.equal(still.images(), pixels)
+    cropped = dataclasses.replace(still, corner_B2=torch.zeros(2, 2, dtype=torch.int64))
+    flipped = dataclasses.replace(still, flip_B=torch.ones(2, dtype=torch.bool))
+    for moving in (cropped, flipped):
+        with pytest.raises(AssertionError, match="cropped or flipped later"):
+            moving.images()

@@ -39,7 +39,7 @@ class ClassifyTask:
         """
         scores_BC = self.network(self._images(batch)).float()
         right_B = scores_BC.argmax(dim=1) == batch.labels_B
-        loss_B = F.cross_entropy(scores_BC, batch.labels_B, reduction="none").double() / LOSS_UNIT
+        loss_B = F.cross_entropy(scores_BC, batch.labels_B, reduction="none") / LOSS_UNIT  # exact: a power of two
         return torch.stack([right_B.sum(), loss_B.round().long().sum(), torch.full_like(right_B.sum(), len(right_B))])
 
     def _images(self, batch: Batch) -> Tensor:

@@ -46,5 +46,4 @@ def _votes(similarity_BS: Tensor, labels_S: Tensor, k: int, temperature: float, 
         index_Bk[tied_B] = similarity_BS[tied_B].argsort(dim=1, descending=True, stable=True)[:, :k]
     # Relative to the nearest, which changes no winner: exp(1 / temperature) may be out of range.
     weight_Bk = ((similarity_Bk - similarity_Bk[:, :1]).double() / temperature).exp()
-    chosen_BkC = F.one_hot(labels_S[index_Bk], classes).double()
-    return (weight_Bk[:, :, None] * chosen_BkC).sum(dim=1)
+    return (weight_Bk[:, :, None] * F.one_hot(labels_S[index_Bk], classes)).sum(dim=1)
