@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 
-from fastselfie.pipelines.jpeg_header import is_turned_late, jpeg_header
+from fastselfie.pipelines.exif_sides import is_unclear_jpeg, is_unclear_png
+from fastselfie.pipelines.jpeg_header import jpeg_header
 
 MOST_PIXELS = 1 << 27
 """Pixels of an image at most, 134 million: a header that claims more is taken for damage, and bounds the memory."""
@@ -19,7 +20,7 @@ _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 
 
 _HEADER = "is damaged (its header)"
-_TWICE = "has EXIF twice, and which way is up is not clear"
+_UNCLEAR = "has damaged EXIF, or twice, and which way is up is not clear"
 
 
 class BadImage(Exception):  # noqa: N818 (what is wrong is the image)
@@ -40,24 +41,16 @@ def fault(data: bytes) -> str | None:
 
 
 def _jpeg_fault(data: bytes) -> str | None:
-    view = memoryview(data)
-    header = jpeg_header(view)
+    header = jpeg_header(memoryview(data))
     if header is None:
         return _HEADER
-    return size_fault(header.rows, header.columns) or (_TWICE if is_turned_late(view, header) else None)
+    return size_fault(header.rows, header.columns) or (_UNCLEAR if is_unclear_jpeg(data, header) else None)
 
 
 def _png_fault(data: bytes) -> str | None:
     found = sides(data)
     wrong = _HEADER if found is None else size_fault(*found)
-    if wrong:
-        return wrong
-    at, blocks = len(_PNG), 0
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        blocks += kind == b"eXIf"
-        at += 12 + length
-    return _TWICE if blocks > 1 else None
+    return wrong or (_UNCLEAR if is_unclear_png(data) else None)
 
 
 def check_bytes(count: int) -> None:

@@ -82,23 +82,6 @@ def is_in_order(data: memoryview, header: JpegHeader) -> bool:
     return bytes(data[at : at + 2]) == bytes((0xFF, _SCAN))
 
 
-def is_turned_late(data: memoryview, header: JpegHeader) -> bool:
-    """Whether an EXIF segment lays it on its side after another has not: decoders believe different ones, and DALI
-    writes beyond its memory then."""
-    if bytes(data[: header.scan_at]).find(_EXIF) < 0:
-        return False
-    at, upright = 2, False
-    while at + 10 <= len(data) and data[at] == 0xFF and data[at + 1] != _SCAN:
-        length = -1 if data[at + 1] == 0xFF else struct.unpack_from(">H", data, at + 2)[0]
-        if data[at + 1] == _APP1 and data[at + 4 : at + 10] == _EXIF:
-            on_its_side = _orientation(data[at + 10 : at + 2 + length]) >= 5
-            if upright and on_its_side:
-                return True
-            upright = not on_its_side
-        at += 2 + length
-    return False
-
-
 def _usual_channels(frame: memoryview) -> bool:
     """Is it grey, or luma and two of colour? Of the number of channels, and of each its name, sampling and table."""
     if len(frame) == 10 and frame[0] == 3:

@@ -129,21 +129,3 @@ def test_a_version_that_the_library_does_not_know_is_no_damage(before: bytes, af
         for decoder in (turbo(view), Decoder(view, batch=100, threads=1, device=CPU)):
             expected, pixels = (views(decoder, encoded([file] * 8, view))[0] for file in (GOOD, other))
             np.testing.assert_array_equal(pixels, expected)
-
-
-def exif_twice(image: bytes, start: int) -> bytes:
-    """EXIF that says upright, then EXIF that says on its side."""
-    blocks = [jpeg(picture(8, 8), orientation=orientation) for orientation in (1, 6)]
-    return image[:start] + b"".join(b[b.index(b"\xff\xe1") : b.index(b"\xff\xdb")] for b in blocks) + image[start:]
-
-
-def test_exif_that_contradicts_itself_is_refused_before_it_is_decoded() -> None:
-    """DALI takes the shape from one segment and the pixels from the other, and that ends the process."""
-    once = jpeg(picture(60, 50), orientation=6)
-    assert fault(once) is None
-    for file in (exif_twice(GOOD, 2), exif_twice(once.replace(b"\0\6\0", b"\0\1\0"), once.index(b"\xff\xda"))):
-        assert fault(file) == "has EXIF twice, and which way is up is not clear"
-    saved = [png(picture(60, 50), exif=jpeg(picture(8, 8), orientation=o)[12:]) for o in (1, 6)]
-    assert [fault(file) for file in saved] == [None, None]
-    block = saved[1][saved[1].index(b"eXIf") - 4 : saved[1].index(b"IDAT") - 4]
-    assert fault(saved[0].replace(saved[0][33:41], block + saved[0][33:41], 1)) is not None
