@@ -9,6 +9,7 @@ and the other does not, DALI writes beyond its memory, which ends the process.
 from __future__ import annotations
 
 import struct
+import zlib
 
 from fastselfie.pipelines.jpeg_header import JpegHeader
 
@@ -39,14 +40,21 @@ def is_unclear_jpeg(data: bytes, header: JpegHeader) -> bool:
 
 
 def is_unclear_png(data: bytes) -> bool:
-    """Whether the EXIF of a PNG file leaves open if the image lies on its side."""
-    at, blocks, size = 8, [], len(data)
+    """Whether the EXIF of a PNG file leaves open if the image lies on its side.
+
+    OpenCV passes over a block with a wrong checksum, and may over any of an animation.
+    """
+    at, blocks, animated, size = 8, [], False, len(data)
     while at + 8 <= size:
         length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 8 + length
         if kind == b"eXIf":
-            blocks.append(memoryview(data)[at + 8 : at + 8 + length])
-        at += 12 + length
-    return len(blocks) > 1 or any(_side(block) is None for block in blocks)
+            side = _side(memoryview(data)[at + 8 : end])
+            whole = zlib.crc32(data[at + 4 : end]).to_bytes(4, "big") == data[end : end + 4]
+            blocks.append(None if side and not whole else side)
+        animated |= kind == b"acTL"
+        at = end + 4
+    return len(blocks) > 1 or None in blocks or (animated and True in blocks)
 
 
 def _scan(data: bytes, at: int) -> int:
@@ -59,7 +67,8 @@ def _scan(data: bytes, at: int) -> int:
 def _side(tiff: memoryview) -> bool | None:
     """Whether it says that the image lies on its side; None where the readers do not agree. Of whatever type the
     orientation is, DALI takes its first two bytes."""
-    order, side = "<" if bytes(tiff[:2]) == b"II" else ">", False
+    name, side = bytes(tiff[:2]), False
+    order = "<" if name == b"II" else ">"
     try:
         mark, directory = struct.unpack_from(order + "HI", tiff, 2)
         if mark != _TIFF:
@@ -76,4 +85,4 @@ def _side(tiff: memoryview) -> bool | None:
                 return None if side else False
     except struct.error:  # it breaks off
         return None if side else False
-    return side
+    return None if side and name not in (b"II", b"MM") else side

@@ -77,6 +77,20 @@ def test_exif_that_contradicts_itself() -> None:
     assert fault(in_png(upright, upright)) == UNCLEAR
 
 
+def test_exif_of_a_png_image_that_opencv_passes_over() -> None:
+    """Each ended the process where the image as it is stored is higher than wide."""
+    lying, upright = exif(6, order=">"), exif(3, order=">")
+    for block, expected in [(lying, UNCLEAR), (upright, None)]:
+        whole = in_png(block)
+        checksum = 33 + 8 + len(block)
+        assert fault(whole) is None
+        assert fault(whole[:checksum] + bytes(4) + whole[checksum + 4 :]) == expected
+        assert fault(in_png(b"MI" + block[2:])) == expected
+        animation = struct.pack(">I", 8) + b"acTL" + struct.pack(">II", 2, 0)
+        animation += struct.pack(">I", zlib.crc32(animation[4:]))
+        assert fault(whole[: checksum + 4] + animation + whole[checksum + 4 :]) == expected
+
+
 def test_exif_behind_the_frame() -> None:
     """DALI turns the image by it, libjpeg-turbo's decoder does not."""
     assert fault(in_jpeg(exif(6), at=SCAN)) == UNCLEAR
