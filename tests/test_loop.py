@@ -80,6 +80,7 @@ def test_what_comes_when_and_what_is_timed(tmp_path: Path, monkeypatch: pytest.M
         seen.append(("save", len(advanced)))
         pass_by(70)
 
+    monkeypatch.setattr(Trainer, "settle", lambda trainer: pass_by(1000))
     monkeypatch.setattr(job.pipeline, "batch", after(lambda *_: pass_by(0.5), job.pipeline.batch))
     monkeypatch.setattr(job.task, "loss", after(lambda *_: pass_by(1), job.task.loss))
     monkeypatch.setattr(checkpoint, "save", after(saving, checkpoint.save))
