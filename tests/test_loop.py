@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from fastselfie.errors import LocalError
 from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import checkpoint, metrics
 from fastselfie.training.job import Job
@@ -111,3 +112,23 @@ def test_which_part_of_a_step_is_whose(tmp_path: Path, monkeypatch: pytest.Monke
     assert asked == list(trainer.requests(4)) == [(36, 38), (38, 40), (44, 46), (46, 48)]
     dropout = [scalar_key(job.config.seed, Purpose.DROPOUT, step, group) for step in (4, 5) for group in (2, 3)]
     assert keys == dropout
+
+
+def test_a_run_whose_evaluation_fails_goes_on_with_it(tmp_path: Path) -> None:
+    """Saved before anything of that step is logged; the next run evaluates first, and goes on."""
+    job, evaluated = pretraining(CPU), list[None]()
+
+    def evaluate() -> dict[str, float]:
+        evaluated.append(None)
+        if len(evaluated) == 1:
+            raise LocalError("a file is bad")
+        return {"figure": float(len(evaluated))}
+
+    config = dataclasses.replace(job.config, log_every=2, evaluate_every=4)
+    job = dataclasses.replace(job, config=config, evaluate=evaluate, watch=None)
+    with pytest.raises(LocalError, match="a file is bad"):
+        train(job, World(device=CPU), RunFolder(tmp_path), "")
+    assert checkpoint.newest_whole(tmp_path / "checkpoints", warn=print) == 4
+    train(job, World(device=CPU), RunFolder(tmp_path), "")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line.get("figure")) for line in lines] == [(2, None), (4, 2.0), (6, 3.0)]
