@@ -89,6 +89,12 @@ def test_a_norm_whose_counter_is_given_back(norm: nn.BatchNorm2d, counts: bool) 
     torch.testing.assert_close(norm.running_mean, expected.double())
 
 
+def test_a_norm_that_counts_and_has_a_momentum_counts(norm: nn.BatchNorm2d) -> None:
+    norm.num_batches_tracked = torch.tensor(7)
+    norm_relu(norm, maps())
+    assert int(norm.num_batches_tracked) == 8
+
+
 def test_a_callers_gradient_is_not_written_to(norm: nn.BatchNorm2d) -> None:
     x = maps()
     g = torch.randn_like(x)
