@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from threading import Lock
 from typing import NoReturn
 
@@ -137,8 +136,7 @@ class Loader:
         """This process's share of a step."""
         start = step * self._batch_size
         count = min(self._batch_size, self.images - start) if self._plain else self._batch_size
-        edges = (start + count * rank // self._world_size for rank in (self._rank, self._rank + 1))
-        first, last = islice(edges, 2)
+        first, last = (start + count * rank // self._world_size for rank in (self._rank, self._rank + 1))
         return first, last
 
     def _take(self, batch: Callable[[], Batch]) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from fastselfie.errors import LocalError
 from fastselfie.pipelines.decoder import Decoder
 from fastselfie.pipelines.draws import ATTEMPTS, DRAWS, ROW
 from fastselfie.pipelines.graph_runner import Encoded
-from fastselfie.pipelines.image_bytes import BadImage, fault
+from fastselfie.pipelines.image_bytes import BadImage, check_bytes, fault, sides, size_fault
 from fastselfie.pipelines.reading import Reader
 from fastselfie.pipelines.source import Files
 from fastselfie.pipelines.undecodable import Undecodable
@@ -253,6 +253,19 @@ def test_a_read_that_fails_is_tried_three_times(error: OSError, failures: int, t
 )
 def test_what_the_bytes_alone_tell(data: bytes, expected: str | None) -> None:
     assert fault(data) == expected
+
+
+def test_sizes_at_the_ends_of_what_is_read() -> None:
+    assert sides(WHOLE) == (200, 300)
+    assert sides(png(picture(9, 7))) == (9, 7)
+    for data in (b"", b"GIF89a" + bytes(100), WHOLE[:3], png(picture(9, 7))[:23]):
+        assert sides(data) is None
+    assert fault(jpeg(picture(1, 1))) is fault(png(picture(1, 1))) is size_fault(1 << 13, 1 << 14) is None
+    assert size_fault((1 << 27) + 1, 1) == "has 134217729 x 1 pixels, more than the 134217728 that are read"
+    assert size_fault(0, 9) == size_fault(9, 0) == "is damaged (its header)"
+    check_bytes(1 << 30)
+    with pytest.raises(BadImage, match="has 1073741825 bytes, more than the 1073741824 that are read"):
+        check_bytes((1 << 30) + 1)
 
 
 def decoded(data: bytes, *, at: float | None = None) -> bytes:

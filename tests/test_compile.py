@@ -32,6 +32,7 @@ def test_it_is_compiled_before_the_first_step(tmp_path: Path) -> None:
     run.settle()
     found = len(compiled)
     assert found
+    assert any(parameter.grad is not None for parameter in run.network.parameters()), "the way back too"
     run.step(0)
     assert len(compiled) == found
 

@@ -19,7 +19,7 @@ from fastselfie.pipelines.jpeg_segments import restart_interval, with_table
 from fastselfie.pipelines.jpeg_window import WORTH, Part
 from tests.photographs import jpeg, noise, picture
 
-SHAPES = [(90, 128), (100, 97), (64, 64), (33, 250), (250, 33), (16, 48), (17, 49), (64, 36)]
+SHAPES = [(90, 128), (100, 97), (64, 64), (33, 250), (250, 33), (16, 48), (17, 49), (64, 36), (250, 4)]
 SUBSAMPLINGS = {0: (8, 8), 1: (8, 16), 2: (16, 16)}  # Pillow's, with rows and columns of an MCU
 
 

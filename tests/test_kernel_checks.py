@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from collections.abc import Callable
 from typing import Any
 
@@ -254,6 +255,14 @@ def test_values_that_the_debug_mode_reads(
     with using(kernels):
         assert refused(operation, changes).startswith(message)
         run(**make())
+
+
+@pytest.mark.parametrize(("value", "debug"), [(None, False), ("", False), ("0", False), ("1", True)])
+def test_the_debug_mode_is_asked_for(value: str | None, debug: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FASTSELFIE_DEBUG", raising=False)
+    if value is not None:
+        monkeypatch.setenv("FASTSELFIE_DEBUG", value)
+    assert runpy.run_path(checks.__file__)["DEBUG"] is debug
 
 
 @pytest.mark.parametrize("debug", [False, True])

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastselfie.errors import UserError
-from fastselfie.evaluation.linear import STRENGTHS, check_labels, linear_probe
+from fastselfie.evaluation import linear
+from fastselfie.evaluation.linear import FITS, STRENGTHS, check_labels, linear_probe
 from fastselfie.evaluation.subsets import labelled_subset
 
 CPU = torch.device("cpu")
@@ -83,10 +84,24 @@ def test_the_penalty_is_the_best_on_what_is_held_back(seed: int, as_good: int) -
 
 
 def test_the_penalty_is_chosen_on_training_labels_alone() -> None:
+    """And the caller is told of each fit, there and once more."""
     (x, y), (test_x, test_y) = problem(300, 0), problem(60, 5)
-    own, other = (linear_probe(x, y, test_x, labels, 0, CPU) for labels in (test_y, (test_y + 1) % 3))
+    told: list[int] = []
+    own, other = (linear_probe(x, y, test_x, labels, 0, CPU, told.append) for labels in (test_y, (test_y + 1) % 3))
+    assert told == [1] * 2 * FITS
     assert (own.c, own.validation_accuracy) == (other.c, other.validation_accuracy)
     assert own.accuracy > other.accuracy
+
+
+def test_in_parts_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    (x, y), (test_x, test_y) = problem(300, 0), problem(250, 5)
+    whole = linear_probe(x, y, test_x, test_y, 0, CPU)
+    monkeypatch.setattr(linear, "_ROWS", 70)
+    assert linear_probe(x, y, test_x, test_y, 0, CPU) == whole
+    mean, deviation = linear._scale(x)
+    np.testing.assert_allclose(mean, x.double().numpy().mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(deviation[:-1], x[:, :-1].double().numpy().std(axis=0), rtol=1e-6)
+    assert deviation[-1] == 1
 
 
 def test_a_strong_penalty_is_chosen_where_features_are_noise_in_many_dimensions() -> None:

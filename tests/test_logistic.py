@@ -73,6 +73,15 @@ def test_in_parts_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(parts.chosen(x), scores.argmax(axis=1))
 
 
+def test_neither_features_nor_scores_of_a_part_are_more_than_they_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logistic, "_CHUNK", 100)
+    x, y = problem(60, 5, 4)
+    for classes, sizes in ((4, [20] * 3), (25, [4] * 15), (1000, [1] * 60)):
+        parts = list(logistic._chunks(x, y, classes))
+        assert [len(features) for features, _ in parts] == sizes
+        assert torch.equal(torch.cat([labels for _, labels in parts]), y)
+
+
 def test_what_does_not_converge_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = problem(1000, 8, 3)
     monkeypatch.setattr(logistic, "ITERATIONS", 2)

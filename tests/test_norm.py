@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastselfie.models.norm import norm_relu, pre_activation
 from fastselfie.models.resnet import Bottleneck, batch_norm
-from fastselfie.models.statistics import statistics
+from fastselfie.models.statistics import _Normalise, statistics
 
 C = 6
 
@@ -89,6 +89,12 @@ def test_a_norm_whose_counter_is_given_back(norm: nn.BatchNorm2d, counts: bool) 
     torch.testing.assert_close(norm.running_mean, expected.double())
 
 
+def test_a_norm_that_counts_and_has_a_momentum_counts(norm: nn.BatchNorm2d) -> None:
+    norm.num_batches_tracked = torch.tensor(7)
+    norm_relu(norm, maps())
+    assert int(norm.num_batches_tracked) == 8
+
+
 def test_a_callers_gradient_is_not_written_to(norm: nn.BatchNorm2d) -> None:
     x = maps()
     g = torch.randn_like(x)
@@ -141,3 +147,23 @@ def test_statistics_are_the_modules(norm: nn.BatchNorm2d, count: int) -> None:
     assert norm.running_var is not None
     assert torch.equal(constants.values_2D, torch.stack([norm.running_mean, norm.running_var]))
     assert constants.count == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_synchronised_norms_passes_without_others(norm: nn.BatchNorm2d, dtype: torch.dtype) -> None:
+    """Against the module in fp64: maps and their gradient are of one dtype, and sums over a map lose nothing to it."""
+    x, g = (maps().detach().to(dtype) for _ in range(2))
+    exact = x.double().requires_grad_()
+    theirs = norm(exact)
+    expected = torch.autograd.grad(theirs, [exact, norm.weight, norm.bias], g.double())
+    values_2D = torch.stack([exact.mean(dim=(0, 2, 3)), exact.var(dim=(0, 2, 3), correction=0)]).detach().float()
+    given = [tensor.detach().float().requires_grad_() for tensor in (norm.weight, norm.bias)]
+    x.requires_grad_()
+    y = _Normalise.apply(x, *given, values_2D, 5 * 4 * 4, norm.eps, "")
+    found = torch.autograd.grad(y, [x, *given], g)
+    assert (y.dtype, found[0].dtype) == (dtype, dtype)
+    near = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    torch.testing.assert_close(y.double(), theirs, rtol=near, atol=near)
+    torch.testing.assert_close(found[0].double(), expected[0], rtol=near, atol=near)
+    for ours, truth in zip(found[1:], expected[1:], strict=True):
+        torch.testing.assert_close(ours.double(), truth, rtol=1e-4, atol=1e-4)

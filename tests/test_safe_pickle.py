@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pickle
@@ -174,8 +175,40 @@ def test_many_tuples_in_each_other_are_refused(raw: bytes) -> None:
 def test_array_of_another_shape_than_its_bytes() -> None:
     raw = pickle.dumps({"data": ROWS}, 4)
     assert raw.count(struct.pack("<H", 3072)) == 1
-    with pytest.raises(UserError, match="damaged"):
-        load(raw.replace(struct.pack("<H", 3072), struct.pack("<H", 3073)))
+    for other in (3071, 3073):
+        with pytest.raises(UserError, match="damaged"):
+            load(raw.replace(struct.pack("<H", 3072), struct.pack("<H", other)))
+
+
+U1, ORDER = b"cnumpy\ndtype\nU\x02u1\x85R", b"X\x01\x00\x00\x00C"
+NO_STATE = {
+    "a text for bytes": b"X\x01\x00\x00\x00a" + U1 + b"K\x01\x85" + ORDER,
+    "a text for a dtype": b"U\x01aU\x02u1K\x01\x85" + ORDER,
+    "another order": b"U\x01a" + U1 + b"K\x01\x85X\x01\x00\x00\x00A",
+    "lengths below 0": b"U\x01a" + U1 + b"J\xff\xff\xff\xff" * 2 + b"\x86" + ORDER,
+    "a flag for a length": b"U\x01a" + U1 + b"\x88\x85" + ORDER,
+}
+
+
+def test_bytes_that_are_an_array() -> None:
+    """The form of which the next test's are spoilt."""
+    found = load(b"\x80\x02}U\x01acnumpy.core.numeric\n_frombuffer\n(U\x01a" + U1 + b"K\x01\x85" + ORDER + b"tRs.")
+    np.testing.assert_array_equal(np.asarray(found["a"]), np.array([ord("a")], np.uint8))
+
+
+@pytest.mark.parametrize("state", NO_STATE.values(), ids=NO_STATE.keys())
+def test_what_is_no_state_of_an_array_does_not_reach_numpy(state: bytes) -> None:
+    with pytest.raises(UserError, match=r"^some/file is damaged \(UnpicklingError "):
+        load(b"\x80\x02}U\x01acnumpy.core.numeric\n_frombuffer\n(" + state + b"tRs.")
+
+
+def test_a_disk_that_fails() -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(UserError, match=r"^some/file cannot be read \(.*Input/output error\): check the disk"):
+        load_arrays(Failing(), "some/file")
 
 
 @pytest.mark.parametrize(

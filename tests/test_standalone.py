@@ -177,6 +177,17 @@ def test_images_in_memory() -> None:
     assert [len(images) for images, _ in tested] == [10, 5]
 
 
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
+def test_images_in_memory_are_normalised_too(dtype: torch.dtype, near: float) -> None:
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+    raw = loader("synthetic:60", batch_size=20, size=32, dtype=torch.uint8)
+    scaled = loader("synthetic:60", batch_size=20, size=32, dtype=dtype, mean=mean, std=std)
+    for (pixels, _), (images, _) in zip(raw, scaled, strict=True):
+        assert (pixels.dtype, images.dtype) == (torch.uint8, dtype)
+        expected = (pixels.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+        torch.testing.assert_close(images.double(), expected.double(), rtol=near, atol=near)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -39,12 +39,10 @@ class Logistic:
     bias_C: Tensor
     converged: bool
 
-    @torch.no_grad()
     def chosen(self, x_SD: Tensor) -> Tensor:
         """The likeliest class of each image: int64 (S,)."""
         return F.linear(x_SD, self.weight_CD, self.bias_C).argmax(dim=1)
 
-    @torch.no_grad()
     def judged(self, x_SD: Tensor, y_S: Tensor) -> tuple[float, float]:
         """Accuracy and mean cross entropy, for at least one image; ``y_S`` in [0, C)."""
         right = loss = 0.0
