@@ -17,8 +17,6 @@ MOST_BYTES = 1 << 30
 """Bytes of an image at most."""
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
-
-
 _HEADER = "is damaged (its header)"
 _UNCLEAR = "has damaged EXIF, or twice, and which way is up is not clear"
 
