@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import zlib
 
-from fastselfie.pipelines.jpeg_header import JpegHeader
+from fastselfie.pipelines.jpeg_header import JpegHeader, first_scan
 
 _MARK, _APP1, _SCAN = b"Exif\0\0", 0xE1, 0xDA
 _ORIENTATION, _TIFF = 0x0112, 42
@@ -25,7 +25,7 @@ def is_unclear_jpeg(data: bytes, header: JpegHeader) -> bool:
     view, at, sides = memoryview(data), header.scan_at, set()
     if data.find(_MARK, 0, at) >= 0:
         at = 2
-    elif data.find(_MARK, at, _scan(data, at)) < 0:
+    elif data.find(_MARK, at, first_scan(data, header)) < 0:
         return False
     while at + 10 <= len(data) and data[at] == 0xFF and data[at + 1] != _SCAN:
         if data[at + 1] == 0xFF:  # a byte of padding
@@ -55,13 +55,6 @@ def is_unclear_png(data: bytes) -> bool:
         animated |= kind == b"acTL"
         at = end + 4
     return len(blocks) > 1 or None in blocks or (animated and True in blocks)
-
-
-def _scan(data: bytes, at: int) -> int:
-    """Where the first scan begins; ``at`` is behind the frame."""
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _SCAN:
-        at += 1 if data[at + 1] == 0xFF else 2 + (data[at + 2] << 8 | data[at + 3])
-    return at
 
 
 def _side(tiff: memoryview) -> bool | None:

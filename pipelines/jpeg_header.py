@@ -74,12 +74,18 @@ def jpeg_header(data: memoryview) -> JpegHeader | None:
     return None
 
 
-def is_in_order(data: memoryview, header: JpegHeader) -> bool:
-    """Whether the segments behind the frame's follow each other up to a scan: with bytes between, DALI refuses it."""
+def first_scan(data: bytes, header: JpegHeader) -> int:
+    """Where the segments behind the frame's end, each of which follows the one before: there stands a scan."""
     at = header.scan_at
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _SCAN:
-        at += 1 if data[at + 1] == 0xFF else 2 + struct.unpack_from(">H", data, at + 2)[0]
-    return bytes(data[at : at + 2]) == bytes((0xFF, _SCAN))
+        at += 1 if data[at + 1] == 0xFF else 2 + (data[at + 2] << 8 | data[at + 3])
+    return at
+
+
+def is_in_order(data: bytes, header: JpegHeader) -> bool:
+    """Whether there really stands one: with bytes between segments, DALI refuses the image."""
+    at = first_scan(data, header)
+    return data[at : at + 2] == bytes((0xFF, _SCAN))
 
 
 def _usual_channels(frame: memoryview) -> bool:

@@ -158,7 +158,7 @@ def _is_plain_jpeg(picture: Image.Image, data: bytes) -> bool:
     header = jpeg_header(memoryview(data)) if picture.format in _JPEG else None
     if header is None or header.marker not in _COPIED_FRAMES or picture.mode not in _PLAIN:
         return False
-    return is_in_order(memoryview(data), header)
+    return is_in_order(data, header)
 
 
 def _plain(picture: Image.Image) -> Image.Image:
