@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastselfie.models.convolution import Conv1x1, Conv3x3, channels_last, dense_2x2
 from fastselfie.models.small_maps import SmallMapConvolution
@@ -81,6 +83,24 @@ def test_conv3x3(
 def test_conv1x1(random: Callable[..., Tensor], side: int, stride: int, memory_format: torch.memory_format) -> None:
     x = random(3, 6, side, side).contiguous(memory_format=memory_format)
     assert_same_function(applied(Conv1x1(6, 10, stride)), convolution(stride), x, random(10, 6, 1, 1))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_strided_1x1_is_one_product(grad: bool) -> None:
+    """Of 3 maps a stride of 2 picks 4 x 4 positions each: 48 rows, whether a gradient is wanted or not. Left to itself,
+    PyTorch's linear() makes 12 products of 4 rows of them in an evaluation under autocast."""
+    products = []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if operator.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm):
+                products.append(tuple(args[0].shape))
+            return operator(*args, **(kwargs or {}))
+
+    x = torch.zeros(3, 6, 8, 8, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16), Products():
+        Conv1x1(6, 10, stride=2)(x)
+    assert products == [(48, 6)]
 
 
 def test_2x2_maps_under_autocast(random: Callable[..., Tensor]) -> None:

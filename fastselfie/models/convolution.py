@@ -29,7 +29,10 @@ class Conv1x1(nn.Conv2d):
 
     def multiply(self, picked: Tensor, residual: Tensor | None = None) -> Tensor:
         """The product of the positions that the stride picks: (B, C, h, w) to (B, O, h, w), plus ``residual``."""
-        y_BhwO = F.linear(picked.permute(0, 2, 3, 1), self.weight.flatten(1))
+        B, C, h, w = picked.shape
+        # Rows: of what a stride picked, linear() makes a product for every B * h where it is to have no gradient.
+        rows_RC = picked.permute(0, 2, 3, 1).reshape(B * h * w, C)
+        y_BhwO = F.linear(rows_RC, self.weight.flatten(1)).view(B, h, w, self.out_channels)
         if residual is not None:
             y_BhwO = y_BhwO.add_(residual.permute(0, 2, 3, 1))  # in place: the product is still in the cache
         return y_BhwO.permute(0, 3, 1, 2)
