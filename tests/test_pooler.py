@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.baselines.plain_selfie import AttentionLayer
 from fastselfie.models.pooler import AttentionBlock, AttentionPooler, PlainPooler, make_pooler
-from tests.small_networks import assert_near, model_config, pretrain_config
+from tests.small_networks import assert_near, model_config, pretrain_config, randomise
 
 ROUNDING = 1e-12
 
@@ -29,14 +32,12 @@ def test_parameters() -> None:
     assert sum(parameter.numel() for parameter in pooler.parameters()) == 16_545_664
 
 
-def test_the_last_block_needs_one_query() -> None:
+def test_the_last_block_makes_one_token() -> None:
     """The same u, and the same gradients, as from computing every output token of every block and discarding all but
-    the first."""
+    the first. Biases are off 0, and so are norms'."""
     pooler = AttentionPooler(model_config()).double().eval()
+    randomise(pooler)
     h_BnD = random(3, 12, 64).requires_grad_()
-    computed: list[int] = []  # tokens, block by block
-    for block in pooler.blocks:
-        block.register_forward_hook(lambda _module, _given, y_BTD: computed.append(y_BTD.shape[1]))
 
     def every_token() -> Tensor:
         x_BTD = torch.cat([pooler.u0.expand(3, 1, -1), h_BnD], dim=1)
@@ -49,17 +50,49 @@ def test_the_last_block_needs_one_query() -> None:
     results = []
     for u_BD in (pooler(pooler.with_u0(h_BnD)), every_token()):
         results.append([u_BD, *torch.autograd.grad(u_BD, leaves, random(3, 64))])
-    assert computed == [13, 13, 1, 13, 13, 13]
     names = ["u", "h", *(name for name, _ in pooler.named_parameters())]
     for name, a, b in zip(names, *results, strict=True):
         assert_near(a, b, ROUNDING, name)
 
 
-@pytest.mark.parametrize("queries", [1, 2, 5])
-def test_a_block_computes_the_first_tokens_alone(queries: int) -> None:
-    block = AttentionBlock(model_config()).double().eval()
-    x_BTD = random(3, 5, 64)
-    assert_near(block(x_BTD, queries=queries), block(x_BTD)[:, :queries], ROUNDING)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 5), (3, 17)])
+def test_one_token_with_dropout(shape: tuple[int, int]) -> None:
+    """Head by head in NumPy, from keys and values of all tokens, with the masks that the same seed draws: for each
+    token's share in each head, then for both outputs."""
+    B, T = shape
+    block = AttentionBlock(model_config(dropout=0.3)).double()
+    randomise(block)
+    x_BTD, D, d = random(B, T, 64), 64, 16
+    torch.manual_seed(5)
+    found_BD = block.first(x_BTD)
+    torch.manual_seed(5)
+    kept_BKT, *kept_BD = (F.dropout(torch.ones(*size).double(), 0.3) for size in ((B, 4, T), (B, D), (B, D)))
+    q, k, v = np.split(block.qkv(x_BTD).detach().numpy(), 3, axis=2)
+    mixed_BD = np.zeros((B, D))
+    for image, head in itertools.product(range(B), range(4)):
+        its = slice(head * d, (head + 1) * d)
+        powers_T = np.exp(k[image, :, its] @ q[image, 0, its] / 4)
+        mixed_BD[image, its] = (kept_BKT[image, head].numpy() * powers_T / powers_T.sum()) @ v[image, :, its]
+    with torch.no_grad():
+        x_BD = block.attention_norm(x_BTD[:, 0] + kept_BD[0] * block.out(torch.from_numpy(mixed_BD)))
+        y_BD = block.contract(F.gelu(block.expand(x_BD)))
+        assert_near(found_BD, block.output_norm(x_BD + kept_BD[1] * y_BD), ROUNDING)
+
+
+def test_one_token_in_bf16() -> None:
+    """As near to the truth as that token of all that `forward` makes in bf16, twice over: under autocast, and of a
+    network that is bf16 itself."""
+    block, x_BTD = AttentionBlock(model_config(width=0.5)).double().eval(), random(16, 13, 512)
+    randomise(block)
+    truth_BD = block(x_BTD)[:, 0]
+    block.float()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        one_BD, all_BTD = block.first(x_BTD.float()), block(x_BTD.float())
+    assert (one_BD - truth_BD).abs().max() <= 2 * (all_BTD[:, 0] - truth_BD).abs().max()
+    block.bfloat16()
+    one_BD, all_BTD = block.first(x_BTD.bfloat16()), block(x_BTD.bfloat16())
+    assert one_BD.dtype == torch.bfloat16
+    assert (one_BD - truth_BD).abs().max() <= 2 * (all_BTD[:, 0] - truth_BD).abs().max()
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

@@ -8,7 +8,7 @@ Shapes: B images, T = 1 + n tokens, D features, K heads, I intermediate features
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,23 +34,40 @@ class AttentionBlock(nn.Module):
         self.output_norm = nn.LayerNorm(D, eps=_LAYER_NORM_EPS)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTD: Tensor, queries: int | None = None) -> Tensor:
-        """(B, T, D) to (B, T, D), or to the first ``queries`` tokens of that alone: nothing else is computed."""
-        T, D = x_BTD.shape[1:]
-        if queries is None or queries == T:
-            q, k, v = (self._split(t) for t in self.qkv(x_BTD).chunk(3, dim=2))
-        else:
-            first_BQD = x_BTD[:, :queries]
-            q = self._split(F.linear(first_BQD, self.qkv.weight[:D], self.qkv.bias[:D]))
-            kv_BT2D = F.linear(x_BTD, self.qkv.weight[D:], self.qkv.bias[D:])
-            k, v = (self._split(t) for t in kv_BT2D.chunk(2, dim=2))
-            x_BTD = first_BQD
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        q, k, v = (self._split(t) for t in self.qkv(x_BTD).chunk(3, dim=2))
         dropout = self.dropout.p if self.training else 0.0
         mixed_BKTd = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        mixed_BTD = mixed_BKTd.transpose(1, 2).flatten(2)
-        x_BTD = self.attention_norm(x_BTD + self.dropout(self.out(mixed_BTD)))
-        y_BTD = self.contract(F.gelu(self.expand(x_BTD)))
-        return self.output_norm(x_BTD + self.dropout(y_BTD))
+        return self._after_attention(x_BTD, mixed_BKTd.transpose(1, 2).flatten(2))
+
+    def first(self, x_BTD: Tensor) -> Tensor:
+        """The first token of what `forward` gives, (B, T, D) to (B, D), without keys and values of all tokens.
+
+        A head's one query q meets W x + b, a token's key, as (q W) . x and a number that is the same for all tokens,
+        which softmax drops; a weighted sum of values W x + b is W times that of the tokens, and b.
+        """
+        B, D, K = x_BTD.shape[0], x_BTD.shape[2], self.heads
+        d = D // K
+        query_DD, key_DD, value_DD = self.qkv.weight.chunk(3)
+        query_bias_D, value_bias_D = self.qkv.bias[:D], self.qkv.bias[2 * D :]
+        first_BD = x_BTD[:, 0]
+        q_KBd = F.linear(first_BD, query_DD, query_bias_D).view(B, K, d).transpose(0, 1)
+        asked_BKD = torch.bmm(q_KBd, key_DD.view(K, d, D)).transpose(0, 1)
+        scores_BKT = torch.bmm(asked_BKD, x_BTD.transpose(1, 2))
+        wide = torch.promote_types(scores_BKT.dtype, torch.float32)
+        share_BKT = self.dropout((scores_BKT.to(wide) * d**-0.5).softmax(dim=2))
+        tokens_BKD = torch.bmm(share_BKT.to(x_BTD.dtype), x_BTD)
+        values_KBd = torch.bmm(tokens_BKD.transpose(0, 1), value_DD.view(K, d, D).transpose(1, 2))
+        kept_BK1 = share_BKT.sum(dim=2, keepdim=True).to(values_KBd.dtype)  # 1 without dropout
+        mixed_BKd = values_KBd.transpose(0, 1) + kept_BK1 * value_bias_D.view(K, d)
+        return self._after_attention(first_BD, mixed_BKd.flatten(1))
+
+    def _after_attention(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """The rest of the block, token by token: (..., D) and what attention gave for it, (..., D), to (..., D)."""
+        x = self.attention_norm(x + self.dropout(self.out(mixed)))
+        y = self.contract(F.gelu(self.expand(x)))
+        return self.output_norm(x + self.dropout(y))
 
     def _split(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, K, T, D / K)."""
@@ -73,7 +90,7 @@ class Pooler(nn.Module):
 
 
 class AttentionPooler(Pooler):
-    """A: a learned u0 and ``depth`` blocks; only u is used, so the last block computes one query.
+    """A: a learned u0 and ``depth`` blocks; only u is used, so the last block computes that token alone.
 
     Without blocks u is u0: a control that sees no image, yet may learn what all have in common.
     """
@@ -87,9 +104,12 @@ class AttentionPooler(Pooler):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """See `Pooler`."""
-        for number, block in enumerate(self.blocks, 1):
-            x_BTD = block(x_BTD, queries=1 if number == len(self.blocks) else None)
-        return x_BTD[:, 0]
+        blocks = cast(list[AttentionBlock], list(self.blocks))
+        if not blocks:
+            return x_BTD[:, 0]
+        for block in blocks[:-1]:
+            x_BTD = block(x_BTD)
+        return blocks[-1].first(x_BTD)
 
 
 class PlainPooler(Pooler):
