@@ -36,6 +36,17 @@ def test_a_backward_pass_is_counted() -> None:
     assert counts.flops == 3 * (2 * 6 * 4 * 3)  # the product and both gradients
 
 
+def test_attention_in_evaluations_is_counted() -> None:
+    """2 images of 5 tokens of 8 features: 4 products with 8 x 8 matrices a token, and of 5 with 5 tokens two a head."""
+    attention, x = torch.nn.MultiheadAttention(8, 2, batch_first=True).eval(), torch.randn(2, 5, 8)
+    with torch.no_grad():
+        counts = count(lambda: attention(x, x, x, need_weights=False))
+    assert counts.flops == 2 * (2 * 5 * 4 * 8 * 8) + 2 * (2 * 2 * 2 * 5 * 5 * 4)
+    q, k, v = torch.randn(3, 2, 4, 5, 8)  # 2 images, 4 heads
+    with torch.no_grad():
+        assert count(lambda: F.scaled_dot_product_attention(q, k, v)).flops == 2 * (2 * 4 * 2 * 5 * 5 * 8)
+
+
 def test_bytes_of_calls_that_change_and_share_memory() -> None:
     x, y = torch.zeros(10, 10), torch.ones(10, 10)
     cases = [

@@ -94,6 +94,9 @@ def test_every_section_has_its_sides(report: Result) -> None:
     assert report.sides("trunk alone") == [side for side in WHOLE_STEP[:-1] if side not in around]
     assert report.sides("pooler and head") == [side for side in WHOLE_STEP[:-1] if not side.endswith("trunk")]
     assert report.sides("optimiser") == ["fused", "foreach", "for-loop"]
+    assert report.sides("evaluation") == [
+        "fastselfie eager", "fastselfie fused", "eager fp32 NCHW", "eager bf16 channels-last",
+    ]  # fmt: skip
     assert report.sides("several processes") == ["gradients meet", "gradients do not meet"]
     for operation in ("patch_batch", "patch_tokens", "location_head"):
         assert report.sides(f"operation {operation} forward") == ["plain PyTorch", "compiled"]
@@ -147,6 +150,10 @@ def test_operations_are_of_the_side_that_is_named(report: Result) -> None:
     # Together the whole step: but for the gradient of the trunk's input, which the first convolution does not need,
     # and those of the tail's, which both count.
     assert sum(parts) == pytest.approx(plain["gflop"], rel=0.02)
+    stem = 4 * 16 * 2 * (8 * 8) * 4 * 3 * 9 / 1e9  # has no gradient of its input
+    for side in ("fastselfie eager", "eager fp32 NCHW"):
+        step, forward = (report.side(section, side)["gflop"] for section in ("whole step", "evaluation"))
+        assert 3 * forward == pytest.approx(step + stem, rel=1e-3)
     assert report.side("end to end", "from JPEG files")["gflop"] == pytest.approx(eager["gflop"])
 
 

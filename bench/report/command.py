@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.report import data, parts
+from bench.report import data, evaluation, parts
 from bench.report.device_time import table
 from bench.report.machine import Machine, measure_machine
 from bench.report.operations import operations
@@ -67,6 +67,7 @@ def _compute(bench: Bench, machine: Machine, record: Record) -> None:
     record.add(parts.TRUNK, lambda: parts.trunk_alone(bench, machine))
     record.add(parts.POOLER, lambda: parts.pooler_and_head(bench, machine))
     record.add(parts.OPTIMISER, lambda: parts.optimiser(bench, machine))
+    record.add(evaluation.SECTION, lambda: evaluation.evaluation(bench, machine))
     record.add("operation", lambda: operations(bench, machine))
     record.add("several processes", lambda: several_processes(bench, machine, flops))
 

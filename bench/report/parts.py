@@ -85,7 +85,7 @@ def trunk_alone(bench: Bench, machine: Machine) -> list[Row]:
         return _there_and_back(network, compiler(network.maps), patches, dtype)
 
     around = {FUSED, COMPILED_FUSED}  # there are no such kernels in it
-    sides = [side for side in _sides(bench, ours, plain) if side.name not in around]
+    sides = [side for side in sides_of(bench, ours, plain) if side.name not in around]
     sides.insert(2, Side(
         name=FUSED_TRUNK, dtype=config.precision, build=lambda: ours(partial(torch.compile, backend=bench.backend)),
         lacks=whole_step.trunk_lacks(bench), counted_as=EAGER, kernels="on", trunk="fused",
@@ -105,7 +105,7 @@ def pooler_and_head(bench: Bench, machine: Machine) -> list[Row]:
         network = PlainPoolerAndHead(plain_network(config, bench.device))
         return _question_and_answer(network, compiler(network), bench, dtype)
 
-    return measure(POOLER, _sides(bench, ours, plain), bench, machine, images=config.batch_size)[0]
+    return measure(POOLER, sides_of(bench, ours, plain), bench, machine, images=config.batch_size)[0]
 
 
 def optimiser(bench: Bench, machine: Machine) -> list[Row]:
@@ -115,7 +115,7 @@ def optimiser(bench: Bench, machine: Machine) -> list[Row]:
     return measure(OPTIMISER, sides, bench, machine, images=None)[0]
 
 
-def _sides(bench: Bench, ours: Callable[[Compiler], Step], plain: Callable[[str, Compiler], Step]) -> list[Side]:
+def sides_of(bench: Bench, ours: Callable[[Compiler], Step], plain: Callable[[str, Compiler], Step]) -> list[Side]:
     """Those of the whole step that a part has."""
     dtype, bf16 = bench.config.precision, bf16_lacks(bench.device)
     slow, fast = _compile_lacks(bench), whole_step.kernels_lack(bench)
@@ -155,7 +155,7 @@ def _there_and_back(network: nn.Module, forward: Any, patches: Tensor, dtype: st
 
     def step() -> None:
         network.zero_grad()
-        with _autocast(patches.device, dtype):
+        with autocast(patches.device, dtype):
             maps = forward(patches)
         if not upstream:
             upstream.append(torch.randn_like(maps))
@@ -176,7 +176,7 @@ def _question_and_answer(network: nn.Module, forward: Any, bench: Bench, dtype: 
     def step() -> None:
         network.zero_grad()
         tokens_BTD.grad = h_BmD.grad = None
-        with _autocast(device, dtype):
+        with autocast(device, dtype):
             loss = forward(tokens_BTD, h_BmD, places_BN)
         loss.backward()
 
@@ -197,5 +197,6 @@ def _update(bench: Bench, way: str) -> Step:
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=True, **choice).step
 
 
-def _autocast(device: torch.device, dtype: str) -> Any:
+def autocast(device: torch.device, dtype: str) -> Any:
+    """Of a side whose products are in ``dtype``."""
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16")
