@@ -175,6 +175,8 @@ def _drawn(key_B: NDArray[np.uint64], number: int, half_B: NDArray[np.uint64], h
     return (((x ^ (x >> np.uint64(31))) >> np.uint64(21)) * np.uint64(high)) >> np.uint64(43)
 
 
-def epoch_order(seed: int, epoch: int, size: int) -> Tensor:
-    """The order in which epoch ``epoch`` visits a data set of ``size`` samples, whole: int64 (size,), a permutation."""
-    return torch.from_numpy(shuffled(scalar_key(seed, Purpose.ORDER, epoch), np.arange(size), size))
+def epoch_order(seed: int, epoch: int, size: int, count: int | None = None) -> Tensor:
+    """The order in which epoch ``epoch`` visits a data set of ``size`` samples: int64 (size,), a permutation, or the
+    first ``count`` of it, at the cost of these."""
+    places = np.arange(size if count is None else min(count, size))
+    return torch.from_numpy(shuffled(scalar_key(seed, Purpose.ORDER, epoch), places, size))

@@ -51,8 +51,7 @@ def lacks(device_type: str) -> str | None:
     if interpreted():
         return None
     if device_type == "cuda":
-        capable = _IS_NVIDIA and torch.cuda.get_device_capability() >= (8, 0)
-        return None if capable else "an NVIDIA device of compute capability 8.0 or later"
+        return None if _IS_NVIDIA and _capable() else "an NVIDIA device of compute capability 8.0 or later"
     return "a CUDA device, or TRITON_INTERPRET=1 in the environment to interpret them slowly for a test"
 
 
@@ -97,7 +96,7 @@ def fused(operation: str, device: torch.device, *shape: int, fits: bool = True) 
     """
     if _chosen != "auto":
         return _chosen == "on"
-    return device.type == "cuda" and _HAS_TRITON and _IS_NVIDIA and fits and (operation, shape) not in SLOWER
+    return _there(device) and fits and (operation, shape) not in SLOWER
 
 
 def fused_trunk(device: torch.device, dtype: torch.dtype, fits: bool) -> bool:
@@ -110,8 +109,8 @@ def fused_trunk(device: torch.device, dtype: torch.dtype, fits: bool) -> bool:
         raise ValueError("trunk: the kernels take channels in multiples of 16, so widths in multiples of 0.25")
     if _chosen_trunk != "auto":
         return _chosen_trunk == "fused"
-    there = device.type == "cuda" and _HAS_TRITON and _IS_NVIDIA and fits and dtype != torch.float32
-    return there and bool(FASTER_TRUNK) and device_name(device.index) in FASTER_TRUNK
+    there = bool(FASTER_TRUNK) and _there(device) and fits and dtype != torch.float32
+    return there and device_name(device.index) in FASTER_TRUNK
 
 
 def numba_norm(maps: Tensor) -> bool:
@@ -126,6 +125,17 @@ def numba_norm(maps: Tensor) -> bool:
     if lacks and _chosen_norm == "numba":
         raise RuntimeError(f"norm: numba's kernels need {lacks}")
     return lacks is None
+
+
+def _there(device: torch.device) -> bool:
+    """Whether kernels can be compiled for that device here."""
+    return device.type == "cuda" and _HAS_TRITON and _IS_NVIDIA and _capable(device.index)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _capable(index: int | None = None) -> bool:
+    """Whether a CUDA device, the current one by default, multiplies bf16."""
+    return torch.cuda.get_device_capability(index) >= (8, 0)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

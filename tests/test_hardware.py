@@ -33,7 +33,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device to ask."""
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     monkeypatch.setattr(dispatch, "_IS_NVIDIA", True)
 
 
@@ -76,10 +76,10 @@ def test_a_grid_too_large_for_its_kernel() -> None:
 
 @pytest.mark.usefixtures("compiled")
 def test_devices_that_the_kernels_were_not_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
     choice = choose_kernels("auto", "cuda")
     assert (choice.value, "compute capability 8.0" in choice.why) == ("off", True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     monkeypatch.setattr(dispatch, "_IS_NVIDIA", False)
     assert choose_kernels("auto", "cuda").value == "off"
 

@@ -51,8 +51,9 @@ def test_on_runs_the_kernel(ran: list[str]) -> None:
     assert ran == ["kernel"]
 
 
-def test_auto_on_a_gpu_takes_what_the_kernel_takes() -> None:
+def test_auto_on_a_gpu_takes_what_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked of the choice alone, which needs no GPU."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert dispatch.fused("location_head", cuda, 2, 16)
     assert not dispatch.fused("location_head", cuda, 65, 16, fits=False)
@@ -61,6 +62,8 @@ def test_auto_on_a_gpu_takes_what_the_kernel_takes() -> None:
         assert dispatch.fused("location_head", cpu, 65, 16, fits=False)  # and is refused, in words
     with using("off"):
         assert not dispatch.fused("location_head", cuda, 2, 16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+    assert not dispatch.fused("location_head", cuda, 2, 16)
 
 
 @pytest.mark.gpu
@@ -74,6 +77,7 @@ def test_auto_runs_the_kernel_on_a_gpu(ran: list[str]) -> None:
 
 def test_what_is_known_to_be_slower_is_left_to_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "SLOWER", frozenset({("location_head", (12, 1024))}))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     cuda = torch.device("cuda")
     assert not dispatch.fused("location_head", cuda, 12, 1024)
     assert dispatch.fused("location_head", cuda, 4, 1024)
@@ -107,7 +111,7 @@ def test_using_refuses_other_words() -> None:
 
 def test_what_a_device_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
     assert dispatch.lacks("cuda") is None
     assert "a CUDA device" in str(dispatch.lacks("cpu"))
     monkeypatch.setenv("TRITON_INTERPRET", "1")

@@ -109,7 +109,7 @@ def test_a_resumed_run_forgets_what_comes_again(tmp_path: Path) -> None:
     for done in (0, 2, 8, 16):
         watch.record(tmp_path, done)
     with (tmp_path / "placements" / "moments.jsonl").open("a") as file:
-        file.write('{"step": 32, "pla')  # killed while it wrote
+        file.write('{"step": 1' + 400 * "0" + '}\n{"step": 32, "pla')  # no number of steps; killed while it wrote
     watch.cut_back(tmp_path, 10)
     assert [line["step"] for line in read(tmp_path)] == [0, 2, 8]
     watch.record(tmp_path, 16)

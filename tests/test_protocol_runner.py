@@ -300,3 +300,12 @@ def test_runs_go_to_the_gpu_that_has_fewest_and_room(monkeypatch: pytest.MonkeyP
     assert Gpus(1, free_gib=[80.0]).next([first], [1.0]) is None
     assert Gpus(2, free_gib=[8.0]).next([first], [None]) == {"CUDA_VISIBLE_DEVICES": "0"}, "asked for"
     assert Gpus(None, free_gib=[80.0]).next([first] * 4, [0.1] * 4) is None, "four on a GPU at most"
+
+
+def test_what_a_crash_left_of_a_run_is_passed_over(tmp_path: Path) -> None:
+    """The lines of a run that is watched while it starts again, before it cuts them back."""
+    one = task(tmp_path, "one", 9, "works")
+    one.folder.mkdir()
+    left = b'{"step": 1}\n\xff\xfe{"step"\n\0\0\0\n7\n' + b"[" * 100_000 + b'\n{"step": 2}\n{"step": 3'
+    (one.folder / "metrics.jsonl").write_bytes(left)
+    assert one.lines() == [{"step": 1}, {"step": 2}]

@@ -111,7 +111,9 @@ def test_numbers_equal_the_twins(seed: int) -> None:
 def test_epoch_order_equals_the_twins(seed: int, epoch: int) -> None:
     key = twin_state(seed, Purpose.ORDER, epoch) >> 1
     for size in (1, 16, 50):
-        assert epoch_order(seed, epoch, size).tolist() == [twin_shuffled(key, place, size) for place in range(size)]
+        order = [twin_shuffled(key, place, size) for place in range(size)]
+        assert epoch_order(seed, epoch, size).tolist() == order
+        assert epoch_order(seed, epoch, size, 3).tolist() == order[:3]
 
 
 @pytest.mark.parametrize("size", [1_000_000, 1_281_167, 2**31 + 11, 2**40])

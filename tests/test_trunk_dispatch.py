@@ -30,6 +30,7 @@ def faster(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return "fast one"
 
     monkeypatch.setattr(dispatch, "FASTER_TRUNK", frozenset({"fast one"}))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
     monkeypatch.setattr(dispatch, "device_name", name)
     return asked
 

@@ -85,7 +85,7 @@ def fit(x_SD: Tensor, y_S: Tensor, classes: int, strength: float, start: Logisti
     options: dict[str, Any] = {"maxiter": ITERATIONS, "maxls": 50, "gtol": TOLERANCE / classes, "ftol": STILL}
     found = scipy.optimize.minimize(objective, before, method="L-BFGS-B", jac=True, options=options)
     weight, bias = _parts(found.x, classes, x_SD.device)
-    return Logistic(weight_CD=weight, bias_C=bias, converged=found.nit < ITERATIONS)
+    return Logistic(weight_CD=weight, bias_C=bias, converged=bool(found.success))
 
 
 def _parts(flat: NDArray[np.float64], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -79,7 +79,7 @@ class ProbedImages:
 
     def _some(self, cut: Callable[..., Tensor]) -> Iterator[Tensor]:
         """Labelled images in a random order, in batches as ``cut`` makes them."""
-        rows = self.rows[epoch_order(self.run.seed, 0, len(self.rows))[:STATISTICS_IMAGES]]
+        rows = self.rows[epoch_order(self.run.seed, 0, len(self.rows), STATISTICS_IMAGES)]
         for batch in self._pipeline(self.train, rows).in_order(turns(self.world, len(rows), self.run.batch_size)):
             self.quarantine.note(batch.refused)
             if len(batch.sample_B):

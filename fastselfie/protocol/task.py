@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,17 @@ class Task:
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
-    """Whole lines of a run's metrics.jsonl; none where there is no file. The run may be writing it."""
+    """Whole lines of a run's metrics.jsonl; none where there is no file. The run may be writing it; what a crash of the
+    machine left in place of a line is passed over, as the run cuts it out when it goes on."""
     try:
-        text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+        text = (folder / "metrics.jsonl").read_text("utf-8", "replace")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in text.split("\n")[:-1]]
+    found = []
+    for line in text.split("\n")[:-1]:
+        with suppress(ValueError, RecursionError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict)]
 
 
 def read_object(file: Path) -> dict[str, Any]:

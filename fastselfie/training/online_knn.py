@@ -51,7 +51,7 @@ def online_knn(
             views over ``images`` others.
     """
     labels_S, view = torch.from_numpy(train.labels_S), View.of(config, config.grid).plain()
-    rows = epoch_order(config.seed, 0, len(train))[: config.knn_images].sort().values
+    rows = epoch_order(config.seed, 0, len(train), config.knn_images).sort().values
     known = open_pipeline(
         train, view=view, seed=config.seed, device=world.device, rows=rows, loading=loading(config, world, _CHUNK)
     )

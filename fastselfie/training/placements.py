@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fastselfie.pipelines.view import Batch
 from fastselfie.training.files import replace_bytes
+from fastselfie.training.step_lines import cut_back
 
 FOLDER, MOMENTS = "placements", "moments.jsonl"
 IMAGES = 4
@@ -44,11 +45,7 @@ class Placements:
 
     def cut_back(self, run: Path, done: int) -> None:
         """Drop the moments after ``done`` steps, and a torn one: they will come again."""
-        file = run / FOLDER / MOMENTS
-        lines = file.read_text("utf-8", "replace").splitlines() if file.exists() else []
-        kept = [line for line in lines if _step(line) <= done]
-        if kept != lines:
-            replace_bytes(file, "".join(line + "\n" for line in kept).encode())
+        cut_back(run / FOLDER / MOMENTS, done)
 
     def record(self, run: Path, done: int) -> None:
         """Look at the images with the network as it stands, in evaluation mode."""
@@ -69,10 +66,3 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "png")
     return file.getvalue()
-
-
-def _step(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")

@@ -14,7 +14,8 @@ from fastselfie.config import contrast, require
 from fastselfie.errors import UserError
 from fastselfie.pipelines.source import Probes
 from fastselfie.randomness import STREAM
-from fastselfie.training.files import held, replace_bytes, replace_json
+from fastselfie.training.files import held, replace_json
+from fastselfie.training.step_lines import cut_back, lines_of, step_of
 from fastselfie.training.versions import versions
 from fastselfie.training.world import World
 
@@ -133,10 +134,7 @@ class RunFolder:
 
     def cut_metrics_back(self, step: int) -> None:
         """Drop the lines after ``step``, and a torn last one: they will be written again."""
-        if not self.metrics.exists():
-            return
-        kept = [line for line in self._lines() if _step_of(line) <= step]
-        replace_bytes(self.metrics, "".join(line + "\n" for line in kept).encode())
+        cut_back(self.metrics, step)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
@@ -145,18 +143,14 @@ class RunFolder:
 
     def has_line(self, step: int) -> bool:
         """Whether metrics.jsonl tells of ``step``."""
-        return any(_step_of(line) == step for line in self._lines())
+        return any(step_of(line) == step for line in lines_of(self.metrics))
 
     def last_metrics(self) -> dict[str, Any]:
         """The newest value of every metric."""
         merged: dict[str, Any] = {}
-        for line in self._lines():
+        for line in lines_of(self.metrics):
             merged |= json.loads(line)
         return merged
-
-    def _lines(self) -> list[str]:
-        """None where there is no file. What a crash of the machine has left in a line may be any bytes."""
-        return self.metrics.read_text("utf-8", "replace").splitlines() if self.metrics.exists() else []
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
@@ -200,10 +194,3 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}/config.json: cannot be read ({error.strerror}); see to its permissions") from None
     except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         raise UserError(f"{path}/config.json: cannot be read ({error}); remove the folder or restore it") from None
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return float("inf")
