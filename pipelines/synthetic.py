@@ -182,10 +182,10 @@ def render_scenes(seed: int, first: int, count: int, size: int) -> tuple[NDArray
     return images_SHW3, labels_S
 
 
-def synthetic_source(size: int, train: int = 8192, test: int = 2048, seed: int = 0) -> ResidentSource:
+def synthetic_source(size: int, train: int = 8192, test: int = 2048) -> ResidentSource:
     """Scenes of ``size`` pixels a side; the test scenes are none of the training scenes of any number."""
-    train_images, train_labels = render_scenes(seed, 0, train, size)
-    test_images, test_labels = render_scenes(seed, FIRST_TEST, test, size)
+    train_images, train_labels = render_scenes(seed=0, first=0, count=train, size=size)
+    test_images, test_labels = render_scenes(seed=0, first=FIRST_TEST, count=test, size=size)
     return ResidentSource(
         name="synthetic",
         train=Split(images_SHW3=train_images, labels_S=train_labels),

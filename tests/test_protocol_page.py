@@ -16,7 +16,7 @@ from PIL import Image
 from fastselfie.errors import UserError
 from fastselfie.protocol import figure3, figure4, probe_figure, wording
 from fastselfie.protocol.measured import Measured
-from fastselfie.protocol.page import all_tables, protocol_page, write_report
+from fastselfie.protocol.page import all_tables, write_report
 from fastselfie.protocol.panels import Panel, slug
 from fastselfie.report.palette import LIGHT
 from tests.protocol_folders import measured, pretraining, realistic, scores, write_log
@@ -30,8 +30,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Measured, str]:
     """A protocol with everything, and its page."""
     folder = tmp_path_factory.mktemp("written")
     found = realistic(folder / "protocol", LABELS, SEEDS)
-    write_report(found, folder / "report.html")
-    return found, (folder / "report.html").read_text()
+    return found, page_of(found, folder / "report.html")
+
+
+def page_of(found: Measured, out: Path) -> str:
+    write_report(found, out)
+    return out.read_text()
 
 
 def drawn(panel: Panel) -> Axes:
@@ -177,7 +181,7 @@ def test_probes_need_several_steps_to_be_drawn(written: tuple[Measured, str]) ->
 
 def test_a_protocol_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     begun = measured(tmp_path, asked=4, labels=("8%",), encoders=("resnet50",), seeds=(0, 1), variants=("base",))
-    page = Page(protocol_page(begun))
+    page = Page(page_of(begun, tmp_path / "report.html"))
     assert [len(table) for table in page.tables] == [2, 3]
     assert wording.intervals(all_tables(begun)).startswith("The tables show no interval")
 
@@ -186,7 +190,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     name = '<b>&"{{ 1 }}'
     runs = (*scores(tmp_path, {0: 0.5, 1: 0.6}), *scores(tmp_path, {0: 0.5, 1: 0.6}, variant=name))
     found = measured(tmp_path, *runs, data=name, settings=((name, name),), pretrainings=(pretraining(tmp_path, name),))
-    text = protocol_page(found)
+    text = page_of(found, tmp_path / "report.html")
     cells = [cell for table in Page(text).tables for row in table for cell in row]
     assert cells.count(name) == 2
     assert "<b>" not in text
@@ -201,7 +205,7 @@ def test_equal_measurements_make_equal_files(written: tuple[Measured, str]) -> N
     }
     write_report(dataclasses.replace(found, scores=found.scores[::-1]), found.folder / "again.html")
     assert {path: path.read_bytes() for path in files} == files
-    assert protocol_page(found) == text
+    assert page_of(found, found.folder / "again.html") == text
 
 
 def test_damage_is_refused_before_anything_is_written(tmp_path: Path) -> None:

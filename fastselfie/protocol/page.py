@@ -44,15 +44,6 @@ def write_report(measured: Measured, out: Path) -> None:
     _write(measured.folder, files)
 
 
-def protocol_page(measured: Measured) -> str:
-    """The page's HTML, which needs no other file.
-
-    Raises:
-        UserError: a run's metrics.jsonl is damaged.
-    """
-    return _page(measured, all_tables(measured), all_figures(measured))
-
-
 def all_tables(measured: Measured) -> list[Grid]:
     """Every table that there is something for."""
     found = (
