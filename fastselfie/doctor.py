@@ -25,14 +25,7 @@ from fastselfie.pipelines.view import View
 from fastselfie.recipes import recipe
 from fastselfie.tool_arguments import DoctorArguments
 from fastselfie.training.data import loading
-from fastselfie.training.hardware import (
-    choose_compile,
-    choose_device,
-    choose_kernels,
-    choose_norm,
-    choose_precision,
-    choose_trunk,
-)
+from fastselfie.training.hardware import choose_device, resolve
 from fastselfie.training.world import World
 
 Row = tuple[str, str, str]
@@ -74,16 +67,8 @@ def _machine() -> list[Row]:
 
 
 def _used() -> list[Row]:
-    device = choose_device("auto")
-    precision, compiled = choose_precision("auto", device.value), choose_compile("auto", device.value)
-    choices = {
-        "device": device,
-        "precision": precision,
-        "compile": compiled,
-        "kernels": choose_kernels("auto", device.value),
-        "trunk": choose_trunk("auto", device.value, precision.value, width=1.0, compiled=compiled.value),
-        "norm": choose_norm("auto", device.value, precision.value, compiled.value, sync_bn=False),
-    }
+    choices = resolve(recipe("imagenet224").pretrain, choose_device("auto").value)
+    del choices["sgd"]  # has no `auto`
     return [(f"--{name} auto", choice.value, choice.why) for name, choice in choices.items()]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
 from fastselfie.errors import UserError
+from fastselfie.failing import speaks
 from fastselfie.pipelines.cifar import SIZE as BATCH_SIZE
 from fastselfie.pipelines.cifar import is_cifar10, read_cifar10
 from fastselfie.pipelines.download import cifar10_archive
@@ -29,7 +29,7 @@ _Index: TypeAlias = Path | None
 
 def _read_tfrecord(path: Path, index: Path | None) -> Source:
     """Without an index all of the shards are read once, for their labels: minutes, of which the user is told."""
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if not speaks():
         return read_tfrecord(path, index)
     from fastselfie.progress import meter  # here alone
 

@@ -54,7 +54,7 @@ def export(run: Path, to: Path) -> str:
             f"{run}: was finetuned with --trunk-input patches, and a ResNet-50 elsewhere sees whole images; export the"
             " pretraining run, or finetune with --trunk-input image"
         )
-    weights, _ = read_weights(run, str(run))
+    weights = read_weights(run, str(run)).weights
     try:
         state = _finetuned(config, weights) if isinstance(config, FinetuneConfig) else _pretrained(config, weights)
     except (KeyError, RuntimeError) as error:

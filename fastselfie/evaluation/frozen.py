@@ -79,7 +79,7 @@ def frozen_network(run: PretrainConfig, world: World, weights: Pretrained | None
     Raises:
         UserError: the weights are not those of this shape.
     """
-    network: Selfie = make_network(lambda: Selfie(run), run, world)
+    network = make_network(lambda: Selfie(run), run, world)
     if weights is not None:
         try:
             load_weights(network, weights.weights)

@@ -29,7 +29,7 @@ INHERITED = (*SHARED, "mean", "std")
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A finished pretraining run.
+    """Weights of a pretraining run, at its end or at a checkpoint.
 
     Attributes:
         weights: the Selfie network's state. fingerprint: a checksum of them.
@@ -87,11 +87,20 @@ def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
             f"--from {path}: was pretrained with {flag}, so there is no pooler for --encoder {config.encoder};"
             " take --pooler-weights fresh or --encoder resnet50"
         )
-    for name in (*SHARED, *POOLER) if takes_pooler else SHAPE if config.pooler_weights == "fresh" else SHARED:
+    for name in _must_agree(config, takes_pooler):
         if getattr(config, name) != settings[name]:
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag} {getattr(config, name)}: {path} was pretrained with {flag} {settings[name]}")
     return read_encoder(path)
+
+
+def _must_agree(config: FinetuneConfig, takes_pooler: bool) -> tuple[str, ...]:
+    """Settings in which ``config`` must agree with the run that it starts from."""
+    if takes_pooler:
+        return (*SHARED, *POOLER)
+    if config.pooler_weights == "fresh":
+        return SHAPE
+    return SHARED
 
 
 def read_encoder(path: Path) -> Pretrained:
@@ -100,12 +109,11 @@ def read_encoder(path: Path) -> Pretrained:
     Raises:
         UserError: it is not finished, or they are damaged.
     """
-    weights, fingerprint = read_weights(path, f"--from {path}")
-    return Pretrained(weights=weights, fingerprint=fingerprint)
+    return read_weights(path, f"--from {path}")
 
 
-def read_weights(run: Path, named: str) -> tuple[dict[str, Tensor], str]:
-    """The weights that the finished ``run`` ended with, and a checksum of them.
+def read_weights(run: Path, named: str) -> Pretrained:
+    """The weights that the finished ``run`` ended with.
 
     Args:
         named: what to call the run in a refusal.
@@ -116,7 +124,7 @@ def read_weights(run: Path, named: str) -> tuple[dict[str, Tensor], str]:
     file = run / ENCODER
     try:
         data = file.read_bytes()
-        return safetensors.torch.load(data), hashlib.sha256(data).hexdigest()[:16]
+        return Pretrained(weights=safetensors.torch.load(data), fingerprint=hashlib.sha256(data).hexdigest()[:16])
     except FileNotFoundError:
         raise UserError(f"{named}: is not finished; run its command again to go on with it") from None
     except (SafetensorError, OSError) as error:

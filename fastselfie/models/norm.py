@@ -69,11 +69,11 @@ class NormRelu(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         assert norm.momentum is not None
         assert norm.num_batches_tracked is None
-        activated, mean_C, slope_C = torch.native_batch_norm(
+        activated, mean_C, rstd_C = torch.native_batch_norm(
             x, weight_C, bias_C, norm.running_mean, norm.running_var, True, norm.momentum, norm.eps
         )
         activated.relu_()
-        ctx.save_for_backward(x, weight_C, activated, mean_C, slope_C)
+        ctx.save_for_backward(x, weight_C, activated, mean_C, rstd_C)
         ctx.eps, ctx.step = norm.eps, step
         ctx.set_materialize_grads(False)
         return activated, _picked(activated, step) if step else None, x.view_as(x)
@@ -83,10 +83,10 @@ class NormRelu(torch.autograd.Function):
         g, g_picked, g_residual = gradients
         if g is None and g_picked is None:
             return g_residual, None, None, None, None
-        x, weight_C, activated, mean_C, slope_C = ctx.saved_tensors
+        x, weight_C, activated, mean_C, rstd_C = ctx.saved_tensors
         g = torch.ops.aten.threshold_backward(_met(g, g_picked, activated, ctx.step), activated, 0)
         gx, gweight_C, gbias_C = torch.ops.aten.native_batch_norm_backward(
-            g, x, weight_C, None, None, mean_C, slope_C, True, ctx.eps, [True, True, True]
+            g, x, weight_C, None, None, mean_C, rstd_C, True, ctx.eps, [True, True, True]
         )
         return gx if g_residual is None else gx.add_(g_residual), gweight_C, gbias_C, None, None
 

@@ -77,9 +77,8 @@ class Trainer:
         config = job.config
         self.job, self.world, self.folder = job, world, folder
         self.network = job.task.network
-        self.share = config.batch_size // world.size
         self.micro_batch = micro_batch_size(config, world)
-        self.groups = self.share // self.micro_batch
+        self.groups = config.batch_size // world.size // self.micro_batch
         self.optimizer = make_optimizer(self.network, config)
         self.statistics = RunningStatistics(self.network, self.groups)
         self.forward = wrap(self.network, config, world)

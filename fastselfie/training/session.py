@@ -90,7 +90,7 @@ def session(config: C) -> Iterator[Session[C]]:
             ) from None
 
 
-def make_network(make: Callable[[], nn.Module], config: RunConfig, world: World) -> Any:
+def make_network(make: Callable[[], M], config: RunConfig, world: World) -> M:
     """A network with the initial weights that the seed decides, whatever the device, channels-last on the device."""
     network = seeded(make, config.seed)
     if config.sync_bn:

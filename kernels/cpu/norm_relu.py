@@ -79,13 +79,15 @@ def _normalise(x_MC, affine_4C, start, stop, y_MC):
 
 
 @_loop
-def _differentiate(g_MC, x_MC, residual_MC, adds, affine_4C, pull_2C, start, stop, gx_MC):
-    """``pull_2C``: what the batch's variance and mean take from the gradient, a unit of x - mean and as such."""
+def _differentiate(g_MC, x_MC, residual_MC, adds, affine_4C, correction_2C, start, stop, gx_MC):
+    """``correction_2C``: row 0 is subtracted once per unit of x - mean (through the variance), row 1 as a constant
+    (through the mean).
+    """
     for m in range(start, stop):
         for c in range(x_MC.shape[1]):
             x = _wide(x_MC[m, c])
             g = _through_relu(_wide(g_MC[m, c]), x, affine_4C, c)
-            gx = affine_4C[_SLOPE, c] * g - pull_2C[0, c] * (x - affine_4C[_MEAN, c]) - pull_2C[1, c]
+            gx = affine_4C[_SLOPE, c] * g - correction_2C[0, c] * (x - affine_4C[_MEAN, c]) - correction_2C[1, c]
             gx_MC[m, c] = _rounded(gx + _wide(residual_MC[m, c]) if adds else gx)
 
 
@@ -132,7 +134,7 @@ def _backward(arguments):
     residual_MC, g_MC = carray(to_bf16(a[4]), (M, C)), carray(to_bf16(a[5]), (M, C))
     x_MC, gx_MC = carray(to_bf16(a[6]), (M, C)), carray(to_bf16(a[7]), (M, C))
     affine_4C, gaffine_2C = carray(to_fp32(a[8]), (4, C)), carray(to_fp32(a[9]), (2, C))
-    pull_2C, sums_K2C = carray(to_fp32(a[10]), (2, C)), carray(to_fp32(a[11]), (K, 2, C))
+    correction_2C, sums_K2C = carray(to_fp32(a[10]), (2, C)), carray(to_fp32(a[11]), (K, 2, C))
     t, T = thread(), threads()
     for k in range(K * t // T, K * (t + 1) // T):
         _sum_gradients(g_MC, x_MC, affine_4C, k * ROWS, min(M, (k + 1) * ROWS), sums_K2C[k])
@@ -144,9 +146,9 @@ def _backward(arguments):
             product += sums_K2C[k, 1, c]
         slope, inverse = np.float64(affine_4C[_SLOPE, c]), 1 / math.sqrt(affine_4C[_VARIANCE, c] + eps)
         gaffine_2C[0, c], gaffine_2C[1, c] = product * inverse, total
-        pull_2C[0, c], pull_2C[1, c] = slope * inverse * inverse * product / M, slope * total / M
+        correction_2C[0, c], correction_2C[1, c] = slope * inverse * inverse * product / M, slope * total / M
     barrier()
-    _differentiate(g_MC, x_MC, residual_MC, adds, affine_4C, pull_2C, M * t // T, M * (t + 1) // T, gx_MC)
+    _differentiate(g_MC, x_MC, residual_MC, adds, affine_4C, correction_2C, M * t // T, M * (t + 1) // T, gx_MC)
 
 
 @operator("norm_relu", "CPU")
