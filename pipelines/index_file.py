@@ -62,8 +62,8 @@ def one_maker(path: Path) -> Iterator[None]:
                 path.parent.rmdir()
 
 
-def write_index(path: Path, index: Index, *, instead: bool = True) -> None:
-    """See `keep_bytes`."""
+def write_index(path: Path, index: Index, *, replace: bool = True) -> None:
+    """Write ``index`` to ``path`` atomically; ``replace`` as in `keep_bytes`."""
     places: dict[str, dict[str, Any]] = {}
     at = 0
     for name, array in index.arrays.items():
@@ -76,15 +76,15 @@ def write_index(path: Path, index: Index, *, instead: bool = True) -> None:
     parts = [begin, bytes(padding)]
     for array in index.arrays.values():
         parts += [array.tobytes(), bytes(-array.nbytes % _ALIGNED)]
-    keep_bytes(path, parts, instead=instead)
+    keep_bytes(path, parts, replace=replace)
 
 
-def keep_bytes(path: Path, parts: list[bytes], *, instead: bool) -> None:
+def keep_bytes(path: Path, parts: list[bytes], *, replace: bool) -> None:
     """Make a file of ``parts`` at once.
 
     Args:
-        instead: of what is there. Otherwise what another process has put there in the meantime stays: it may be mapped
-            on another machine, and a network file system takes a file away from under those.
+        replace: overwrite a file that is there. If False, one that another process wrote meanwhile stays: another
+            machine may have it mapped, and a network file system takes a replaced file away from under it.
 
     Raises:
         UserError: it cannot be kept there.
@@ -98,7 +98,7 @@ def keep_bytes(path: Path, parts: list[bytes], *, instead: bool) -> None:
                 file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
-            _put(partial, path, instead)
+            _put(partial, path, replace)
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(partial)
@@ -109,8 +109,8 @@ def keep_bytes(path: Path, parts: list[bytes], *, instead: bool) -> None:
         ) from None
 
 
-def _put(partial: str, path: Path, instead: bool) -> None:
-    if not instead:
+def _put(partial: str, path: Path, replace: bool) -> None:
+    if not replace:
         try:
             os.link(partial, path)
             return

@@ -173,7 +173,7 @@ def _index(storage: Storage, split: _Described, folder: Path | None) -> Path | b
         data = storage.whole(split.index)
         if _checksum([data]) != split.checksum:  # which the caller refuses
             return data
-        keep_bytes(kept, [data], instead=outdated)
+        keep_bytes(kept, [data], replace=outdated)
     return kept
 
 

@@ -68,7 +68,7 @@ def read_webdataset(storage: Storage, index: Path | None) -> Source:
         found = _fitting(path, header)
         if found is None:
             found = _walked(storage, states, header)
-            write_index(path, found, instead=outdated)
+            write_index(path, found, replace=outdated)
             found = _fitting(path, header) or found  # mapped, which processes share
     return _source(storage, states, found)
 

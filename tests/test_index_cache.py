@@ -264,8 +264,8 @@ def test_an_index_is_for_those_who_may_read_its_folder(folder: int, file: int, t
 def test_what_another_process_kept_meanwhile_stays(tmp_path: Path) -> None:
     """It may be mapped there."""
     path = tmp_path / "an.index"
-    for instead, expected in ((False, b"one"), (False, b"one"), (True, b"two")):
-        keep_bytes(path, [b"two" if path.exists() else b"one"], instead=instead)
+    for replace, expected in ((False, b"one"), (False, b"one"), (True, b"two")):
+        keep_bytes(path, [b"two" if path.exists() else b"one"], replace=replace)
         assert path.read_bytes() == expected
     assert list(tmp_path.iterdir()) == [path]
 
