@@ -139,15 +139,15 @@ class _RemoteFile(io.RawIOBase):
         return len(data)
 
 
-def _insist(what: str, ask: Callable[[], T]) -> T:
+def _insist(what: str, attempt: Callable[[], T]) -> T:
     """An answer, asked for again where the storage fails: one of many requests may, and none opens a data set."""
     for pause_s in _PAUSES_S:
         try:
             with as_os_error(what):
-                return ask()
+                return attempt()
         except (FileNotFoundError, PermissionError):
             raise
         except OSError:
             time.sleep(pause_s)
     with as_os_error(what):
-        return ask()
+        return attempt()

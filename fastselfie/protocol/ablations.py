@@ -11,12 +11,14 @@ from typing import Any
 
 from fastselfie.protocol.cells import (
     COUNT,
+    ENCODER,
+    LABELS,
     P_VALUE,
     PAIRED,
     RANGED,
     SHARE,
     SPREAD,
-    TEXT,
+    VARIANT,
     Column,
     Failed,
     Grid,
@@ -45,7 +47,7 @@ def pretext_table(measured: Measured) -> Grid:
             name = f"{_named(variant)}: {failed or _missing(measured, variant)}"
             lines.append(Line(cells=(name, failed, failed, failed, failed)))
     columns = (
-        Column(name="variant", heading="variant", kind=TEXT),
+        VARIANT,
         Column(name="steps", heading="steps", kind=COUNT),
         Column(name="held_out_accuracy", heading="held-out accuracy", kind=SHARE),
         Column(name="accuracy_shuffled", heading="with another image's summary", kind=SHARE),
@@ -80,9 +82,9 @@ def accuracy_table(measured: Measured) -> Grid | None:
         for index, (cells, p) in enumerate(zip(rows, adjusted, strict=True))
     )
     columns = (
-        Column(name="variant", heading="variant", kind=TEXT),
-        Column(name="encoder", heading="encoder", kind=TEXT),
-        Column(name="labels", heading="labels", kind=TEXT),
+        VARIANT,
+        ENCODER,
+        LABELS,
         Column(name="accuracy", heading="test accuracy", kind=SPREAD),
         Column(name="gain", heading="gain over supervised, 95% interval", kind=PAIRED),
         Column(name="difference", heading="difference from base, 95% interval", kind=PAIRED),

@@ -148,3 +148,7 @@ PAIRED = Kind(
     show=with_interval,
     raw=lambda found: (found.mean, found.sd, found.n, found.low, found.high, found.p, found.unpaired),
 )
+
+VARIANT = Column(name="variant", heading="variant", kind=TEXT)
+ENCODER = Column(name="encoder", heading="encoder", kind=TEXT)
+LABELS = Column(name="labels", heading="labels", kind=TEXT)

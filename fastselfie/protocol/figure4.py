@@ -78,8 +78,8 @@ def _draw_accuracy(
             if points:
                 labels = sorted(points, key=label_share)
                 axes.errorbar(
-                    [_beside(share, place, asked) for share in labels], [points[share].mean for share in labels],
-                    [points[share].sd or 0 for share in labels], color=colour, elinewidth=1.2, capsize=2.5,
+                    [_beside(label, place, asked) for label in labels], [points[label].mean for label in labels],
+                    [points[label].sd or 0 for label in labels], color=colour, elinewidth=1.2, capsize=2.5,
                     linestyle=LINES[which] if is_ours else "", linewidth=1.5, marker=MARKS[which], markersize=5,
                     markerfacecolor=colour if is_ours else colours["card"],
                     label=WORDS[which] if is_ours else f"paper, {WORDS[which]}",
@@ -99,15 +99,15 @@ def _draw_gain(
     colour = colours[COLOURS[True]]
     axes.axhline(0, color=colours["muted"], linewidth=1, zorder=1)
     labels = sorted(ours, key=label_share)
-    half = [0.0 if ours[share].low is None else ours[share].mean - (ours[share].low or 0) for share in labels]
+    half = [0.0 if ours[label].low is None else ours[label].mean - (ours[label].low or 0) for label in labels]
     axes.errorbar(
-        [label_share(share) for share in labels], [ours[share].mean for share in labels], half,
+        [label_share(label) for label in labels], [ours[label].mean for label in labels], half,
         color=colour, elinewidth=1.2, capsize=2.5, linestyle="-", linewidth=1.5, marker="o", markersize=5,
         label="gain, 95% interval",
     )  # fmt: skip
     if theirs:
         axes.plot(
-            [_beside(share, 1, asked) for share in theirs], list(theirs.values()), color=colour, linestyle="",
+            [_beside(label, 1, asked) for label in theirs], list(theirs.values()), color=colour, linestyle="",
             marker="o", markersize=5, markerfacecolor=colours["card"], label="paper",
         )  # fmt: skip
     drawing.furnish(axes, colours, "share of the labels", drawing.points)

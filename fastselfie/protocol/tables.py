@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastselfie.protocol import paper
-from fastselfie.protocol.cells import COUNT, PAIRED, POINTS, SHARE, SPREAD, TEXT, Column, Grid, Line
+from fastselfie.protocol.cells import (
+    COUNT,
+    ENCODER,
+    LABELS,
+    PAIRED,
+    POINTS,
+    SHARE,
+    SPREAD,
+    TEXT,
+    VARIANT,
+    Column,
+    Grid,
+    Line,
+)
 from fastselfie.protocol.footnotes import Footnotes
 from fastselfie.protocol.gains import Paired, accuracies, gain, paired, spread
 from fastselfie.protocol.measured import BASE, Measured, Probed
@@ -36,7 +49,7 @@ def table_1(measured: Measured) -> Grid:
             )  # fmt: skip
             lines.append(Line(cells=cells, first=bool(lines) and labels == measured.labels[0]))
     columns = (
-        _encoder_column(), _labels_column(),
+        ENCODER, LABELS,
         Column(name="supervised", heading="supervised", kind=SPREAD),
         Column(name="pretrained", heading="pretrained", kind=SPREAD),
         Column(name="gain", heading="gain, 95% interval", kind=PAIRED),
@@ -74,7 +87,7 @@ def table_2(measured: Measured) -> Grid | None:
         )  # fmt: skip
         lines.append(Line(cells=cells))
     columns = (
-        _labels_column(),
+        LABELS,
         Column(name="resnet50", heading="ResNet-50", kind=SPREAD),
         Column(name="attention", heading="ResNet-36 + attention pooling", kind=SPREAD),
         Column(name="difference", heading="difference, 95% interval", kind=PAIRED),
@@ -107,7 +120,7 @@ def probe_table(measured: Measured) -> Grid | None:
         if cell is not None and variant not in there:
             lines.append(Line(cells=(variant, None, cell, cell, None, cell, None), first=bool(lines)))
     columns = (
-        Column(name="variant", heading="variant", kind=TEXT),
+        VARIANT,
         Column(name="step", heading="pretraining step", kind=COUNT),
         Column(name="features", heading="features", kind=TEXT),
         Column(name="linear", heading="linear", kind=SHARE),
@@ -165,14 +178,6 @@ def _at_an_end(measured: Measured) -> tuple[str, ...]:
     return (
         (f"The chosen rate is an end of those tried, a better one may lie beyond: {'; '.join(ends)}.",) if ends else ()
     )
-
-
-def _encoder_column() -> Column:
-    return Column(name="encoder", heading="encoder", kind=TEXT)
-
-
-def _labels_column() -> Column:
-    return Column(name="labels", heading="labels", kind=TEXT)
 
 
 def _paper_columns(**headings: str) -> tuple[Column, ...]:
