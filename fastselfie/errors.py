@@ -1,4 +1,4 @@
-"""The one exception that means that the user can mend this, and the one that means nothing by itself."""
+"""Errors that the user can mend, and how to recognise one that only reports another process's end."""
 
 from __future__ import annotations
 

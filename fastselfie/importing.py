@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Inside it ends the process at once, by the status that it always gives: nothing has begun yet.
+    """While open, Ctrl-C ends the process at once with status 130; nothing has begun yet.
 
     An exception would have to pass through the C++ of torch's import, which aborts ("terminate called after throwing an
     instance of 'pybind11::error_already_set'").

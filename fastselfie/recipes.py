@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fastselfie.config import FinetuneConfig, PretrainConfig
+from fastselfie.config import IMAGENET_MEAN, IMAGENET_STD, FinetuneConfig, PretrainConfig
 from fastselfie.errors import UserError
 
 
@@ -69,7 +69,6 @@ def tiny() -> Recipe:
     return replace(base, pretrain=replace(base.pretrain, held_out=256))
 
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RECIPES: dict[str, Callable[[], Recipe]] = {r.__name__: r for r in (cifar10, imagenet32, imagenet224, tiny)}
 
 

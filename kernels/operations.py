@@ -2,7 +2,8 @@
 
 Each checks its arguments, then runs a Triton kernel of `fastselfie.kernels.fused` or plain PyTorch of
 `fastselfie.kernels.reference`, as `fastselfie.kernels.dispatch` says. What arguments mean and what comes back is told
-here; both versions have these names and signatures. Of kernels there are first derivatives alone, and no `torch.func`.
+here; both versions have these names and signatures. Kernels have first derivatives only and do not support
+`torch.func`.
 
 Shapes: B images, S resident images, H x W pixels, N patches an image of which n are visible and m masked, P pixels a
 side of a patch, D features, h x w positions of a map.

@@ -75,7 +75,7 @@ def jpeg_header(data: memoryview) -> JpegHeader | None:
 
 
 def first_scan(data: bytes, header: JpegHeader) -> int:
-    """Where the segments behind the frame's end, each of which follows the one before: there stands a scan."""
+    """Offset at which the chain of segments behind the frame ends."""
     at = header.scan_at
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _SCAN:
         at += 1 if data[at + 1] == 0xFF else 2 + (data[at + 2] << 8 | data[at + 3])
@@ -83,7 +83,7 @@ def first_scan(data: bytes, header: JpegHeader) -> int:
 
 
 def is_in_order(data: bytes, header: JpegHeader) -> bool:
-    """Whether there really stands one: with bytes between segments, DALI refuses the image."""
+    """Whether a scan begins there; DALI refuses files with stray bytes before it."""
     at = first_scan(data, header)
     return data[at : at + 2] == bytes((0xFF, _SCAN))
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from fastselfie.config import require
+from fastselfie.config import IMAGENET_MEAN, IMAGENET_STD, require
 from fastselfie.errors import UserError
 from fastselfie.pipelines.allotment import cores
 from fastselfie.pipelines.batches import Loader
@@ -19,15 +19,14 @@ from fastselfie.pipelines.source import AnySplit, Split
 from fastselfie.pipelines.sources import open_source
 from fastselfie.pipelines.view import View
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PAD_SHARE = 8  # of small images in memory: padded by an eighth of their side, 4 pixels of 32
 
 
 def loader(
     data: str | Path, *, batch_size: int, split: Literal["train", "test"] = "train",
     view: Literal["train", "plain"] | None = None, size: int = 224, seed: int = 0, rank: int = 0, world_size: int = 1,
-    device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, mean: Sequence[float] = _MEAN,
-    std: Sequence[float] = _STD, threads: int | None = None, prefetch: int = 2, min_area: float = 0.08,
+    device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD, threads: int | None = None, prefetch: int = 2, min_area: float = 0.08,
     max_bad_share: float = 0.01, index: str | Path | None = None,
     decoder: Literal["auto", "dali", "turbo"] = "auto",
 ) -> Loader:  # fmt: skip

@@ -9,9 +9,10 @@ from fastselfie.config.effect import check_effect
 from fastselfie.config.finetuning import FinetuneConfig
 from fastselfie.config.model import EXPANSION, STAGE_WIDTHS, ModelConfig
 from fastselfie.config.pretraining import KNN_NEIGHBOURS, KNN_TEMPERATURE, POOLER_DEPTH, PretrainConfig
-from fastselfie.config.run import RunConfig
+from fastselfie.config.run import IMAGENET_MEAN, IMAGENET_STD, RunConfig
 
 __all__ = [
-    "EXPANSION", "KNN_NEIGHBOURS", "KNN_TEMPERATURE", "POOLER_DEPTH", "STAGE_WIDTHS", "FinetuneConfig", "ModelConfig",
-    "PretrainConfig", "RunConfig", "check_effect", "contrast", "label_share", "require", "require_local",
+    "EXPANSION", "IMAGENET_MEAN", "IMAGENET_STD", "KNN_NEIGHBOURS", "KNN_TEMPERATURE", "POOLER_DEPTH", "STAGE_WIDTHS",
+    "FinetuneConfig", "ModelConfig", "PretrainConfig", "RunConfig", "check_effect", "contrast", "label_share",
+    "require", "require_local",
 ]  # fmt: skip

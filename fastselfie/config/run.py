@@ -10,6 +10,8 @@ from typing import Literal
 from fastselfie.config.checks import require, require_local
 from fastselfie.config.model import ModelConfig
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(ModelConfig):

@@ -3,7 +3,7 @@ the visible patches, whose first output is u. Beside it, what A is compared with
 
 A pooler takes the tokens that `fastselfie.kernels.patch_tokens` makes, its ``u0`` in front, and gives u.
 
-Shapes: B images, T = 1 + n tokens, D features, K heads, I intermediate features.
+Shapes: B images, T = 1 + n tokens, D features, K heads, d = D / K.
 """
 
 from __future__ import annotations

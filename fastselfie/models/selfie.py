@@ -98,7 +98,7 @@ class Selfie(nn.Module):
         return location_head(u_BD, self.positions(), places_BN[:, self.visible :], h_BmD, self.scale)
 
     def right_answers(self, u_BD: Tensor, h_BmD: Tensor, places_BN: Tensor) -> Tensor:
-        """Right answers of each image, int64 (B,), for summaries as in `judge`: its number of them, image by image."""
+        """Number of right answers in each image, int64 (B,); arguments as in `judge`."""
         chosen_Bm = self._chosen(u_BD, h_BmD, places_BN)
         return (chosen_Bm == torch.arange(chosen_Bm.shape[1], device=chosen_Bm.device)).sum(dim=1)
 

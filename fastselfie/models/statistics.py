@@ -93,7 +93,7 @@ class SynchronisedNorm(nn.BatchNorm2d):
 
 
 class _Normalise(torch.autograd.Function):
-    """Batch norm with given statistics, whose part of the gradient is in the map's."""
+    """Batch norm with given statistics; the map's gradient includes the part through them."""
 
     @staticmethod
     def forward(

@@ -38,7 +38,7 @@ def replace_json(path: Path, value: dict[str, Any]) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[bool]:
-    """While it is open no other process holds ``folder``; false where one does.
+    """Hold the folder's lock for the block; yields False where another process holds it.
 
     A file system without locks, as Lustre is mounted at times, lets everybody in.
     """

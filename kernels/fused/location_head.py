@@ -1,8 +1,9 @@
 """`location_head` in Triton: queries, scores, cross entropy and right answers, without a score or query in memory.
 
 One program an image: scores add up on chip over blocks of D, and never leave it. For the backward it writes
-softmax(s) - 1, fp32, a row for each of the N places with m padded to a tile: in the recipes' shapes about an eighth of
-the bytes of bf16 features, which computing the scores again would read once more.
+softmax(s) - I, the scores' gradient before the scale, fp32, a row for each of the N places with m padded to a tile: in
+the recipes' shapes about an eighth of the bytes of bf16 features, which computing the scores again would read once
+more.
 
 Bytes: u, places and h are read once, the rows of e come from cache, what is kept is written once. Backward: see
 `location_head_backward`.
@@ -31,7 +32,7 @@ def _forward_kernel(
     h,  # (B, m, D), strides below
     losses,  # fp32 (B,): sums over an image's questions
     rights,  # int32 (B,)
-    residual,  # fp32 (B, N, QUESTIONS) or None: softmax(s) - 1, the row of each masked place, else 0
+    residual,  # fp32 (B, N, QUESTIONS) or None: softmax(s) - I, the row of each masked place, else 0
     scale,
     stride_places,
     stride_image,

@@ -27,7 +27,9 @@ _ROWS, _CHANNELS, _WARPS = 16, 128, 4
 
 @triton.jit
 def _gradient(dtokens, dfeatures, image, patch, there, channel, valid, N, VISIBLE: tl.constexpr, D: tl.constexpr):
-    """The pooled features' gradient, fp32 (rows, channels), of some patches of images; 0 where not ``there``."""
+    """Gradients of the pooled features, through tokens and through masked features: two fp32 (rows, channels), 0 where
+    not ``there``; a patch has one of them.
+    """
     seen = there & (patch < VISIBLE)
     source = dtokens + (image * (1 + VISIBLE) + 1 + patch)[:, None] * D + channel[None, :]
     from_tokens = tl.load(source, mask=seen[:, None] & valid, other=0).to(tl.float32)
