@@ -113,7 +113,7 @@ def pretraining_job(config: PretrainConfig, world: World, parts: Parts, start: S
             start.load_into(network)
         return network
 
-    network: Selfie = make_network(make, config, world)
+    network = make_network(make, config, world)
     pixels = PixelFormat.of(config, world.device)
     task = SelfieTask(config, network, pixels)
     pipeline = open_pipeline(
