@@ -128,7 +128,10 @@ def numba_norm(maps: Tensor) -> bool:
     return lacks is None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def device_name(index: int | None = None) -> str:
     """The name of a CUDA device, of the current one by default."""
     return torch.cuda.get_device_name(index)
+
+
+# All that torch.compiler.assume_constant_result does, but it also imports torch._dynamo, which takes as long as torch.
+device_name._dynamo_marked_constant = True  # type: ignore[attr-defined]
