@@ -132,13 +132,16 @@ def _there(device: torch.device) -> bool:
     return device.type == "cuda" and _HAS_TRITON and _IS_NVIDIA and _capable(device.index)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _capable(index: int | None = None) -> bool:
-    """Whether a CUDA device, the current one by default, multiplies bf16."""
+    """Whether a CUDA device, the current one by default, is one that the kernels are written for."""
     return torch.cuda.get_device_capability(index) >= (8, 0)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def device_name(index: int | None = None) -> str:
     """The name of a CUDA device, of the current one by default."""
     return torch.cuda.get_device_name(index)
+
+
+# All that torch.compiler.assume_constant_result does, but it also imports torch._dynamo, which takes as long as torch.
+for _constant in (_capable, device_name):
+    _constant._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -54,10 +54,21 @@ def patch_batch(
         x_BNP = x_BNP + (corner_B2[:, 1] - pad)[:, None, None]
     y_in, y_BNP = _into_image(y_BNP, H, pad_mode)
     x_in, x_BNP = _into_image(x_BNP, W, pad_mode)
-    out_BNPP3 = pixels[rows_B[:, None, None, None], y_BNP[:, :, :, None], x_BNP[:, :, None, :]]
+    out_BNPP3 = _gathered(pixels, rows_B, y_BNP, x_BNP)
     if pad and pad_mode == "zero":
         out_BNPP3 = out_BNPP3 * (y_in[:, :, :, None] & x_in[:, :, None, :])[..., None]
     return _normalised(out_BNPP3, mean, std, dtype)
+
+
+def _gathered(pixels: Tensor, rows_B: Tensor, y_BNP: Tensor, x_BNP: Tensor) -> Tensor:
+    """The pixels at rows y and columns x of images: (B, N, P, P, 3). By one index a pixel: `index_select` copies its
+    three numbers at once, and indexing by three tensors takes a CPU four times as long."""
+    if not pixels.is_contiguous():  # else all S would be copied
+        pixels, rows_B = pixels[rows_B].contiguous(), torch.arange(len(rows_B), device=pixels.device)
+    H, W = pixels.shape[1:3]
+    line_BNP = rows_B[:, None, None] * H + y_BNP
+    pixel_BNPP = line_BNP[:, :, :, None] * W + x_BNP[:, :, None, :]
+    return pixels.view(-1, 3).index_select(0, pixel_BNPP.flatten()).view(*pixel_BNPP.shape, 3)
 
 
 def _normalised(pixels: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:

@@ -19,6 +19,7 @@ from fastselfie.pipelines.source import Split
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.training.features import KINDS, Extractor, estimate_statistics, gather_features, with_statistics
+from fastselfie.training.online_knn import online_knn
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.world import World
 from tests.small_networks import SETTINGS, assert_near, pretrain_config, randomise
@@ -110,6 +111,37 @@ def test_without_a_pooler_there_is_no_summary() -> None:
     extract = extractor(frozen(config), config)
     (batch,) = pipeline(pixels(32, 2)).in_order([(0, 2)])
     assert tuple(extract(batch)) == extract.kinds == ("trunk-image", "trunk-patches")
+
+
+@pytest.mark.parametrize("wanted", [("trunk-image", "pooler"), ("trunk-patches",), ("trunk-image-renormed",)])
+def test_what_is_not_wanted_is_not_made(wanted: tuple[str, ...]) -> None:
+    config = pretrain_config()
+    network = frozen(config)
+    more = {"renormed": frozen(config).trunk}
+    (batch,) = pipeline(pixels(32, 2)).in_order([(0, 2)])
+    found, everything = (
+        extractor(network, config, **more, wanted=wanted)(batch),
+        extractor(network, config, **more)(batch),
+    )
+    assert tuple(found) == wanted
+    for kind, values in found.items():
+        assert torch.equal(values, everything[kind])
+
+
+@pytest.mark.parametrize(
+    ("pooler", "shapes"), [("none", [(4, 32), (2, 32)]), ("mean", [(4, 32), (64, 8), (2, 32), (32, 8)])]
+)
+def test_neighbours_in_pretraining_see_no_patches_without_a_pooler(pooler: Any, shapes: list[tuple[int, int]]) -> None:
+    """Of 4 images that may be neighbours and 2 others: what the trunk gets, maps and their side."""
+    config = pretrain_config(pooler=pooler, knn_every=1, knn_images=4, device="cpu", out="run")
+    network, split = frozen(config), Split(images_SHW3=pixels(32, 9), labels_S=np.arange(9) % 2)
+    format, met = extractor(network, config).pixels, list[tuple[int, int]]()
+    network.trunk.stem.register_forward_pre_hook(lambda _, inputs: met.append((len(inputs[0]), inputs[0].shape[2])))
+    looked = online_knn(
+        config, World(device=CPU), network, split, format, pipeline(pixels(32, 2)), 2, Quarantine(11, 0.0)
+    )  # fmt: skip
+    assert set(looked.measure()) == {"knn_accuracy"} | ({"knn_accuracy_pooler"} if pooler == "mean" else set())
+    assert met == shapes
 
 
 @pytest.mark.parametrize("norm", ["stages.0.0.norm1", "stages.1.2.norm2", "norm"])

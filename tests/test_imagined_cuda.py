@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,9 @@ from fastselfie.config import FinetuneConfig, PretrainConfig
 from fastselfie.evaluation.finetune import finetune
 from fastselfie.evaluation.probe_config import ProbeConfig
 from fastselfie.kernels import using
+from fastselfie.pipelines.resident import ResidentPipeline
+from fastselfie.pipelines.source import Split
+from fastselfie.pipelines.view import View
 from fastselfie.training.pretrain import pretrain
 from tests.imagined_cuda import DEVICE, WAITED, Imagined, imagined_cuda
 from tests.test_host_sync import ablated, finetuning, pretraining, trainer
@@ -87,6 +91,27 @@ def test_a_run_goes_on_and_is_probed(tmp_path: Path, cuda: Callable[[], Any]) ->
             neighbours=5, labels="50%", out=tmp_path / "probe",
         )  # fmt: skip
         assert len(json.loads((probe(asked) / "result.json").read_text())["probes"]) == 8
+
+
+@pytest.mark.parametrize("rows", [[5, 2, 9], list(range(10)), None])
+def test_a_device_holds_the_images_that_are_seen(rows: list[int] | None, cuda: Callable[[], Any]) -> None:
+    """Neighbours are looked for among a few images of the split that is trained on, labels held back are judged by."""
+    images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
+    split, view = Split(images_SHW3=images, labels_S=np.arange(10) * 3), View(size=8, pad=2, flip=True)
+    chosen = None if rows is None else torch.tensor(rows)
+    here = ResidentPipeline(split, view=view, seed=1, device=torch.device("cpu"), rows=chosen)
+    raw: dict[str, Any] = {"mean": torch.zeros(3), "std": torch.ones(3)}
+    with cuda(), using("off"):
+        there = ResidentPipeline(split, view=view, seed=1, device=DEVICE, rows=chosen)
+        there_raw = {name: value.to(DEVICE) for name, value in raw.items()}
+        plain = next(here.in_order([(0, 3)])), next(there.in_order([(0, 3)]))
+        for expected, batch in ((here.batch(1, 8), there.batch(1, 8)), plain):
+            assert batch.pixels.device == DEVICE
+            assert len(batch.pixels) == len(rows or images)
+            assert batch.sample_B.tolist() == expected.sample_B.tolist()
+            assert batch.labels_B.tolist() == expected.labels_B.tolist()
+            pixels = batch.patches(patch=4, dtype=torch.float32, **there_raw).cpu()
+            assert torch.equal(pixels, expected.patches(patch=4, dtype=torch.float32, **raw))
 
 
 @pytest.mark.parametrize("make", [pretraining, ablated, finetuning])

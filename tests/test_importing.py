@@ -1,4 +1,4 @@
-"""Ctrl-C while a command imports torch ends it by the status of Ctrl-C."""
+"""What commands import, and Ctrl-C while they do, which ends them by the status of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from fastselfie.kernels.dispatch import device_name
 from tests.command import as_in_a_terminal
 from tests.warm_start import ROOT, environment
 
@@ -41,3 +43,21 @@ def test_ctrl_c(words: str, tmp_path: Path) -> None:
         preexec_fn=as_in_a_terminal,
     )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (130, "")
+
+
+def test_no_command_waits_for_the_compiler() -> None:
+    """torch._dynamo takes as long to import as the rest of torch, and 140 MiB; who compiles or trains gets it then."""
+    modules = (
+        *("evaluation.probe", "evaluation.export", "report.page", "protocol.protocol", "training.pretrain", "doctor"),
+        *("pipelines.standalone", "pipelines.prepare"),
+    )
+    imports = ", ".join(f"fastselfie.{module}" for module in modules)
+    command = [sys.executable, "-c", f"import sys, {imports}; sys.exit('torch._dynamo' in sys.modules)"]
+    assert subprocess.run(command, cwd=ROOT, env=environment(), timeout=120, check=False).returncode == 0
+
+
+def test_a_mark_of_the_compiler_is_the_one_that_torch_sets() -> None:
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def marked() -> None: ...
+
+    assert vars(device_name) == vars(marked) != {}

@@ -65,6 +65,22 @@ def test_few_images_of_many_classes_take_no_more_memory(monkeypatch: pytest.Monk
     assert 1_600 <= max(sizes) <= 2_000
 
 
+def test_similarities_are_gone_through_once() -> None:
+    """By the search for the nearest: whether any tie is seen by one neighbour more."""
+    made, asked, known = list[Any](), features(9, 1), features(50, 0)
+
+    class Made(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            made.extend(func.overloadpacket for tensor in tensors if tensor.shape == (9, 50))
+            return result
+
+    with Made():
+        nearest_classes(asked, known, torch.arange(50) % 4, k=20)
+    assert made == [torch.ops.aten.mm]
+
+
 def test_a_close_one_outvotes_many_that_are_not() -> None:
     """By hand: cosines 1, 0.8 and 0.8; at 0.07 the votes are 1 to 2 exp(-0.2 / 0.07) = 0.115, at 1 to 1.64."""
     known = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.8, -0.6]])

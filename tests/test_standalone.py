@@ -129,6 +129,29 @@ def test_training_and_loader_normalise_alike(dtype: torch.dtype) -> None:
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("size", "images", "tasks"), [(32, 100, [42, 42, 16]), (224, 2, [1, 1]), (32, 0, [0])])
+def test_small_images_are_normalised_some_at_a_time(
+    size: int, images: int, tasks: list[int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """42 of 32 pixels have as many numbers as fit into a task; one of 224 has more."""
+    mean, std, at_a_time = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.25, 2.0]), list[int]()
+    normalise = Normaliser(size=size, mean=mean, std=std, dtype=dtype, threads=1)
+    task = normalise._normalise
+
+    def noted(pixels: torch.Tensor, images: torch.Tensor) -> None:
+        at_a_time.append(len(pixels))
+        task(pixels, images)
+
+    monkeypatch.setattr(normalise, "_normalise", noted)
+    for seed in range(2):  # of the second a thread has its rows already
+        shape, generator = (images, size, size, 3), torch.Generator().manual_seed(seed)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        expected = patch_batch(pixels, patch=size, mean=mean, std=std, dtype=dtype)
+        assert torch.equal(normalise(pixels), expected)
+    assert at_a_time == 2 * tasks
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 def test_batches_that_are_kept_stay_as_they_are(dtype: torch.dtype, folder: Path, decoder: str) -> None:
     """Memory of batches that were let go is used again, of others not: part of each is kept here, to the end."""

@@ -41,32 +41,37 @@ class Extractor:
 
     Attributes:
         patch: P. renormed: the trunk with other statistics, for `TRUNK_IMAGE_RENORMED`; None leaves that out.
+        wanted: which of the kinds, and no more is computed than they need.
     """
 
     network: Selfie
     pixels: PixelFormat
     patch: int
     renormed: ResNetV2 | None = None
+    wanted: tuple[str, ...] = KINDS
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Features of each of `kinds`: fp32 (B, D)."""
-        images, network = self.whole(batch), self.network
-        found = {TRUNK_IMAGE: network.trunk(images)}
-        if self.renormed is not None:
-            found[TRUNK_IMAGE_RENORMED] = self.renormed(images)
-        h_BND = network.trunk(self.patches(batch)).unflatten(0, (len(images), -1))
-        found[TRUNK_PATCHES] = h_BND.float().mean(dim=1)
-        if network.pooler is not None:
-            found[POOLER] = network.summarise(h_BND)
+        network, kinds, found = self.network, self.kinds, dict[str, Tensor]()
+        if TRUNK_IMAGE in kinds or TRUNK_IMAGE_RENORMED in kinds:
+            images = self.whole(batch)
+            trunks = {TRUNK_IMAGE: network.trunk, TRUNK_IMAGE_RENORMED: self.renormed}
+            found |= {kind: trunk(images) for kind, trunk in trunks.items() if kind in kinds and trunk is not None}
+        if TRUNK_PATCHES in kinds or POOLER in kinds:
+            h_BND = network.trunk(self.patches(batch)).unflatten(0, (len(batch.sample_B), -1))
+            if TRUNK_PATCHES in kinds:
+                found[TRUNK_PATCHES] = h_BND.float().mean(dim=1)
+            if POOLER in kinds:
+                found[POOLER] = network.summarise(h_BND)
         return {kind: values.float() for kind, values in found.items()}
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Those that there are, in the order of `KINDS`."""
+        """Those that are wanted and there, in the order of `KINDS`."""
         absent = {TRUNK_IMAGE_RENORMED} if self.renormed is None else set()
         absent |= {POOLER} if self.network.pooler is None else set()
-        return tuple(kind for kind in KINDS if kind not in absent)
+        return tuple(kind for kind in KINDS if kind in self.wanted and kind not in absent)
 
     def whole(self, batch: Batch) -> Tensor:
         """The images, each as one patch: (B, 3, H, H)."""

@@ -1,6 +1,6 @@
 """Weighted k nearest neighbours on frozen features (Wu, Xiong, Yu, Lin 2018, section 3.4).
 
-Shapes: S labelled images, B asked ones, D features, C classes, k neighbours.
+Shapes: S labelled images, B asked ones, D features, C classes, k neighbours, K = k + 1.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ def nearest_classes(
 
 def _votes(similarity_BS: Tensor, labels_S: Tensor, k: int, temperature: float, classes: int) -> Tensor:
     """Weights of the classes, fp64 (B, C), up to a factor a row."""
-    similarity_Bk, index_Bk = similarity_BS.topk(k, dim=1)
-    # Which of equally near ones `topk` takes is nobody's promise.
-    tied_B = (similarity_BS >= similarity_Bk[:, -1:]).sum(dim=1) > k
+    nearest_BK, index_BK = similarity_BS.topk(min(k + 1, similarity_BS.shape[1]), dim=1)
+    similarity_Bk, index_Bk = nearest_BK[:, :k], index_BK[:, :k]
+    # Which of equally near ones `topk` takes is nobody's promise. One more tells; where there is none, all are taken.
+    tied_B = (nearest_BK[:, k:] == nearest_BK[:, k - 1 : k]).any(dim=1)
     if bool(tied_B.any()):
         index_Bk[tied_B] = similarity_BS[tied_B].argsort(dim=1, descending=True, stable=True)[:, :k]
     # Relative to the nearest, which changes no winner: exp(1 / temperature) may be out of range.

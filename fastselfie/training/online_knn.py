@@ -55,8 +55,8 @@ def online_knn(
     known = open_pipeline(
         train, view=view, seed=config.seed, device=world.device, rows=rows, loading=loading(config, world, _CHUNK)
     )
-    extract = Extractor(network=network, pixels=pixels, patch=config.patch)
-    kinds = [kind for kind in _METRICS if kind in extract.kinds]
+    extract = Extractor(network=network, pixels=pixels, patch=config.patch, wanted=tuple(_METRICS))
+    kinds = extract.kinds
 
     def measure() -> dict[str, float]:
         features = gather_features(world, known, rows, labels_S, _CHUNK, extract, quarantine)
