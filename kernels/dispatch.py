@@ -143,5 +143,5 @@ def device_name(index: int | None = None) -> str:
 
 
 # All that torch.compiler.assume_constant_result does, but it also imports torch._dynamo, which takes as long as torch.
-for _constant in (_capable, device_name):
-    _constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_capable._dynamo_marked_constant = True  # type: ignore[attr-defined]
+device_name._dynamo_marked_constant = True  # type: ignore[attr-defined]
