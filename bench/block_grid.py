@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.measure import write
-from fastselfie.config import PretrainConfig
+from fastselfie.config import PretrainConfig, require
 from fastselfie.errors import UserError
 from fastselfie.evaluation.frozen import frozen_network, frozen_settings, weights_after
 from fastselfie.evaluation.probe_config import ProbeConfig
@@ -67,11 +67,18 @@ def accuracy(network: Selfie, run: PretrainConfig, images_SHW3: NDArray[np.uint8
 
 
 def look(path: Path, images_SHW3: NDArray[np.uint8]) -> list[dict[str, Any]]:
-    """Accuracies of the run at each of its checkpoints, by where the grid is."""
+    """Accuracies of the run at each of its checkpoints, by where the grid is.
+
+    Raises:
+        UserError: there is no such run, it sees images of another size, or it has no checkpoint.
+    """
     run = frozen_settings(ProbeConfig(recipe="cifar10", pretrained=path, device="cpu", precision="fp32"), path)
+    steps, size = saved_steps(path / "checkpoints"), images_SHW3.shape[1]
+    require(run.image_size == size, f"--from {path}: sees {run.image_size} pixels, not {size}; name a run of cifar10")
+    require(bool(steps), f"--from {path}: has no checkpoint to look at; name a run that kept its own")
     sets = {name: np.stack([compressed(image, *grid) for image in images_SHW3]) for name, grid in GRIDS.items()}
     found = []
-    for step in saved_steps(path / "checkpoints"):
+    for step in steps:
         network = frozen_network(run, World(rank=0, size=1, device=_CPU), weights_after(path, run, step)[0])
         by_grid = {name: accuracy(network, run, images) for name, images in sets.items()}
         as_they_are = accuracy(network, run, images_SHW3)

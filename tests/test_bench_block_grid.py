@@ -13,10 +13,11 @@ pytest.importorskip("PIL")
 from PIL import Image
 
 from bench.block_grid import GRIDS, accuracy, compressed, look
+from fastselfie.errors import UserError
 from fastselfie.models.selfie import Selfie
 from fastselfie.pipelines.synthetic import synthetic_source
 from fastselfie.training import checkpoint
-from tests.finished_runs import finished
+from tests.finished_runs import LARGE_STEM, finished
 from tests.small_networks import pretrain_config
 
 
@@ -63,3 +64,12 @@ def test_every_checkpoint_of_a_run(tmp_path: Path) -> None:
             cut = [pixels[:, 8 * r : 8 * r + 8, 8 * c : 8 * c + 8] for r, c in zip(rows, columns, strict=True)]
             right += int(network(torch.stack(cut), order[None])[1])
     assert looks[0]["as they are"] == pytest.approx(right / 1200, abs=0.004)  # rounding may turn a close one
+
+
+def test_runs_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    images = synthetic_source(32, train=40, test=2).test.images_SHW3
+    for settings, said in ((LARGE_STEM, "sees 224 pixels, not 32"), ({}, "has no checkpoint")):
+        run = tmp_path / said
+        finished(run, "pretrain", **settings)
+        with pytest.raises(UserError, match=f"--from .*: {said}"):
+            look(run, images)
