@@ -127,6 +127,7 @@ def stop_at(
 ) -> subprocess.CompletedProcess[str]:
     """Start a command, send it a signal as soon as metrics.jsonl in ``run`` tells of ``step``, and wait for its end."""
     process = start(*words, cwd=run.parent, program=program)
+    os.setpriority(os.PRIO_PROCESS, process.pid, 19)  # behind who watches it: it must not be over before the signal
     deadline = time.monotonic() + TIMEOUT_S
     while newest_step(run) < step and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)

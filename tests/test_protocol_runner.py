@@ -28,6 +28,7 @@ import json, os, pathlib, signal, sys, time
 folder, steps, how = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 folder.mkdir(parents=True, exist_ok=True)
 def saved(*_):
+    (folder / "saving").touch()
     time.sleep({"saves slowly": 60, "works": 0.6}.get(how, 0))
     (folder / "saved").touch()
     sys.exit(143)
@@ -190,12 +191,12 @@ def test_a_second_signal_in_earnest_ends_runs_that_take_long_to_save(
     slow = task(tmp_path, "slow", steps=400, how="saves slowly")
 
     def send() -> None:
-        deadline = time.monotonic() + 20
-        while not (slow.folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        for _ in range(2):
+        """The second once the first has reached the run."""
+        for name in ("metrics.jsonl", "saving"):
+            deadline = time.monotonic() + 20
+            while not (slow.folder / name).exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.5)
 
     threading.Thread(target=send).start()
     with pytest.raises(Stopped, match=r"0 of 1 runs done"):
