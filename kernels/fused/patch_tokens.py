@@ -16,7 +16,7 @@ from torch import Tensor
 from fastselfie.kernels.collective import added_up
 from fastselfie.kernels.fused.indexing import divide, rows_of
 from fastselfie.kernels.fused.launch import cdiv
-from fastselfie.kernels.fused.patch_tokens_backward import patch_tokens_input, patch_tokens_reduce
+from fastselfie.kernels.fused.patch_tokens_backward import batch_norm, patch_tokens_input, patch_tokens_reduce
 from fastselfie.kernels.operator import operator
 from fastselfie.kernels.reference import token_dtype
 
@@ -53,10 +53,7 @@ def _kernel(
 
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     valid = (channel < D)[None, :]
-    mean = tl.load(statistics + channel, mask=channel < D, other=0)
-    variance = tl.load(statistics + D + channel, mask=channel < D, other=1)
-    slope = tl.div_rn(tl.load(weight + channel, mask=channel < D, other=0), tl.sqrt_rn(variance + eps))
-    offset = tl.load(bias + channel, mask=channel < D, other=0)
+    mean, _, slope, offset = batch_norm(statistics, weight, bias, eps, channel, D)
 
     pooled = tl.zeros([ROWS, CHANNELS], tl.float32)
     source = maps + (patch * (HW * D))[:, None] + channel[None, :]
@@ -98,9 +95,7 @@ def _patch_tokens(
     group: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens, features, and which patch shows each place. ``count`` and ``group`` are for the backward."""
-    tokens, features, inverse = _empty(
-        maps, statistics_2D, weight_D, bias_D, u0_D, positions_ND, places_BN, visible, eps, count, group
-    )
+    tokens, features, inverse = _empty(maps, statistics_2D, weight_D, bias_D, u0_D, positions_ND, places_BN, visible)
     B, N = places_BN.shape
     D, rows = maps.shape[1], B * (1 + N)
     if rows:
@@ -126,9 +121,7 @@ def _empty(
     positions_ND: Tensor | None,
     places_BN: Tensor,
     visible: int,
-    eps: float,
-    count: int,
-    group: str,
+    *rest: object,
 ) -> tuple[Tensor, Tensor, Tensor]:
     (B, N), D = places_BN.shape, maps.shape[1]
     tokens = maps.new_empty((B, 1 + visible, D), dtype=token_dtype(maps, positions_ND))
