@@ -168,7 +168,7 @@ class FilePipeline:
         """Those of the oldest batch under way."""
         while request.there():
             try:
-                return self._decoder.take()[0]
+                return self._decoder.take()
             except Undecodable as error:
                 self._refuse(error.bad)
         patch = self.view.size // self.view.grid

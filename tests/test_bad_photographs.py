@@ -278,7 +278,7 @@ def decoded(data: bytes, *, at: float | None = None) -> bytes:
     decoder = Decoder(view, batch=1, threads=1, device=CPU)
     contents = [np.frombuffer(data, dtype=np.uint8)]
     decoder.schedule(Encoded(data=contents, draws=draws, flip=flip))
-    return images_of(decoder.take()[0]).tobytes()
+    return images_of(decoder.take()).tobytes()
 
 
 @pytest.mark.parametrize("kept", [100, 700, len(WHOLE) // 2, len(WHOLE) - 200])
