@@ -55,6 +55,6 @@ def make_decoder(
         UserError: it is not installed.
     """
     if name == "turbo":
-        return TurboDecoder(view, batch=batch, threads=threads, device=torch.device("cpu"), depth=depth)
+        return TurboDecoder(view, batch=batch, threads=threads, depth=depth)
     require_dali()
     return Decoder(view, batch=batch, threads=threads, device=device, depth=depth, hardware_share=hardware_share)

@@ -69,10 +69,9 @@ class TurboDecoder:
     After a failure it starts anew: what is scheduled next is decoded, what was under way is forgotten.
     """
 
-    def __init__(self, view: View, *, batch: int, threads: int, device: torch.device, depth: int = 1) -> None:
+    def __init__(self, view: View, *, batch: int, threads: int, depth: int = 1) -> None:
         """Args: batch: images of a run at most. depth: runs under way at most."""
         require_turbo()
-        assert device.type == "cpu", "the views are in the CPU's memory"
         self._view, self._batch, self._threads, self._depth = view, batch, threads, depth
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._memory, self._views = ThreadMemory(), RecycledMemory()

@@ -14,9 +14,9 @@ from fastselfie.pipelines.image_bytes import fault
 from fastselfie.pipelines.turbo_decoder import TurboDecoder
 from fastselfie.pipelines.undecodable import Undecodable
 from fastselfie.pipelines.view import View
-from tests.photographs import CPU, images_of, jpeg, noise, picture, png
+from tests.photographs import images_of, jpeg, noise, picture, png
 from tests.test_photo_pixels import FORMATS
-from tests.turbo_runs import GOOD, encoded, resized, turbo, views
+from tests.turbo_runs import GOOD, dali, encoded, resized, turbo, views
 
 pytest.importorskip("simplejpeg", reason="simplejpeg is not installed")
 
@@ -98,7 +98,7 @@ def test_damaged_files_are_refused_where_dali_refuses_them() -> None:
     photographs = [jpeg(noise(90, 120, seed) // 4 + picture(90, 120, seed) // 2, subsampling=2) for seed in range(4)]
     files = [damaged(photographs[index % 4], generator) for index in range(150)]
     verdicts = [
-        tuple(accepts(kind(view, batch=1, threads=1, device=CPU), file, view) for kind in (Decoder, TurboDecoder))
+        tuple(accepts(kind(view, batch=1, threads=1), file, view) for kind in (dali, turbo))
         for file in files
         if fault(file) is None
     ]
@@ -126,6 +126,6 @@ def test_a_version_that_the_library_does_not_know_is_no_damage(before: bytes, af
     other = GOOD.replace(before, after, 1)
     assert other != GOOD
     for view in (resized(32), View(size=32)):
-        for decoder in (turbo(view), Decoder(view, batch=100, threads=1, device=CPU)):
+        for decoder in (turbo(view), dali(view)):
             expected, pixels = (views(decoder, encoded([file] * 8, view)) for file in (GOOD, other))
             np.testing.assert_array_equal(pixels, expected)

@@ -14,14 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from bench.plain_photos import DRAWS, central_window, decode, plain_view, random_window, training_view
-from fastselfie.pipelines.decoder import Decoder
 from fastselfie.pipelines.jpeg_header import jpeg_header
-from fastselfie.pipelines.turbo_decoder import TurboDecoder
 from fastselfie.pipelines.view import View
 from fastselfie.pipelines.window_numpy import random_windows
-from tests.photographs import CPU, images_of, jpeg, noise, picture, png
+from tests.photographs import images_of, jpeg, noise, picture, png
 from tests.test_photo_pixels import FORMATS, ORIENTATIONS, PICTURE, compare
-from tests.turbo_runs import GOOD, MIN_AREA, dali_windows, encoded, resized, turbo, views
+from tests.turbo_runs import GOOD, MIN_AREA, dali, dali_windows, encoded, resized, turbo, views
 
 simplejpeg = pytest.importorskip("simplejpeg", reason="simplejpeg is not installed")
 
@@ -57,14 +55,14 @@ def test_windows_are_those_of_a_plain_loop() -> None:
 @pytest.mark.parametrize("size", [224, 32])
 def test_every_format_as_dali_decodes_it(size: int) -> None:
     view = resized(size)
-    dali, ours = (kind(view, batch=len(ALL), threads=2, device=CPU) for kind in (Decoder, TurboDecoder))
+    ours, theirs = turbo(view), dali(view)
     for seed in range(3):
         run = encoded(ALL, view, seed)
-        for one, other in zip(views(ours, run), views(dali, run), strict=True):
+        for one, other in zip(views(ours, run), views(theirs, run), strict=True):
             compare(one, other, edge=True)
-    dali, ours = (kind(view.plain(), batch=len(ALL), threads=2, device=CPU) for kind in (Decoder, TurboDecoder))
+    ours, theirs = turbo(view.plain()), dali(view.plain())
     run = encoded(ALL, view.plain())
-    for one, other in zip(views(ours, run), views(dali, run), strict=True):
+    for one, other in zip(views(ours, run), views(theirs, run), strict=True):
         compare(one, other, edge=False)
 
 
@@ -76,8 +74,7 @@ def test_photographs_as_dali_decodes_them() -> None:
     assert len(files) >= 40
     for view in (resized(224), View(size=224)):
         run = encoded(files, view)
-        dali, ours = (kind(view, batch=len(files), threads=2, device=CPU) for kind in (Decoder, TurboDecoder))
-        for one, other in zip(views(ours, run), views(dali, run), strict=True):
+        for one, other in zip(views(turbo(view), run), views(dali(view), run), strict=True):
             compare(one, other, edge=view.crop == "resized")
 
 

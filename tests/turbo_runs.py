@@ -33,7 +33,11 @@ def encoded(files: Sequence[bytes], view: View, seed: int = 0) -> Encoded:
 
 
 def turbo(view: View, *, batch: int = 100, threads: int = 2, depth: int = 1) -> TurboDecoder:
-    return TurboDecoder(view, batch=batch, threads=threads, device=CPU, depth=depth)
+    return TurboDecoder(view, batch=batch, threads=threads, depth=depth)
+
+
+def dali(view: View, *, batch: int = 100, threads: int = 2) -> Decoder:
+    return Decoder(view, batch=batch, threads=threads, device=CPU)
 
 
 def dali_windows(
