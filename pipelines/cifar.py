@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines.safe_pickle import load_arrays
-from fastselfie.pipelines.source import ResidentSource, Split
+from fastselfie.pipelines.source import ResidentSource, ResidentSplit
 
 SIZE = 32
 _FOLDER = "cifar-10-batches-py"
@@ -82,7 +82,7 @@ def _labels(values: object, name: str, classes: int, first_label: int) -> NDArra
     return np.array(values, dtype=np.int64) - first_label
 
 
-def to_split(batches: list[PickledBatch]) -> Split:
+def to_split(batches: list[PickledBatch]) -> ResidentSplit:
     """One array of all batches' images, channels last. Empties ``batches``: each is freed as soon as it is copied, so
     that ImageNet is not in memory twice."""
     total = sum(len(batch.labels_S) for batch in batches)
@@ -95,7 +95,7 @@ def to_split(batches: list[PickledBatch]) -> Split:
         images_SHW3[start:stop] = batch.rows_SP.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
         labels_S[start:stop] = batch.labels_S
         start = stop
-    return Split(images_SHW3=images_SHW3, labels_S=labels_S)
+    return ResidentSplit(images_SHW3=images_SHW3, labels_S=labels_S)
 
 
 def is_cifar10(path: Path) -> bool:

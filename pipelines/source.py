@@ -28,7 +28,7 @@ _COMPARED, _PROBES = 256, 8  # images of a split in memory, or of files, whose c
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
+class ResidentSplit:
     """One part of a data set, whole in memory.
 
     Attributes:
@@ -143,7 +143,7 @@ class Probes(list[str]):
     """Checksums of a few images. Images get damaged: of the same data some may differ, of other data most do."""
 
 
-AnySplit: TypeAlias = Split | EncodedImages
+AnySplit: TypeAlias = ResidentSplit | EncodedImages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,5 +197,5 @@ def _checksum(split: EncodedImages, index: int) -> str:
 class ResidentSource(Source):
     """A data set of small images, whole in memory and with a test split."""
 
-    train: Split
-    test: Split
+    train: ResidentSplit
+    test: ResidentSplit

@@ -18,7 +18,7 @@ from fastselfie.config import PretrainConfig
 from fastselfie.pipelines.decoder import Decoder
 from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.resident import ResidentPipeline
-from fastselfie.pipelines.source import Files, Split
+from fastselfie.pipelines.source import Files, ResidentSplit
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.pretext.selfie import SelfieTask
 from fastselfie.pretext.task import PixelFormat
@@ -190,7 +190,7 @@ def test_padded_crops_are_those_of_images_in_memory(change: dict[str, Any], tmp_
     )
     plain = images_of(next(pipeline(files, view.plain(), batch=23).in_order([(0, 23)])).pixels)
     resident = ResidentPipeline(
-        Split(images_SHW3=plain, labels_S=files.labels_S), view=view, seed=SEED, device=CPU
+        ResidentSplit(images_SHW3=plain, labels_S=files.labels_S), view=view, seed=SEED, device=CPU
     ).batch(10, 60)
     batch = pipeline(files, view, batch=50, seed=SEED).batch(10, 60)
     patches, expected = (b.patches(patch=8, **RAW) for b in (batch, resident))
