@@ -40,7 +40,7 @@ def dali_version() -> str | None:
     return None
 
 
-class Decoder:
+class DaliDecoder:
     """Decodes files to a view on a device.
 
     After a failure it starts anew: what is scheduled next is decoded, what was under way is forgotten.

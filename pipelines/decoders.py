@@ -8,7 +8,7 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from fastselfie.pipelines.decoder import Decoder, require_dali
+from fastselfie.pipelines.decoder import DaliDecoder, require_dali
 from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.image_decoding import require_turbo
 from fastselfie.pipelines.turbo_decoder import TurboDecoder
@@ -20,7 +20,7 @@ HARDWARE_SHARE = 0.65
 
 
 class AnyDecoder(Protocol):
-    """What a pipeline knows of a decoder; see `fastselfie.pipelines.decoder.Decoder`."""
+    """What a pipeline knows of a decoder; see `fastselfie.pipelines.decoder.DaliDecoder`."""
 
     def schedule(self, encoded: Encoded) -> None: ...
     def take(self) -> Tensor: ...
@@ -57,4 +57,4 @@ def make_decoder(
     if name == "turbo":
         return TurboDecoder(view, batch=batch, threads=threads, depth=depth)
     require_dali()
-    return Decoder(view, batch=batch, threads=threads, device=device, depth=depth, hardware_share=hardware_share)
+    return DaliDecoder(view, batch=batch, threads=threads, device=device, depth=depth, hardware_share=hardware_share)

@@ -71,7 +71,7 @@ class GraphRunner:
             self._graph.schedule_run()
 
     def take(self) -> Tensor:
-        """The oldest run's pixels; see `fastselfie.pipelines.decoder.Decoder.take`."""
+        """The oldest run's pixels; see `fastselfie.pipelines.decoder.DaliDecoder.take`."""
         with self._to_its_end():
             (output,) = self._graph.share_outputs()
             pixels = self._tensor(output)

@@ -64,7 +64,7 @@ class _Run:
 
 
 class TurboDecoder:
-    """Decodes files to a view in the memory of the CPU; `fastselfie.pipelines.decoder.Decoder` is its twin.
+    """Decodes files to a view in the memory of the CPU; `fastselfie.pipelines.decoder.DaliDecoder` is its twin.
 
     After a failure it starts anew: what is scheduled next is decoded, what was under way is forgotten.
     """

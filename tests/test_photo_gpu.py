@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastselfie.pipelines.decoder import Decoder
+from fastselfie.pipelines.decoder import DaliDecoder
 from fastselfie.pipelines.file_pipeline import FilePipeline
 from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.loading import Loading
@@ -58,16 +58,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> dict[Decoder, list[Encoded]]:
+def runs(monkeypatch: pytest.MonkeyPatch) -> dict[DaliDecoder, list[Encoded]]:
     """What each pipeline gives its decoder from now on, the first pipeline first."""
-    given: dict[Decoder, list[Encoded]] = {}
-    schedule = Decoder.schedule
+    given: dict[DaliDecoder, list[Encoded]] = {}
+    schedule = DaliDecoder.schedule
 
-    def recording(decoder: Decoder, encoded: Encoded) -> None:
+    def recording(decoder: DaliDecoder, encoded: Encoded) -> None:
         given.setdefault(decoder, []).append(encoded)
         schedule(decoder, encoded)
 
-    monkeypatch.setattr(Decoder, "schedule", recording)
+    monkeypatch.setattr(DaliDecoder, "schedule", recording)
     return given
 
 
@@ -81,7 +81,7 @@ def both(files: Files, view: View) -> Iterator[tuple[Batch, Batch]]:
         yield on_device.batch(*request), on_cpu.batch(*request)
 
 
-def test_windows_are_the_cpus(files: Files, runs: dict[Decoder, list[Encoded]]) -> None:
+def test_windows_are_the_cpus(files: Files, runs: dict[DaliDecoder, list[Encoded]]) -> None:
     view = VIEWS["resized"]
     batches = len(list(both(files, view)))
     on_device, on_cpu = (

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.plain_photos import DRAWS, Window, central_window, decode, random_window, training_view
 from fastselfie.config import PretrainConfig
-from fastselfie.pipelines.decoder import Decoder
+from fastselfie.pipelines.decoder import DaliDecoder
 from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.resident import ResidentPipeline
 from fastselfie.pipelines.source import Files, ResidentSplit
@@ -74,16 +74,16 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    files, schedule = mixed_files(tmp_path_factory.mktemp("mixed")), Decoder.schedule
+    files, schedule = mixed_files(tmp_path_factory.mktemp("mixed")), DaliDecoder.schedule
     windows: list[Window] = []
 
-    def recording(decoder: Decoder, encoded: Encoded) -> None:
+    def recording(decoder: DaliDecoder, encoded: Encoded) -> None:
         windows_B4 = dali_windows(encoded.data, encoded.draws, MIN_AREA)
         windows.extend((row, column, height, width) for row, column, height, width in windows_B4.tolist())
         schedule(decoder, encoded)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Decoder, "schedule", recording)
+        patch.setattr(DaliDecoder, "schedule", recording)
         source = pipeline(files, RESIZED, batch=BATCH, seed=SEED, prefetch=2)
         requests = [(start, start + BATCH) for start in range(0, SAMPLES, BATCH)]
         source.announce(requests)

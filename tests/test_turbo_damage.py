@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fastselfie.errors import LocalError
-from fastselfie.pipelines.decoder import Decoder
+from fastselfie.pipelines.decoder import DaliDecoder
 from fastselfie.pipelines.image_bytes import fault
 from fastselfie.pipelines.turbo_decoder import TurboDecoder
 from fastselfie.pipelines.undecodable import Undecodable
@@ -106,7 +106,7 @@ def test_damaged_files_are_refused_where_dali_refuses_them() -> None:
     assert {(True, True), (False, False)} == set(verdicts)
 
 
-def accepts(decoder: Decoder | TurboDecoder, file: bytes, view: View) -> bool:
+def accepts(decoder: DaliDecoder | TurboDecoder, file: bytes, view: View) -> bool:
     try:
         views(decoder, encoded([file], view))
     except (LocalError, Undecodable):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.plain_photos import DRAWS
-from fastselfie.pipelines.decoder import Decoder
+from fastselfie.pipelines.decoder import DaliDecoder
 from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.turbo_decoder import TurboDecoder
 from fastselfie.pipelines.view import View
@@ -36,8 +36,8 @@ def turbo(view: View, *, batch: int = 100, threads: int = 2, depth: int = 1) -> 
     return TurboDecoder(view, batch=batch, threads=threads, depth=depth)
 
 
-def dali(view: View, *, batch: int = 100, threads: int = 2) -> Decoder:
-    return Decoder(view, batch=batch, threads=threads, device=CPU)
+def dali(view: View, *, batch: int = 100, threads: int = 2) -> DaliDecoder:
+    return DaliDecoder(view, batch=batch, threads=threads, device=CPU)
 
 
 def dali_windows(
@@ -69,6 +69,6 @@ def dali_windows(
     return np.array(windows.as_tensor())
 
 
-def views(decoder: TurboDecoder | Decoder, run: Encoded) -> NDArray[np.uint8]:
+def views(decoder: TurboDecoder | DaliDecoder, run: Encoded) -> NDArray[np.uint8]:
     decoder.schedule(run)
     return images_of(decoder.take())
