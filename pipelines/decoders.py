@@ -16,7 +16,7 @@ from fastselfie.pipelines.view import View
 
 DecoderName: TypeAlias = Literal["dali", "turbo"]
 HARDWARE_SHARE = 0.65
-"""DALI's own default."""
+"""See `fastselfie.pipelines.graph.build_graph`; DALI's own default."""
 
 
 class AnyDecoder(Protocol):
@@ -28,7 +28,10 @@ class AnyDecoder(Protocol):
 
 
 def choose_decoder(asked: Literal["auto", "dali", "turbo"], device: torch.device) -> tuple[DecoderName, str]:
-    """The decoder and why it is this one.
+    """The decoder for views on ``device``.
+
+    Returns:
+        its name, and why it is this one: a phrase for a message.
 
     Raises:
         UserError: it is not installed.
@@ -49,7 +52,7 @@ def make_decoder(
     """A decoder; one on the CPU, whatever the device, where it is libjpeg-turbo's.
 
     Args:
-        batch: images of a run at most. depth: runs under way at most. hardware_share: of a GPU's JPEG decoder.
+        batch: images of a run at most. depth: runs under way at most. hardware_share: see `HARDWARE_SHARE`.
 
     Raises:
         UserError: it is not installed.

@@ -86,8 +86,8 @@ class FilePipeline:
         announced: Iterator[_Announced] | None = None
         for number in range(len(requests)):
             if self._announced is not announced:  # at first, and where somebody else has asked in the meantime
-                rows = ((asked, self._rows[slice(*asked)]) for asked in requests[number:])
-                announced = ((asked, torch.zeros_like(rows_B), rows_B) for asked, rows_B in rows)
+                samples = ((asked, self._rows[slice(*asked)]) for asked in requests[number:])
+                announced = ((asked, torch.zeros_like(sample_B), sample_B) for asked, sample_B in samples)
                 self._expect(announced, substituted=False)
             yield self._take()
 
@@ -188,12 +188,13 @@ class FilePipeline:
         corner_B2 = flip_B = None
         # A random resized crop was flipped in the graph; a padded crop is made with the patches, flip and all.
         if view.crop == "pad" and view.pad:
-            corner_B2 = self._there(integers(self.seed, Purpose.CROP, epoch_K, sample_K, 2, 2 * view.pad + 1))
+            corner_B2 = self._on_device(integers(self.seed, Purpose.CROP, epoch_K, sample_K, 2, 2 * view.pad + 1))
         if view.crop == "pad" and view.flip:
-            flip_B = self._there(self._flip(epoch_K, sample_K).bool())
+            flip_B = self._on_device(self._flip(epoch_K, sample_K).bool())
         return Batch(
-            view=view, pixels=self._there(pixels), epoch_B=self._there(epoch_K), sample_B=self._there(sample_K),
-            labels_B=self._there(self._gatherer.labels(request)), corner_B2=corner_B2, flip_B=flip_B,
+            view=view, pixels=self._on_device(pixels), epoch_B=self._on_device(epoch_K),
+            sample_B=self._on_device(sample_K), labels_B=self._on_device(self._gatherer.labels(request)),
+            corner_B2=corner_B2, flip_B=flip_B,
             # Only in the stream does another image stand in for a bad one.
             entry=request.asked[0] if request.substituted else None, refused=tuple(request.refused.values()),
         )  # fmt: skip
@@ -204,8 +205,8 @@ class FilePipeline:
             return torch.zeros_like(sample_K)
         return integers(self.seed, Purpose.FLIP, epoch_K, sample_K, 1, 2)[:, 0]
 
-    def _there(self, tensor: Tensor) -> Tensor:
-        """On the device, without waiting for it."""
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        """A copy on the device, which is not waited for; ``tensor`` itself where it is there."""
         if tensor.device.type == self._device.type:
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)

@@ -21,7 +21,7 @@ DALI_ERRORS = (RuntimeError, IndexError, ValueError)
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """What a run of the graph decodes. B images.
+    """What one run of a decoder decodes: B images.
 
     Attributes:
         data: their bytes, uint8 (size,) each.

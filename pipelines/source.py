@@ -116,7 +116,7 @@ class Files(EncodedImages):
 
     def read(self, index: int) -> bytes:
         """See `EncodedImages.read`."""
-        with open(self.path(index), "rb", opener=_regular) as file:
+        with open(self.path(index), "rb", opener=_open_regular) as file:
             return file.read()
 
     def identity(self) -> Iterable[bytes]:
@@ -125,8 +125,13 @@ class Files(EncodedImages):
         yield self.labels_S.tobytes()
 
 
-def _regular(path: str, flags: int) -> int:
-    """Open a file. A pipe would be waited for, until somebody writes to it, and a device may have no end."""
+def _open_regular(path: str, flags: int) -> int:
+    """What `open` takes as ``opener``: a pipe would be waited for, until somebody writes to it, and a device may have
+    no end.
+
+    Raises:
+        BadImage: the file is none, or too large.
+    """
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     status = os.fstat(descriptor)
     try:
