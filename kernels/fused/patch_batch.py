@@ -134,18 +134,9 @@ def _kernel(
 
 @operator("patch_batch")
 def _patch_batch(
-    pixels: Tensor,
-    patch: int,
-    mean: Tensor,
-    std: Tensor,
-    dtype: torch.dtype,
-    rows_B: Tensor | None,
-    corner_B2: Tensor | None,
-    flip_B: Tensor | None,
-    pad: int,
-    reflect: bool,
-    places_BN: Tensor | None,
-) -> Tensor:
+    pixels: Tensor, patch: int, mean: Tensor, std: Tensor, dtype: torch.dtype, rows_B: Tensor | None,
+    corner_B2: Tensor | None, flip_B: Tensor | None, pad: int, reflect: bool, places_BN: Tensor | None,
+) -> Tensor:  # fmt: skip
     """(B * N, P, P, 3), contiguous."""
     out = _empty(pixels, patch, mean, std, dtype, rows_B)
     if out.numel() == 0:

@@ -82,18 +82,9 @@ def _kernel(
 
 @operator("patch_tokens")
 def _patch_tokens(
-    maps: Tensor,
-    statistics_2D: Tensor,
-    weight_D: Tensor,
-    bias_D: Tensor,
-    u0_D: Tensor,
-    positions_ND: Tensor | None,
-    places_BN: Tensor,
-    visible: int,
-    eps: float,
-    count: int,
-    group: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+    maps: Tensor, statistics_2D: Tensor, weight_D: Tensor, bias_D: Tensor, u0_D: Tensor, positions_ND: Tensor | None,
+    places_BN: Tensor, visible: int, eps: float, count: int, group: str,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Tokens, features, and which patch shows each place. ``count`` and ``group`` are for the backward."""
     tokens, features, inverse = _empty(maps, statistics_2D, weight_D, bias_D, u0_D, positions_ND, places_BN, visible)
     B, N = places_BN.shape
@@ -113,16 +104,9 @@ def _patch_tokens(
 
 @torch.library.register_fake("fastselfie::patch_tokens")
 def _empty(
-    maps: Tensor,
-    statistics_2D: Tensor,
-    weight_D: Tensor,
-    bias_D: Tensor,
-    u0_D: Tensor,
-    positions_ND: Tensor | None,
-    places_BN: Tensor,
-    visible: int,
-    *rest: object,
-) -> tuple[Tensor, Tensor, Tensor]:
+    maps: Tensor, statistics_2D: Tensor, weight_D: Tensor, bias_D: Tensor, u0_D: Tensor, positions_ND: Tensor | None,
+    places_BN: Tensor, visible: int, *rest: object,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     (B, N), D = places_BN.shape, maps.shape[1]
     tokens = maps.new_empty((B, 1 + visible, D), dtype=token_dtype(maps, positions_ND))
     inverse = maps.new_empty((B, N), dtype=torch.int32)
