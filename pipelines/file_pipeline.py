@@ -56,7 +56,7 @@ class FilePipeline:
         self._announced: Iterator[_Announced] = iter(())
         self._substituted = True
         self._failure: LocalError | None = None
-        self._failed: tuple[int, int] | None = None
+        self._failed_request: tuple[int, int] | None = None
         self._reading: deque[Request] = deque()
         self._decoding: deque[Request] = deque()
 
@@ -71,7 +71,7 @@ class FilePipeline:
             LocalError: too many images cannot be used.
         """
         under_way = self._decoding or self._reading
-        next_up = under_way[0].asked if under_way else self._failed
+        next_up = under_way[0].asked if under_way else self._failed_request
         if next_up != (start, stop) or not self._substituted:
             self.announce([(start, stop)])
         return self._take()
@@ -132,7 +132,8 @@ class FilePipeline:
             try:
                 self._gatherer.finish(request)
             except LocalError as error:
-                self._failure, self._failed = error, request.asked  # said when that batch is asked for, not before
+                # Said when that batch is asked for, not before.
+                self._failure, self._failed_request = error, request.asked
                 self._cancel()  # of storage that hangs each read takes long, and a process ends after all of them
                 return
             self._decoding.append(request)
@@ -154,7 +155,7 @@ class FilePipeline:
                 self._work_ahead(at_least=1)
             if not self._decoding:
                 assert self._failure is not None, "more is taken than was announced"
-                self._failed = None  # asked for once more, it is read once more
+                self._failed_request = None  # asked for once more, it is read once more
                 raise self._failure
             pixels = self._pixels(self._decoding[0])
             request = self._decoding.popleft()

@@ -12,7 +12,7 @@ from typing import Any
 
 from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
-from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.pipeline import Pipeline as Graph
 
 from fastselfie.pipelines.view import View
 from fastselfie.pipelines.window import random_window
@@ -23,7 +23,7 @@ ENCODED, DRAWN, FLIP = "encoded", "draws", "flip"
 
 def build_graph(
     view: View, *, batch: int, threads: int, device_id: int | None, depth: int, hardware_share: float = 0
-) -> Pipeline:
+) -> Graph:
     """A built graph, whose one output is uint8 (G, P, G, P, 3) a sample.
 
     Args:
@@ -32,7 +32,7 @@ def build_graph(
         hardware_share: of a batch's JPEG images that a GPU's hardware decoder takes, where it has one. Which images
             those are depends on the batch, and its pixels are not quite those of the other: 0 is the repeatable one.
     """
-    graph = Pipeline(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=depth)
+    graph = Graph(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=depth)
     with graph:
         encoded = fn.external_source(name=ENCODED, dtype=types.UINT8, ndim=1)
         shape = fn.cast(fn.peek_image_shape(encoded), dtype=types.FLOAT64)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastselfie.errors import UserError
 from fastselfie.failing import speaks
-from fastselfie.pipelines.cifar import SIZE as RESIDENT_SIZE
+from fastselfie.pipelines.cifar import SIZE as SMALL_SIZE
 from fastselfie.pipelines.cifar import is_cifar10, read_cifar10
 from fastselfie.pipelines.download import cifar10_archive
 from fastselfie.pipelines.downsampled_imagenet import is_imagenet32, read_imagenet32
@@ -152,16 +152,16 @@ def _open_path(spec: str, size: int, index: Path | None, every_format: bool) -> 
 
 
 def _check_default(size: int) -> None:
-    if size != RESIDENT_SIZE:
+    if size != SMALL_SIZE:
         raise UserError(
-            f"must be given: without it there is CIFAR-10 alone, of {RESIDENT_SIZE}x{RESIDENT_SIZE} pixels, and the"
-            f" recipe wants {size}x{size}; {_UNDERSTOOD}"
+            f"must be given: without it there is CIFAR-10 alone, of {SMALL_SIZE}x{SMALL_SIZE} pixels, and the recipe"
+            f" wants {size}x{size}; {_UNDERSTOOD}"
         )
 
 
 def _check_size(what: str, size: int) -> None:
-    if size != RESIDENT_SIZE:
+    if size != SMALL_SIZE:
         raise UserError(
-            f"{what} has images of {RESIDENT_SIZE}x{RESIDENT_SIZE} pixels and the recipe wants {size}x{size}: "
-            f"use a recipe for {RESIDENT_SIZE}x{RESIDENT_SIZE}, or name a folder of JPEG or PNG files"
+            f"{what} has images of {SMALL_SIZE}x{SMALL_SIZE} pixels and the recipe wants {size}x{size}: "
+            f"use a recipe for {SMALL_SIZE}x{SMALL_SIZE}, or name a folder of JPEG or PNG files"
         )

@@ -133,9 +133,9 @@ class TurboDecoder:
 
     def _decode_one(self, run: _Run, position: int) -> None:
         encoded, header, out = run.encoded, run.headers[position], run.pixels_BHH3[position]
-        data = encoded.data[position]
         if encoded.flip is None:
-            resize_centre(decode_image(data, header, self._memory), out, shorter_side=self._view.shorter_side)
+            image = decode_image(encoded.data[position], header, self._memory)
+            resize_centre(image, out, shorter_side=self._view.shorter_side)
             return
         flip = bool(encoded.flip[position])
         part = self._memory.contiguous(self._window(run, position, "BGR" if flip else "RGB"))
