@@ -80,7 +80,7 @@ def _decoded(data: bytes, name: DecoderName) -> Tensor | None:
     encoded: list[NDArray[np.uint8]] = [np.frombuffer(data, dtype=np.uint8)]
     decoder.schedule(Encoded(data=encoded))
     try:
-        return decoder.take()[0]
+        return decoder.take()
     except Undecodable:
         return None
 

@@ -140,7 +140,7 @@ def whole_seconds(images: Packed, decoder: TurboDecoder) -> float:
 
 def measure(images: ImagesInMemory, rounds: int) -> dict[str, Any]:
     """Microseconds an image: medians of ``rounds``, and every round's."""
-    decoder = TurboDecoder(VIEW, batch=_BATCH, threads=1, device=_CPU)
+    decoder = TurboDecoder(VIEW, batch=_BATCH, threads=1)
     with packed(images) as held:
         steps: list[Callable[[], Any]] = [lambda: part_seconds(held), lambda: whole_seconds(held, decoder)]
         for step in steps:  # a warm-up, not counted

@@ -107,10 +107,10 @@ class Loader:
         self._check_process()
         requests = map(self._entries, range(start, stop))
         if self._plain:
-            wanted = list(requests)
-            batches = self._pipeline.in_order([request for request in wanted if request[0] < request[1]])
-            for first, last in wanted:
-                yield self._take(partial(next, batches)) if first < last else self._nothing()
+            shares = [range(*request) for request in requests]
+            batches = self._pipeline.in_order([(share.start, share.stop) for share in shares if share])
+            for share in shares:
+                yield self._take(partial(next, batches)) if share else self._nothing()
             return
         with self._lock:
             self._pipeline.announce(map(self._entries, range(start, stop)))
@@ -133,17 +133,19 @@ class Loader:
             )  # fmt: skip
 
     def _entries(self, step: int) -> tuple[int, int]:
-        """This process's share of a step."""
-        start = step * self._batch_size
-        count = min(self._batch_size, self.images - start) if self._plain else self._batch_size
-        first, last = (start + count * rank // self._world_size for rank in (self._rank, self._rank + 1))
-        return first, last
+        """This process's share of a step: entries [start, stop), none where the last plain batch is too small."""
+        first = step * self._batch_size
+        count = min(self._batch_size, self.images - first) if self._plain else self._batch_size
+        start, stop = (first + count * rank // self._world_size for rank in (self._rank, self._rank + 1))
+        return start, stop
 
     def _take(self, batch: Callable[[], Batch]) -> tuple[Tensor, Tensor]:
+        """What `steps` yields for the pipeline's next batch."""
         with self._lock:  # the pipeline's order of batches is one thread's at a time
             return self._deliver(batch())
 
     def _deliver(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What `steps` yields for ``batch``; its refused images are written down."""
         for image in batch.refused:
             if image.name not in self.refused:
                 self.refused[image.name] = image.reason
@@ -157,6 +159,7 @@ class Loader:
         return self._images(batch), batch.labels_B
 
     def _images(self, batch: Batch) -> Tensor:
+        """As `steps` has them, by the quickest way for what is still to be done with the pixels."""
         raw = self._dtype == torch.uint8
         if raw and not batch.moves:
             return batch.images().permute(0, 3, 1, 2)
@@ -167,6 +170,7 @@ class Loader:
         return images.round().to(torch.uint8) if raw else images
 
     def _nothing(self) -> tuple[Tensor, Tensor]:
+        """A batch of 0 images."""
         device = self._mean.device
         images = torch.empty((0, 3, self._size, self._size), dtype=self._dtype, device=device)
         return images, torch.empty(0, dtype=torch.int64, device=device)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines.safe_pickle import load_arrays
-from fastselfie.pipelines.source import ResidentSource, Split
+from fastselfie.pipelines.source import ResidentSource, ResidentSplit
 
 SIZE = 32
 _FOLDER = "cifar-10-batches-py"
@@ -31,7 +31,7 @@ _CLASSES: tuple[str, ...] = ("airplane", "automobile", "bird", "cat", "deer", "d
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class PickledBatch:
     """One file's images as they lie in it.
 
     Attributes:
@@ -43,7 +43,7 @@ class Batch:
     labels_S: NDArray[np.int64]
 
 
-def read_batch(file: BinaryIO, name: str, classes: int, first_label: int = 0) -> Batch:
+def read_batch(file: BinaryIO, name: str, classes: int, first_label: int = 0) -> PickledBatch:
     """Reads one batch and checks all of it.
 
     Args:
@@ -68,7 +68,7 @@ def read_batch(file: BinaryIO, name: str, classes: int, first_label: int = 0) ->
         raise UserError(f"{name}: {len(data)} images but {len(labels_S)} labels; download it again")
     if not len(data):
         raise UserError(f"{name} has no images; download it again")
-    return Batch(rows_SP=data, labels_S=labels_S)
+    return PickledBatch(rows_SP=data, labels_S=labels_S)
 
 
 def _labels(values: object, name: str, classes: int, first_label: int) -> NDArray[np.int64]:
@@ -82,7 +82,7 @@ def _labels(values: object, name: str, classes: int, first_label: int) -> NDArra
     return np.array(values, dtype=np.int64) - first_label
 
 
-def to_split(batches: list[Batch]) -> Split:
+def to_split(batches: list[PickledBatch]) -> ResidentSplit:
     """One array of all batches' images, channels last. Empties ``batches``: each is freed as soon as it is copied, so
     that ImageNet is not in memory twice."""
     total = sum(len(batch.labels_S) for batch in batches)
@@ -95,7 +95,7 @@ def to_split(batches: list[Batch]) -> Split:
         images_SHW3[start:stop] = batch.rows_SP.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
         labels_S[start:stop] = batch.labels_S
         start = stop
-    return Split(images_SHW3=images_SHW3, labels_S=labels_S)
+    return ResidentSplit(images_SHW3=images_SHW3, labels_S=labels_S)
 
 
 def is_cifar10(path: Path) -> bool:
@@ -114,7 +114,7 @@ def read_cifar10(path: Path) -> ResidentSource:
     Raises:
         UserError: a batch is missing, damaged or not CIFAR-10's; the message names it.
     """
-    batches: dict[str, Batch] = {}
+    batches: dict[str, PickledBatch] = {}
     classes = _CLASSES
     for base, name, file in _members(path):
         if base == _META:

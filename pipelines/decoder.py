@@ -40,7 +40,7 @@ def dali_version() -> str | None:
     return None
 
 
-class Decoder:
+class DaliDecoder:
     """Decodes files to a view on a device.
 
     After a failure it starts anew: what is scheduled next is decoded, what was under way is forgotten.
@@ -65,12 +65,8 @@ class Decoder:
         except DALI_ERRORS as error:
             self._failure = error
 
-    def take(self) -> tuple[Tensor, Tensor | None]:
-        """The oldest run's result.
-
-        Returns:
-            pixels, uint8 (B, G, P, G, P, 3) on the device, and of a random resized crop the windows, int32 (B, 4) on
-            the CPU: start and shape.
+    def take(self) -> Tensor:
+        """The oldest run's pixels: uint8 (B, G, P, G, P, 3) on the device.
 
         Raises:
             Undecodable: names the images of all runs under way that cannot be decoded. LocalError: each alone can, but
@@ -79,7 +75,7 @@ class Decoder:
         try:
             if self._failure is not None:
                 raise self._failure
-            result = self._runner.take()
+            pixels = self._runner.take()
         except DALI_ERRORS as error:
             under_way = list(self._under_way)
             self._begin_anew()
@@ -93,7 +89,7 @@ class Decoder:
                 ) from None
             raise RuntimeError(f"DALI failed, though each file of the batch decodes by itself: {error}") from error
         self._under_way.popleft()
-        return result
+        return pixels
 
     def drop(self) -> None:
         """Let go of every run under way, good or bad."""

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from fastselfie.pipelines.decoder import Decoder, require_dali
+from fastselfie.pipelines.decoder import DaliDecoder, require_dali
 from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.image_decoding import require_turbo
 from fastselfie.pipelines.turbo_decoder import TurboDecoder
@@ -16,19 +16,22 @@ from fastselfie.pipelines.view import View
 
 DecoderName: TypeAlias = Literal["dali", "turbo"]
 HARDWARE_SHARE = 0.65
-"""DALI's own default."""
+"""See `fastselfie.pipelines.graph.build_graph`; DALI's own default."""
 
 
 class AnyDecoder(Protocol):
-    """What a pipeline knows of a decoder; see `fastselfie.pipelines.decoder.Decoder`."""
+    """What a pipeline knows of a decoder; see `fastselfie.pipelines.decoder.DaliDecoder`."""
 
     def schedule(self, encoded: Encoded) -> None: ...
-    def take(self) -> tuple[Tensor, Tensor | None]: ...
+    def take(self) -> Tensor: ...
     def drop(self) -> None: ...
 
 
 def choose_decoder(asked: Literal["auto", "dali", "turbo"], device: torch.device) -> tuple[DecoderName, str]:
-    """The decoder and why it is this one.
+    """The decoder for views on ``device``.
+
+    Returns:
+        its name, and why it is this one: a phrase for a message.
 
     Raises:
         UserError: it is not installed.
@@ -49,12 +52,12 @@ def make_decoder(
     """A decoder; one on the CPU, whatever the device, where it is libjpeg-turbo's.
 
     Args:
-        batch: images of a run at most. depth: runs under way at most. hardware_share: of a GPU's JPEG decoder.
+        batch: images of a run at most. depth: runs under way at most. hardware_share: see `HARDWARE_SHARE`.
 
     Raises:
         UserError: it is not installed.
     """
     if name == "turbo":
-        return TurboDecoder(view, batch=batch, threads=threads, device=torch.device("cpu"), depth=depth)
+        return TurboDecoder(view, batch=batch, threads=threads, depth=depth)
     require_dali()
-    return Decoder(view, batch=batch, threads=threads, device=device, depth=depth, hardware_share=hardware_share)
+    return DaliDecoder(view, batch=batch, threads=threads, device=device, depth=depth, hardware_share=hardware_share)

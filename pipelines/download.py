@@ -26,16 +26,13 @@ def cache_folder() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "fastselfie"
 
 
-def cifar10_archive(cache: Path | None = None, url: str = CIFAR10_URL, sha256: str = CIFAR10_SHA256) -> Path:
-    """The archive's place on disk, downloaded (170 MB) unless a whole copy is there already.
-
-    Args:
-        cache: the folder to keep it in; `cache_folder` if None.
+def cifar10_archive() -> Path:
+    """The archive's place in `cache_folder`, downloaded (170 MB) unless a whole copy is there already.
 
     Raises:
-        UserError: no network, no room, or not the file that ``sha256`` belongs to. Nothing half-written is left.
+        UserError: no network, no room, or not the file that `CIFAR10_SHA256` belongs to. Nothing half-written is left.
     """
-    folder = cache_folder() if cache is None else cache
+    folder, url, sha256 = cache_folder(), CIFAR10_URL, CIFAR10_SHA256
     target = folder / url.rsplit("/", 1)[-1]
     remedy = "fetch it yourself and give --data FILE, or use --data synthetic"
     try:

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from fastselfie.errors import UserError
-from fastselfie.pipelines.cifar import Batch, read_batch, to_split
+from fastselfie.pipelines.cifar import PickledBatch, read_batch, to_split
 from fastselfie.pipelines.source import ResidentSource
 
 _CLASSES = 1000
@@ -53,7 +53,7 @@ def _numbers(path: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def _read(path: Path) -> Batch:
+def _read(path: Path) -> PickledBatch:
     try:
         file = path.open("rb")
     except OSError as error:

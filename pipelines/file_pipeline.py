@@ -56,7 +56,7 @@ class FilePipeline:
         self._announced: Iterator[_Announced] = iter(())
         self._substituted = True
         self._failure: LocalError | None = None
-        self._failed: tuple[int, int] | None = None
+        self._failed_request: tuple[int, int] | None = None
         self._reading: deque[Request] = deque()
         self._decoding: deque[Request] = deque()
 
@@ -71,7 +71,7 @@ class FilePipeline:
             LocalError: too many images cannot be used.
         """
         under_way = self._decoding or self._reading
-        next_up = under_way[0].asked if under_way else self._failed
+        next_up = under_way[0].asked if under_way else self._failed_request
         if next_up != (start, stop) or not self._substituted:
             self.announce([(start, stop)])
         return self._take()
@@ -86,8 +86,8 @@ class FilePipeline:
         announced: Iterator[_Announced] | None = None
         for number in range(len(requests)):
             if self._announced is not announced:  # at first, and where somebody else has asked in the meantime
-                rows = ((asked, self._rows[slice(*asked)]) for asked in requests[number:])
-                announced = ((asked, torch.zeros_like(rows_B), rows_B) for asked, rows_B in rows)
+                samples = ((asked, self._rows[slice(*asked)]) for asked in requests[number:])
+                announced = ((asked, torch.zeros_like(sample_B), sample_B) for asked, sample_B in samples)
                 self._expect(announced, substituted=False)
             yield self._take()
 
@@ -132,7 +132,8 @@ class FilePipeline:
             try:
                 self._gatherer.finish(request)
             except LocalError as error:
-                self._failure, self._failed = error, request.asked  # said when that batch is asked for, not before
+                # Said when that batch is asked for, not before.
+                self._failure, self._failed_request = error, request.asked
                 self._cancel()  # of storage that hangs each read takes long, and a process ends after all of them
                 return
             self._decoding.append(request)
@@ -154,7 +155,7 @@ class FilePipeline:
                 self._work_ahead(at_least=1)
             if not self._decoding:
                 assert self._failure is not None, "more is taken than was announced"
-                self._failed = None  # asked for once more, it is read once more
+                self._failed_request = None  # asked for once more, it is read once more
                 raise self._failure
             pixels = self._pixels(self._decoding[0])
             request = self._decoding.popleft()
@@ -168,7 +169,7 @@ class FilePipeline:
         """Those of the oldest batch under way."""
         while request.there():
             try:
-                return self._decoder.take()[0]
+                return self._decoder.take()
             except Undecodable as error:
                 self._refuse(error.bad)
         patch = self.view.size // self.view.grid
@@ -188,12 +189,13 @@ class FilePipeline:
         corner_B2 = flip_B = None
         # A random resized crop was flipped in the graph; a padded crop is made with the patches, flip and all.
         if view.crop == "pad" and view.pad:
-            corner_B2 = self._there(integers(self.seed, Purpose.CROP, epoch_K, sample_K, 2, 2 * view.pad + 1))
+            corner_B2 = self._on_device(integers(self.seed, Purpose.CROP, epoch_K, sample_K, 2, 2 * view.pad + 1))
         if view.crop == "pad" and view.flip:
-            flip_B = self._there(self._flip(epoch_K, sample_K).bool())
+            flip_B = self._on_device(self._flip(epoch_K, sample_K).bool())
         return Batch(
-            view=view, pixels=self._there(pixels), epoch_B=self._there(epoch_K), sample_B=self._there(sample_K),
-            labels_B=self._there(self._gatherer.labels(request)), corner_B2=corner_B2, flip_B=flip_B,
+            view=view, pixels=self._on_device(pixels), epoch_B=self._on_device(epoch_K),
+            sample_B=self._on_device(sample_K), labels_B=self._on_device(self._gatherer.labels(request)),
+            corner_B2=corner_B2, flip_B=flip_B,
             # Only in the stream does another image stand in for a bad one.
             entry=request.asked[0] if request.substituted else None, refused=tuple(request.refused.values()),
         )  # fmt: skip
@@ -204,8 +206,8 @@ class FilePipeline:
             return torch.zeros_like(sample_K)
         return integers(self.seed, Purpose.FLIP, epoch_K, sample_K, 1, 2)[:, 0]
 
-    def _there(self, tensor: Tensor) -> Tensor:
-        """On the device, without waiting for it."""
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        """A copy on the device, which is not waited for; ``tensor`` itself where it is there."""
         if tensor.device.type == self._device.type:
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)

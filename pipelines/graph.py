@@ -12,7 +12,7 @@ from typing import Any
 
 from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
-from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.pipeline import Pipeline as Graph
 
 from fastselfie.pipelines.view import View
 from fastselfie.pipelines.window import random_window
@@ -23,34 +23,27 @@ ENCODED, DRAWN, FLIP = "encoded", "draws", "flip"
 
 def build_graph(
     view: View, *, batch: int, threads: int, device_id: int | None, depth: int, hardware_share: float = 0
-) -> Pipeline:
-    """A graph whose first output is uint8 (G, P, G, P, 3) a sample; of a random resized crop also its window.
+) -> Graph:
+    """A built graph, whose one output is uint8 (G, P, G, P, 3) a sample.
 
     Args:
         view: ``resized`` crops at random and flips; any other is the plain view, which has no random inputs.
         batch: images at most a run. device_id: the CUDA device, None without one. depth: runs under way at most.
         hardware_share: of a batch's JPEG images that a GPU's hardware decoder takes, where it has one. Which images
             those are depends on the batch, and its pixels are not quite those of the other: 0 is the repeatable one.
-
-    Returns:
-        A built pipeline. Outputs: the pixels, and of a random resized crop int32 (4,) a sample, start and shape of the
-        window.
     """
-    graph = Pipeline(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=depth)
+    graph = Graph(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=depth)
     with graph:
         encoded = fn.external_source(name=ENCODED, dtype=types.UINT8, ndim=1)
         shape = fn.cast(fn.peek_image_shape(encoded), dtype=types.FLOAT64)
         decoder = {"device": "cpu"} if device_id is None else {"device": "mixed", "hw_decoder_load": hardware_share}
-        if view.crop == "resized":
-            pixels, window = _random_resized_crop(encoded, shape, view, decoder)
-            graph.set_outputs(_as_patches(pixels, view), window)
-        else:
-            graph.set_outputs(_as_patches(_centre_crop(encoded, shape, view, decoder), view))
+        crop = _random_resized_crop if view.crop == "resized" else _centre_crop
+        graph.set_outputs(_as_patches(crop(encoded, shape, view, decoder), view))
     graph.build()
     return graph
 
 
-def _random_resized_crop(encoded: Any, shape: Any, view: View, decoder: dict[str, Any]) -> tuple[Any, Any]:
+def _random_resized_crop(encoded: Any, shape: Any, view: View, decoder: dict[str, Any]) -> Any:
     """Only the window is decoded, as far as the format allows."""
     draws = fn.external_source(name=DRAWN, dtype=types.FLOAT64, ndim=1)
     flip = fn.external_source(name=FLIP, dtype=types.INT32, ndim=0)
@@ -58,8 +51,7 @@ def _random_resized_crop(encoded: Any, shape: Any, view: View, decoder: dict[str
     image = fn.decoders.image_slice(
         encoded, start=start, shape=extent, axis_names="HW", **decoder, output_type=types.RGB
     )
-    image = _resize(image, view)
-    return fn.flip(image, horizontal=flip), fn.cat(start, extent)
+    return fn.flip(_resize(image, view), horizontal=flip)
 
 
 def _centre_crop(encoded: Any, shape: Any, view: View, decoder: dict[str, Any]) -> Any:

@@ -21,7 +21,7 @@ DALI_ERRORS = (RuntimeError, IndexError, ValueError)
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """What a run of the graph decodes. B images.
+    """What one run of a decoder decodes: B images.
 
     Attributes:
         data: their bytes, uint8 (size,) each.
@@ -70,13 +70,13 @@ class GraphRunner:
             self._feed(encoded)
             self._graph.schedule_run()
 
-    def take(self) -> tuple[Tensor, Tensor | None]:
-        """The oldest run's pixels and windows; see `fastselfie.pipelines.decoder.Decoder.take`."""
+    def take(self) -> Tensor:
+        """The oldest run's pixels; see `fastselfie.pipelines.decoder.DaliDecoder.take`."""
         with self._to_its_end():
-            pixels, *window = self._graph.share_outputs()
-            result = self._tensor(pixels), torch.from_numpy(np.array(window[0].as_tensor())) if window else None
+            (output,) = self._graph.share_outputs()
+            pixels = self._tensor(output)
             self._graph.release_outputs()
-        return result
+        return pixels
 
     @contextmanager
     def _to_its_end(self) -> Iterator[None]:

@@ -19,7 +19,8 @@ from fastselfie.pipelines.jpeg_segments import END, FIRST_RESTART, RESTARTS, Seg
 _BORDER = 1  # pixels around a window that its own depend on, through the interpolation of colour
 _NARROW = 4  # columns of an image in which libjpeg interpolates no colour
 WORTH = 16384
-"""Pixels less to decode for which cutting is worth its own time, much of which is Python's."""
+"""Pixels less to decode, than the image down to the window has, for which cutting is worth its own time, much of which
+is Python's."""
 _NUMBERS = (np.arange(1 << 16) % RESTARTS + FIRST_RESTART).astype(np.uint8)  # as many as a table has at most
 
 
@@ -33,19 +34,16 @@ class Part(NamedTuple):
     column: int
 
 
-def cut(
-    data: NDArray[np.uint8], header: JpegHeader, window: tuple[int, int, int, int], worth: int = WORTH
-) -> Part | None:
+def cut(data: NDArray[np.uint8], header: JpegHeader, window: tuple[int, int, int, int]) -> Part | None:
     """A smaller file with the window in it; None where the file has no table of segments or it would save little.
 
     Args:
         data: the file, uint8 (size,). header: its own; of the usual kinds.
         window: of the stored image: first row and column, height and width in pixels.
-        worth: pixels that it must have less than the image down to the window.
     """
     row, column, height, width = window
     most = (row + height + header.mcu[0]) * (header.columns + header.mcu[1]) - height * width  # that it can save
-    found = find_segments(data, header) if most >= worth else None
+    found = find_segments(data, header) if most >= WORTH else None
     if found is None:
         return None
     down, across = found.sizes_DA.shape
@@ -53,7 +51,7 @@ def cut(
     top, bottom = _touched(row, height, tall, down)
     left, right = _touched(column, width, wide, across)
     left = min(left, max(header.columns - _NARROW - 1, 0) // wide)  # the last segment may be as narrow
-    if (bottom * across - (bottom - top) * (right - left)) * tall * wide < worth:
+    if (bottom * across - (bottom - top) * (right - left)) * tall * wide < WORTH:
         return None
     rows, columns = min(bottom * tall, header.rows) - top * tall, min(right * wide, header.columns) - left * wide
     front = bytearray(data[: found.start])

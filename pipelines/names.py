@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 _CHUNK = 1 << 20
 
 
-class Names(Sequence[str]):
+class Names:
     """S names of files, none with a zero byte in it, in the encoding of the file system.
 
     Attributes:
@@ -41,26 +40,10 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends_S)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
-    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
-        if isinstance(index, slice):
-            return tuple(self[number] for number in range(*index.indices(len(self))))
+    def __getitem__(self, index: int) -> str:
         number = range(len(self))[index]
         start = int(self.ends_S[number - 1]) + 1 if number else 0
         return os.fsdecode(self.joined[start : int(self.ends_S[number])].tobytes())
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, Sequence) and not isinstance(other, str):
-            return len(self) == len(other) and all(own == its for own, its in zip(self, other, strict=True))
-        return NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"Names({len(self)})"
 
     def pieces(self) -> Iterator[bytes]:
         """``joined``, piece by piece."""

@@ -38,7 +38,7 @@ class _File:
     classes: tuple[str, ...]
 
 
-class Rows(EncodedImages):
+class TableRows(EncodedImages):
     """One part of a data set in Parquet files.
 
     To read an image is to read the images of its row group. The last ones stay in memory, 256 MB of them, or two where
@@ -101,7 +101,7 @@ def read_parquet(path: Path) -> Source:
     with ThreadPoolExecutor(_OPENERS, thread_name_prefix="open") as pool:
         files = {split: list(pool.map(_open, paths)) for split, paths in found.items()}
     labels, classes = _labels(files)
-    splits = {split: Rows(files[split], labels[split]) for split in files}
+    splits = {split: TableRows(files[split], labels[split]) for split in files}
     empty = next((split for split, rows in splits.items() if not len(rows)), None)
     if empty is not None:
         raise UserError(f"{found[empty][0]} and its like hold no row: copy them again, or remove them")
@@ -169,8 +169,9 @@ def _labels(files: dict[str, list[_File]]) -> tuple[dict[str, NDArray[np.int64]]
     for split, labels_S in found.items():
         wrong = np.flatnonzero((labels_S < 0) | (labels_S >= len(classes)))
         if len(wrong):
+            first = int(wrong[0])
             raise UserError(
-                f"{Rows(files[split], labels_S).name(int(wrong[0]))}: has label {labels_S[wrong[0]]}, and there are"
+                f"{TableRows(files[split], labels_S).name(first)}: has label {labels_S[first]}, and there are"
                 f" {len(classes)} classes: give it one from 0 to {len(classes) - 1}"
             )
     return found, classes

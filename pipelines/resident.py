@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastselfie.pipelines.rows import AllBut, Rows
 from fastselfie.pipelines.sampler import Sampler
-from fastselfie.pipelines.source import Split
+from fastselfie.pipelines.source import ResidentSplit
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.randomness import Purpose, integers
 
@@ -25,7 +25,9 @@ class ResidentPipeline:
     Beside the CPU, a device holds the subset's pixels alone.
     """
 
-    def __init__(self, split: Split, *, view: View, seed: int, device: torch.device, rows: Rows | None = None) -> None:
+    def __init__(
+        self, split: ResidentSplit, *, view: View, seed: int, device: torch.device, rows: Rows | None = None
+    ) -> None:
         self.view, self.seed = view, seed
         rows_R, pixels = (AllBut(len(split)) if rows is None else rows)[:].cpu(), torch.from_numpy(split.images_SHW3)
         place_R = rows_R

@@ -28,7 +28,7 @@ _COMPARED, _PROBES = 256, 8  # images of a split in memory, or of files, whose c
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
+class ResidentSplit:
     """One part of a data set, whole in memory.
 
     Attributes:
@@ -116,7 +116,7 @@ class Files(EncodedImages):
 
     def read(self, index: int) -> bytes:
         """See `EncodedImages.read`."""
-        with open(self.path(index), "rb", opener=_regular) as file:
+        with open(self.path(index), "rb", opener=_open_regular) as file:
             return file.read()
 
     def identity(self) -> Iterable[bytes]:
@@ -125,8 +125,13 @@ class Files(EncodedImages):
         yield self.labels_S.tobytes()
 
 
-def _regular(path: str, flags: int) -> int:
-    """Open a file. A pipe would be waited for, until somebody writes to it, and a device may have no end."""
+def _open_regular(path: str, flags: int) -> int:
+    """What `open` takes as ``opener``: a pipe would be waited for, until somebody writes to it, and a device may have
+    no end.
+
+    Raises:
+        BadImage: the file is none, or too large.
+    """
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     status = os.fstat(descriptor)
     try:
@@ -143,7 +148,7 @@ class Probes(list[str]):
     """Checksums of a few images. Images get damaged: of the same data some may differ, of other data most do."""
 
 
-AnySplit: TypeAlias = Split | EncodedImages
+AnySplit: TypeAlias = ResidentSplit | EncodedImages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,5 +202,5 @@ def _checksum(split: EncodedImages, index: int) -> str:
 class ResidentSource(Source):
     """A data set of small images, whole in memory and with a test split."""
 
-    train: Split
-    test: Split
+    train: ResidentSplit
+    test: ResidentSplit

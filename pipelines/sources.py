@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 from fastselfie.errors import UserError
 from fastselfie.failing import speaks
-from fastselfie.pipelines.cifar import SIZE as BATCH_SIZE
+from fastselfie.pipelines.cifar import SIZE as SMALL_SIZE
 from fastselfie.pipelines.cifar import is_cifar10, read_cifar10
 from fastselfie.pipelines.download import cifar10_archive
 from fastselfie.pipelines.downsampled_imagenet import is_imagenet32, read_imagenet32
@@ -23,8 +22,6 @@ from fastselfie.pipelines.storage import LocalFolder, Storage
 from fastselfie.pipelines.synthetic import CLASSES, synthetic_source
 from fastselfie.pipelines.tfrecord import is_tfrecord, read_tfrecord
 from fastselfie.pipelines.webdataset import is_webdataset, read_webdataset
-
-_Index: TypeAlias = Path | None
 
 
 def _read_tfrecord(path: Path, index: Path | None) -> Source:
@@ -43,12 +40,12 @@ _RESIDENT: tuple[tuple[Callable[[Path], bool], Callable[[Path], Source]], ...] =
     (is_imagenet32, read_imagenet32),
 )
 # Images of any size in shards, in a folder or behind a URL.
-_SHARDS: tuple[tuple[Callable[[Storage], bool], Callable[[Storage, _Index], Source]], ...] = (
+_SHARDS: tuple[tuple[Callable[[Storage], bool], Callable[[Storage, Path | None], Source]], ...] = (
     (is_packed, read_packed),
     (is_webdataset, read_webdataset),
 )
 # Images of any size in files of this machine. The first that knows a path takes it.
-_READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, _Index], Source]], ...] = (
+_READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Path | None], Source]], ...] = (
     (is_list, lambda path, index: read_list(path)),
     (is_parquet, lambda path, index: read_parquet(path)),
     (is_tfrecord, _read_tfrecord),
@@ -155,16 +152,16 @@ def _open_path(spec: str, size: int, index: Path | None, every_format: bool) -> 
 
 
 def _check_default(size: int) -> None:
-    if size != BATCH_SIZE:
+    if size != SMALL_SIZE:
         raise UserError(
-            f"must be given: without it there is CIFAR-10 alone, of {BATCH_SIZE}x{BATCH_SIZE} pixels, and the recipe"
+            f"must be given: without it there is CIFAR-10 alone, of {SMALL_SIZE}x{SMALL_SIZE} pixels, and the recipe"
             f" wants {size}x{size}; {_UNDERSTOOD}"
         )
 
 
 def _check_size(what: str, size: int) -> None:
-    if size != BATCH_SIZE:
+    if size != SMALL_SIZE:
         raise UserError(
-            f"{what} has images of {BATCH_SIZE}x{BATCH_SIZE} pixels and the recipe wants {size}x{size}: "
-            f"use a recipe for {BATCH_SIZE}x{BATCH_SIZE}, or name a folder of JPEG or PNG files"
+            f"{what} has images of {SMALL_SIZE}x{SMALL_SIZE} pixels and the recipe wants {size}x{size}: "
+            f"use a recipe for {SMALL_SIZE}x{SMALL_SIZE}, or name a folder of JPEG or PNG files"
         )

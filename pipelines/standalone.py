@@ -15,7 +15,7 @@ from fastselfie.pipelines.batches import Loader
 from fastselfie.pipelines.decoders import choose_decoder
 from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.opening import open_pipeline
-from fastselfie.pipelines.source import AnySplit, Split
+from fastselfie.pipelines.source import AnySplit, ResidentSplit
 from fastselfie.pipelines.sources import open_source
 from fastselfie.pipelines.view import View
 
@@ -88,7 +88,7 @@ def loader(
         images, view=_view(images, size, min_area, plain), seed=seed, device=place,
         loading=Loading(
             threads=threads, prefetch=prefetch, batch=-(-batch_size // world_size),
-            decoder="dali" if isinstance(images, Split) else choose_decoder(decoder, place)[0],
+            decoder="dali" if isinstance(images, ResidentSplit) else choose_decoder(decoder, place)[0],
         ),
     )  # fmt: skip
     return Loader(
@@ -99,7 +99,7 @@ def loader(
 
 
 def _view(images: AnySplit, size: int, min_area: float, plain: bool) -> View:
-    if isinstance(images, Split):
+    if isinstance(images, ResidentSplit):
         view = View(size=size, pad=size // _PAD_SHARE, flip=True)
     else:
         view = View(size=size, crop="resized", min_area=min_area, flip=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastselfie.pipelines.shapes import SHAPES, Plane
-from fastselfie.pipelines.source import ResidentSource, Split
+from fastselfie.pipelines.source import ResidentSource, ResidentSplit
 from fastselfie.randomness import Purpose, permutations, random_bits, uniform
 
 CLASSES = tuple(SHAPES)
@@ -188,7 +188,7 @@ def synthetic_source(size: int, train: int = 8192, test: int = 2048) -> Resident
     test_images, test_labels = render_scenes(seed=0, first=FIRST_TEST, count=test, size=size)
     return ResidentSource(
         name="synthetic",
-        train=Split(images_SHW3=train_images, labels_S=train_labels),
-        test=Split(images_SHW3=test_images, labels_S=test_labels),
+        train=ResidentSplit(images_SHW3=train_images, labels_S=train_labels),
+        test=ResidentSplit(images_SHW3=test_images, labels_S=test_labels),
         classes=CLASSES,
     )

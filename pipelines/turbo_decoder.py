@@ -45,7 +45,7 @@ class _Run:
 
     Attributes:
         headers: None where an image is not of the usual JPEG kinds. pixels_BHH3: uint8.
-        windows_B4: int32, the first row, the first column, height, width; None for a plain view.
+        windows_B4: int32, first row, first column, height, width, of images with a header; None for a plain view.
         chunks: what is wrong, by the image's position, as soon as they are decoded.
     """
 
@@ -64,15 +64,14 @@ class _Run:
 
 
 class TurboDecoder:
-    """Decodes files to a view in the memory of the CPU; `fastselfie.pipelines.decoder.Decoder` is its twin.
+    """Decodes files to a view in the memory of the CPU; `fastselfie.pipelines.decoder.DaliDecoder` is its twin.
 
     After a failure it starts anew: what is scheduled next is decoded, what was under way is forgotten.
     """
 
-    def __init__(self, view: View, *, batch: int, threads: int, device: torch.device, depth: int = 1) -> None:
+    def __init__(self, view: View, *, batch: int, threads: int, depth: int = 1) -> None:
         """Args: batch: images of a run at most. depth: runs under way at most."""
         require_turbo()
-        assert device.type == "cpu", "the views are in the CPU's memory"
         self._view, self._batch, self._threads, self._depth = view, batch, threads, depth
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._memory, self._views = ThreadMemory(), RecycledMemory()
@@ -95,11 +94,8 @@ class TurboDecoder:
             run.chunks.append(self._pool.submit(self._decode, run, range(first, min(first + step, count))))
         self._under_way.append(run)
 
-    def take(self) -> tuple[Tensor, Tensor | None]:
-        """The oldest run's result.
-
-        Returns:
-            pixels, uint8 (B, G, P, G, P, 3), and of a random resized crop the windows, int32 (B, 4): start and shape.
+    def take(self) -> Tensor:
+        """The oldest run's pixels: uint8 (B, G, P, G, P, 3).
 
         Raises:
             Undecodable: images cannot be decoded, of this run or of those after it.
@@ -114,8 +110,7 @@ class TurboDecoder:
             raise
         self._under_way.popleft()
         grid, patch = self._view.grid, self._view.size // self._view.grid
-        pixels = torch.from_numpy(run.pixels_BHH3).view(-1, grid, patch, grid, patch, 3)
-        return pixels, None if run.windows_B4 is None else torch.from_numpy(run.windows_B4)
+        return torch.from_numpy(run.pixels_BHH3).view(-1, grid, patch, grid, patch, 3)
 
     def drop(self) -> None:
         """Let go of every run under way, good or bad."""
@@ -138,9 +133,9 @@ class TurboDecoder:
 
     def _decode_one(self, run: _Run, position: int) -> None:
         encoded, header, out = run.encoded, run.headers[position], run.pixels_BHH3[position]
-        data = encoded.data[position]
-        if run.windows_B4 is None or encoded.draws is None or encoded.flip is None:
-            resize_centre(decode_image(data, header, self._memory), out, shorter_side=self._view.shorter_side)
+        if encoded.flip is None:
+            image = decode_image(encoded.data[position], header, self._memory)
+            resize_centre(image, out, shorter_side=self._view.shorter_side)
             return
         flip = bool(encoded.flip[position])
         part = self._memory.contiguous(self._window(run, position, "BGR" if flip else "RGB"))
@@ -156,12 +151,10 @@ class TurboDecoder:
         encoded, header, data = run.encoded, run.headers[position], run.encoded.data[position]
         assert run.windows_B4 is not None
         assert encoded.draws is not None
-        window_4 = run.windows_B4[position]
         if header is not None:
-            row, column, height, width = window_4.tolist()
+            row, column, height, width = run.windows_B4[position].tolist()
             return decode_window(data, header, (row, column, height, width), self._memory, colors)
         image = decode_image(data, None, self._memory, colors=colors)
         draws = encoded.draws[position : position + 1]  # the shape was not known before
-        window_4[:] = random_windows(np.array([image.shape[:2]]), draws, self._view.min_area)[0]
-        row, column, height, width = window_4.tolist()
+        row, column, height, width = random_windows(np.array([image.shape[:2]]), draws, self._view.min_area)[0].tolist()
         return image[row : row + height, column : column + width]

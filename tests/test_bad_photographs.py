@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fastselfie.errors import LocalError
-from fastselfie.pipelines.decoder import Decoder
+from fastselfie.pipelines.decoder import DaliDecoder
 from fastselfie.pipelines.draws import ATTEMPTS, DRAWS, ROW
 from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.image_bytes import BadImage, check_bytes, fault, sides, size_fault
@@ -275,10 +275,10 @@ def decoded(data: bytes, *, at: float | None = None) -> bytes:
     if at is not None:
         draws, flip = np.full((1, DRAWS), 0.5), np.zeros(1, dtype=np.int32)
         draws[0, :ATTEMPTS], draws[0, ROW] = 0, at
-    decoder = Decoder(view, batch=1, threads=1, device=CPU)
+    decoder = DaliDecoder(view, batch=1, threads=1, device=CPU)
     contents = [np.frombuffer(data, dtype=np.uint8)]
     decoder.schedule(Encoded(data=contents, draws=draws, flip=flip))
-    return images_of(decoder.take()[0]).tobytes()
+    return images_of(decoder.take()).tobytes()
 
 
 @pytest.mark.parametrize("kept", [100, 700, len(WHOLE) // 2, len(WHOLE) - 200])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fastselfie.errors import UserError
+from fastselfie.pipelines import download
 from fastselfie.pipelines.download import CIFAR10_SHA256, cache_folder, cifar10_archive
 
 CONTENTS = bytes(range(256)) * 10_000  # more than one chunk
@@ -52,23 +53,32 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
+def fetched(cache: Path, url: str, sha256: str = SHA256) -> Path:
+    """`cifar10_archive` with another archive, kept in ``cache``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download, "cache_folder", lambda: cache)
+        patch.setattr(download, "CIFAR10_URL", url)
+        patch.setattr(download, "CIFAR10_SHA256", sha256)
+        return cifar10_archive()
+
+
 @pytest.mark.parametrize("name", ["whole.tar.gz", "nosize.tar.gz"])
 def test_downloads_once(name: str, server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache = tmp_path / "not" / "yet"
-    archive = cifar10_archive(cache, f"{server}/{name}", SHA256)
+    archive = fetched(cache, f"{server}/{name}")
     assert archive.read_bytes() == CONTENTS
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.count("\n") == 1
     assert all(part in said.err for part in (server, str(archive), "3 MB" if name == "whole.tar.gz" else "unknown"))
-    assert cifar10_archive(cache, f"{server}/{name}", SHA256) == archive
+    assert fetched(cache, f"{server}/{name}") == archive
     assert Handler.requests == 1
     assert list(cache.iterdir()) == [archive]
 
 
 def test_damaged_copy_is_fetched_again(server: str, tmp_path: Path) -> None:
     (tmp_path / "whole.tar.gz").write_bytes(CONTENTS[:1000])
-    assert cifar10_archive(tmp_path, f"{server}/whole.tar.gz", SHA256).read_bytes() == CONTENTS
+    assert fetched(tmp_path, f"{server}/whole.tar.gz").read_bytes() == CONTENTS
 
 
 @pytest.mark.parametrize(
@@ -81,7 +91,7 @@ def test_damaged_copy_is_fetched_again(server: str, tmp_path: Path) -> None:
 )
 def test_wrong_answers_leave_nothing(name: str, sha256: str, message: str, server: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        cifar10_archive(tmp_path, f"{server}/{name}.tar.gz", sha256)
+        fetched(tmp_path, f"{server}/{name}.tar.gz", sha256)
     assert "give --data FILE" in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -89,7 +99,7 @@ def test_wrong_answers_leave_nothing(name: str, sha256: str, message: str, serve
 def test_a_bad_download_keeps_what_is_there(server: str, tmp_path: Path) -> None:
     (tmp_path / "short.tar.gz").write_bytes(b"older")
     with pytest.raises(UserError):
-        cifar10_archive(tmp_path, f"{server}/short.tar.gz", SHA256)
+        fetched(tmp_path, f"{server}/short.tar.gz")
     assert [entry.name for entry in tmp_path.iterdir()] == ["short.tar.gz"]
     assert (tmp_path / "short.tar.gz").read_bytes() == b"older"
 
@@ -99,14 +109,14 @@ def test_no_network(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))  # bound and not listening: a connection is refused
         url = f"http://127.0.0.1:{free.getsockname()[1]}/a.tar.gz"
         with pytest.raises(UserError, match="cannot be downloaded"):
-            cifar10_archive(tmp_path, url, SHA256)
+            fetched(tmp_path, url)
     assert not list(tmp_path.iterdir())
 
 
 def test_cache_that_is_no_folder(server: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be downloaded"):
-        cifar10_archive(tmp_path / "file", f"{server}/whole.tar.gz", SHA256)
+        fetched(tmp_path / "file", f"{server}/whole.tar.gz")
 
 
 def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

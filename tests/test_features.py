@@ -15,7 +15,7 @@ from fastselfie.config import PretrainConfig
 from fastselfie.models.resnet import ResNetV2
 from fastselfie.models.selfie import Selfie
 from fastselfie.pipelines.resident import ResidentPipeline
-from fastselfie.pipelines.source import Split
+from fastselfie.pipelines.source import ResidentSplit
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.training.features import KINDS, Extractor, estimate_statistics, gather_features, with_statistics
@@ -51,7 +51,7 @@ def extractor(network: Selfie, config: PretrainConfig, **more: Any) -> Extractor
 
 
 def pipeline(images: np.ndarray[Any, np.dtype[np.uint8]], rows: Tensor | None = None) -> ResidentPipeline:
-    split = Split(images_SHW3=images, labels_S=np.arange(len(images)))
+    split = ResidentSplit(images_SHW3=images, labels_S=np.arange(len(images)))
     return ResidentPipeline(split, view=View(size=images.shape[1]), seed=0, device=CPU, rows=rows)
 
 
@@ -134,7 +134,7 @@ def test_what_is_not_wanted_is_not_made(wanted: tuple[str, ...]) -> None:
 def test_neighbours_in_pretraining_see_no_patches_without_a_pooler(pooler: Any, shapes: list[tuple[int, int]]) -> None:
     """Of 4 images that may be neighbours and 2 others: what the trunk gets, maps and their side."""
     config = pretrain_config(pooler=pooler, knn_every=1, knn_images=4, device="cpu", out="run")
-    network, split = frozen(config), Split(images_SHW3=pixels(32, 9), labels_S=np.arange(9) % 2)
+    network, split = frozen(config), ResidentSplit(images_SHW3=pixels(32, 9), labels_S=np.arange(9) % 2)
     format, met = extractor(network, config).pixels, list[tuple[int, int]]()
     network.trunk.stem.register_forward_pre_hook(lambda _, inputs: met.append((len(inputs[0]), inputs[0].shape[2])))
     looked = online_knn(
@@ -215,7 +215,7 @@ def test_images_that_cannot_be_used_are_left_out() -> None:
             whole = ResidentPipeline.in_order(self, [(0, 1), (1, 1), (2, 3)])  # the second row, image 1, is not there
             yield from whole
 
-    split = Split(images_SHW3=images, labels_S=np.arange(6))
+    split = ResidentSplit(images_SHW3=images, labels_S=np.arange(6))
     missing = _Missing(split, view=View(size=32), seed=0, device=CPU, rows=rows)
     found = gather_features(World(device=CPU), missing, rows, torch.arange(6), 2, extract, Quarantine(3, 1))
     assert found.labels_S.tolist() == [4, 3]

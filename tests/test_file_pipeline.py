@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastselfie.errors import UserError
-from fastselfie.pipelines.decoder import Decoder
+from fastselfie.pipelines.decoder import DaliDecoder
 from fastselfie.pipelines.file_pipeline import FilePipeline
 from fastselfie.pipelines.source import Files
 from fastselfie.pipelines.view import Batch, View
@@ -150,7 +150,7 @@ def test_an_evaluation_broken_off_leaves_nothing_behind(files: Files) -> None:
     source = pipeline(files, PLAIN, batch=10, prefetch=2)
     first = contents(next(source.in_order([(0, 10), (10, 20), (20, 30)])))
     assert contents(next(source.in_order([(0, 10)]))) == first
-    assert isinstance(source._decoder, Decoder)
+    assert isinstance(source._decoder, DaliDecoder)
     assert len(source._decoder._under_way) == 0
 
 
@@ -166,7 +166,7 @@ def test_a_batch_keeps_its_pixels(files: Files, expected: list[Bytes]) -> None:
 
 def test_what_is_under_way(files: Files) -> None:
     source = pipeline(files, VIEW, batch=BATCH, prefetch=2)
-    assert isinstance(source._decoder, Decoder)
+    assert isinstance(source._decoder, DaliDecoder)
     under_way = source._decoder._under_way
     source.announce(REQUESTS)
     assert len(under_way) == 2

@@ -13,7 +13,7 @@ import torch
 from fastselfie.evaluation.classify import ClassifyTask
 from fastselfie.models.encoders import encoder
 from fastselfie.models.weights import load_weights
-from fastselfie.pipelines.source import Split
+from fastselfie.pipelines.source import ResidentSplit
 from fastselfie.pipelines.sources import open_source
 from fastselfie.pipelines.view import Batch
 from fastselfie.pretext.task import PixelFormat
@@ -37,7 +37,7 @@ def judged(run: Path, indices: list[int], split: str) -> tuple[float, float]:
     config = finetune_config(mean=tuple(result["mean"]), std=tuple(result["std"]), positions="both")
     source = open_source("synthetic:200", 32)
     images = source.train if split == "train" else source.test
-    assert isinstance(images, Split)
+    assert isinstance(images, ResidentSplit)
     network = encoder(config, 10)
     load_weights(network, safetensors.torch.load_file(run / "encoder.safetensors"))
     network.double().eval()

@@ -20,7 +20,7 @@ from fastselfie.evaluation.finetune import finetune
 from fastselfie.evaluation.probe_config import ProbeConfig
 from fastselfie.kernels import using
 from fastselfie.pipelines.resident import ResidentPipeline
-from fastselfie.pipelines.source import Split
+from fastselfie.pipelines.source import ResidentSplit
 from fastselfie.pipelines.view import View
 from fastselfie.training.pretrain import pretrain
 from tests.imagined_cuda import DEVICE, WAITED, Imagined, imagined_cuda
@@ -97,7 +97,7 @@ def test_a_run_goes_on_and_is_probed(tmp_path: Path, cuda: Callable[[], Any]) ->
 def test_a_device_holds_the_images_that_are_seen(rows: list[int] | None, cuda: Callable[[], Any]) -> None:
     """Neighbours are looked for among a few images of the split that is trained on, labels held back are judged by."""
     images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
-    split, view = Split(images_SHW3=images, labels_S=np.arange(10) * 3), View(size=8, pad=2, flip=True)
+    split, view = ResidentSplit(images_SHW3=images, labels_S=np.arange(10) * 3), View(size=8, pad=2, flip=True)
     chosen = None if rows is None else torch.tensor(rows)
     here = ResidentPipeline(split, view=view, seed=1, device=torch.device("cpu"), rows=chosen)
     raw: dict[str, Any] = {"mean": torch.zeros(3), "std": torch.ones(3)}

@@ -23,9 +23,11 @@ SHAPES = [(90, 128), (100, 97), (64, 64), (33, 250), (250, 33), (16, 48), (17, 4
 SUBSAMPLINGS = {0: (8, 8), 1: (8, 16), 2: (16, 16)}  # Pillow's, with rows and columns of an MCU
 
 
-def cut(data: NDArray[np.uint8], header: JpegHeader, window: tuple[int, int, int, int]) -> Part | None:
+def cut(data: NDArray[np.uint8], header: JpegHeader, window: tuple[int, int, int, int], worth: int = 1) -> Part | None:
     """Also where it saves little."""
-    return jpeg_window.cut(data, header, window, worth=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jpeg_window, "WORTH", worth)
+        return jpeg_window.cut(data, header, window)
 
 
 def stored(data: bytes) -> tuple[NDArray[np.uint8], JpegHeader]:
@@ -173,8 +175,8 @@ def test_little_is_not_worth_it() -> None:
         window = (81, 0, 239, 32 * pairs - 2)
         saved = 20 * 20 * 256 - 15 * pairs * 2 * 256
         assert (jpeg_window.cut(data, header, window) is None) == (saved < WORTH)
-        assert jpeg_window.cut(data, header, window, worth=saved) is not None
-        assert jpeg_window.cut(data, header, window, worth=saved + 1) is None
+        assert cut(data, header, window, worth=saved) is not None
+        assert cut(data, header, window, worth=saved + 1) is None
 
 
 def test_one_scan_a_channel_is_left_whole() -> None:

@@ -197,7 +197,7 @@ def test_patch_tokens_input() -> None:
 FAR = 2**30 + 7  # fits into 32 bits, three times as much does not
 STRIDES = {"stride_image": 2 * D, "stride_patch": FAR}
 HEAD: dict[str, Any] = {
-    "residual": FLOATS, "scale": 0.1, "N": N, "M": m, "D": D, "PLACES": 16, "QUESTIONS": 16, "FEATURES": 64,
+    "score_gradient": FLOATS, "scale": 0.1, "N": N, "M": m, "D": D, "PLACES": 16, "QUESTIONS": 16, "FEATURES": 64,
     "DOT": tl.float32, "PARTS": 0,
 }  # fmt: skip
 QUESTIONS = 16
@@ -225,20 +225,20 @@ def test_location_head() -> None:
     assert_summaries(found, range(image, image + 1))
     assert_features(found, range(image, image + 1))
     assert found["losses"].stored == found["rights"].stored == {image}
-    assert found["residual"].stored == {image * N * QUESTIONS + i for i in range(N * QUESTIONS)}
+    assert found["score_gradient"].stored == {image * N * QUESTIONS + i for i in range(N * QUESTIONS)}
 
 
 STRETCH, STEPS = 2**29, 2
 IMAGES = range(STRETCH * STEPS, (STRETCH + 1) * STEPS)
 BACKWARD = HEAD | {"dloss": FLOATS, "images": 2**31 - 1, "steps": STEPS}
-RESIDUAL = {image * N * QUESTIONS + i for image in IMAGES for i in range(N * QUESTIONS)}
+SCORE_GRADIENT = {image * N * QUESTIONS + i for image in IMAGES for i in range(N * QUESTIONS)}
 
 
 def test_location_head_features() -> None:
     given = BACKWARD | {"u": FLOATS, "positions": FLOATS, "dh": HALVES}
     found = touched(head_backward._features_kernel, (STRETCH, 0, 0), given, programs=(2**30, 1, 1))
     assert_summaries(found, IMAGES)
-    assert found["residual"].loaded == RESIDUAL
+    assert found["score_gradient"].loaded == SCORE_GRADIENT
     assert found["dh"].stored == {(image * m + k) * D + d for image in IMAGES for k in range(m) for d in CHANNELS}
 
 
@@ -246,7 +246,7 @@ def test_location_head_queries() -> None:
     given = BACKWARD | STRIDES | {"h": HALVES, "du": FLOATS, "partial": FLOATS}
     found = touched(head_backward._queries_kernel, (STRETCH, 0, 0), given, programs=(2**30, 1, 1))
     assert_features(found, IMAGES)
-    assert found["residual"].loaded == RESIDUAL
+    assert found["score_gradient"].loaded == SCORE_GRADIENT
     assert found["du"].stored == {image * D + d for image in IMAGES for d in CHANNELS}
     assert found["partial"].stored == {(STRETCH * N + place) * D + d for place in range(N) for d in CHANNELS}
 

@@ -20,7 +20,7 @@ from fastselfie.kernels import using
 from fastselfie.kernels.dispatch import Kernels
 from fastselfie.models.selfie import Selfie
 from fastselfie.pipelines.resident import ResidentPipeline
-from fastselfie.pipelines.source import Split
+from fastselfie.pipelines.source import ResidentSplit
 from fastselfie.pipelines.synthetic import synthetic_source
 from fastselfie.pipelines.view import Batch
 from fastselfie.pretext.selfie import SelfieTask
@@ -69,7 +69,7 @@ def test_gradients_along_a_run(settings: dict[str, Any], steps: int) -> None:
     """At every step of a plain run, the same patches give the same loss, statistics and gradients."""
     config = PretrainConfig(**(TINY | settings), dropout=0.0)
     split = synthetic_source(32, train=64, test=16).train
-    assert isinstance(split, Split)
+    assert isinstance(split, ResidentSplit)
     torch.manual_seed(0)
     network = Selfie(config).to(DEVICE)
     task = SelfieTask(config, network, PixelFormat.of(config, DEVICE))

@@ -18,7 +18,7 @@ from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.resident import ResidentPipeline
-from fastselfie.pipelines.source import Split
+from fastselfie.pipelines.source import ResidentSplit
 from fastselfie.pipelines.synthetic import render_scenes
 from fastselfie.pipelines.view import View
 from fastselfie.pretext.selfie import SelfieTask
@@ -38,7 +38,7 @@ def test_sixteen_scenes_are_learned_by_heart(settings: dict[str, Any]) -> None:
     pad = 4 if settings["image_size"] == 32 else 0
     config = replace(recipe("tiny").pretrain, **settings, pad=pad, width=1 / 8, batch_size=IMAGES, lr=0.2)
     images, labels = render_scenes(seed=0, first=0, count=IMAGES, size=config.image_size)
-    split = Split(images_SHW3=images, labels_S=labels)
+    split = ResidentSplit(images_SHW3=images, labels_S=labels)
     learn(config, ResidentPipeline(split, view=View.of(config, config.grid), seed=0, device=CPU))
 
 

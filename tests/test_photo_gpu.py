@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from fastselfie.pipelines.decoder import Decoder
+from fastselfie.pipelines.decoder import DaliDecoder
 from fastselfie.pipelines.file_pipeline import FilePipeline
+from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.names import Names
 from fastselfie.pipelines.source import Files
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.randomness import epoch_order
-from tests.photographs import CPU, flat_folder, images_of, jpeg, picture, pipeline, png, undecodable, write
+from tests.photographs import flat_folder, images_of, jpeg, picture, pipeline, png, undecodable, write
+from tests.turbo_runs import dali_windows
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 pytestmark = pytest.mark.gpu
@@ -57,20 +58,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 @pytest.fixture
-def windows(monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
-    """The windows of every batch that a pipeline takes from its decoder from now on."""
-    taken: list[list[list[int]]] = []
-    take = Decoder.take
+def runs(monkeypatch: pytest.MonkeyPatch) -> dict[DaliDecoder, list[Encoded]]:
+    """What each pipeline gives its decoder from now on, the first pipeline first."""
+    given: dict[DaliDecoder, list[Encoded]] = {}
+    schedule = DaliDecoder.schedule
 
-    def recording(decoder: Decoder) -> tuple[Tensor, Tensor | None]:
-        pixels, window = take(decoder)
-        if window is not None:
-            assert window.device == CPU
-            taken.append(window.tolist())
-        return pixels, window
+    def recording(decoder: DaliDecoder, encoded: Encoded) -> None:
+        given.setdefault(decoder, []).append(encoded)
+        schedule(decoder, encoded)
 
-    monkeypatch.setattr(Decoder, "take", recording)
-    return taken
+    monkeypatch.setattr(DaliDecoder, "schedule", recording)
+    return given
 
 
 def both(files: Files, view: View) -> Iterator[tuple[Batch, Batch]]:
@@ -83,11 +81,16 @@ def both(files: Files, view: View) -> Iterator[tuple[Batch, Batch]]:
         yield on_device.batch(*request), on_cpu.batch(*request)
 
 
-def test_windows_are_the_cpus(files: Files, windows: list[list[list[int]]]) -> None:
-    batches = len(list(both(files, VIEWS["resized"])))
-    assert len(windows) == 2 * batches
-    assert windows[0::2] == windows[1::2]
-    assert len({tuple(window) for batch in windows for window in batch}) > IMAGES
+def test_windows_are_the_cpus(files: Files, runs: dict[DaliDecoder, list[Encoded]]) -> None:
+    view = VIEWS["resized"]
+    batches = len(list(both(files, view)))
+    on_device, on_cpu = (
+        [dali_windows(run.data, run.draws, view.min_area, device_id).tolist() for run in given]
+        for given, device_id in zip(runs.values(), (DEVICE.index, None), strict=True)
+    )
+    assert len(on_device) == batches
+    assert on_device == on_cpu
+    assert len({tuple(window) for batch in on_device for window in batch}) > IMAGES
 
 
 @pytest.mark.parametrize("name", VIEWS)

@@ -15,14 +15,16 @@ from torch import Tensor
 
 from bench.plain_photos import DRAWS, Window, central_window, decode, random_window, training_view
 from fastselfie.config import PretrainConfig
-from fastselfie.pipelines.decoder import Decoder
+from fastselfie.pipelines.decoder import DaliDecoder
+from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.resident import ResidentPipeline
-from fastselfie.pipelines.source import Files, Split
+from fastselfie.pipelines.source import Files, ResidentSplit
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.pretext.selfie import SelfieTask
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.randomness import Purpose, epoch_order, integers, permutations, uniform
 from tests.photographs import CPU, images_of, jpeg, noise, picture, pipeline, png, side_lengths, write
+from tests.turbo_runs import dali_windows
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 
@@ -60,7 +62,7 @@ def mixed_files(folder: Path, count: int = 300) -> Files:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What the pipeline made of the stream's first `SAMPLES` entries."""
+    """What the pipeline made of the stream's first `SAMPLES` entries; windows as DALI has them of what it was given."""
 
     files: Files
     batches: list[Batch]
@@ -72,18 +74,16 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    files, take = mixed_files(tmp_path_factory.mktemp("mixed")), Decoder.take
+    files, schedule = mixed_files(tmp_path_factory.mktemp("mixed")), DaliDecoder.schedule
     windows: list[Window] = []
 
-    def recording(decoder: Decoder) -> tuple[Tensor, Tensor | None]:
-        pixels, window = take(decoder)
-        assert window is not None
-        assert (window.dtype, window.shape, window.device) == (torch.int32, (BATCH, 4), CPU)
-        windows.extend((row, column, height, width) for row, column, height, width in window.tolist())
-        return pixels, window
+    def recording(decoder: DaliDecoder, encoded: Encoded) -> None:
+        windows_B4 = dali_windows(encoded.data, encoded.draws, MIN_AREA)
+        windows.extend((row, column, height, width) for row, column, height, width in windows_B4.tolist())
+        schedule(decoder, encoded)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Decoder, "take", recording)
+        patch.setattr(DaliDecoder, "schedule", recording)
         source = pipeline(files, RESIZED, batch=BATCH, seed=SEED, prefetch=2)
         requests = [(start, start + BATCH) for start in range(0, SAMPLES, BATCH)]
         source.announce(requests)
@@ -190,7 +190,7 @@ def test_padded_crops_are_those_of_images_in_memory(change: dict[str, Any], tmp_
     )
     plain = images_of(next(pipeline(files, view.plain(), batch=23).in_order([(0, 23)])).pixels)
     resident = ResidentPipeline(
-        Split(images_SHW3=plain, labels_S=files.labels_S), view=view, seed=SEED, device=CPU
+        ResidentSplit(images_SHW3=plain, labels_S=files.labels_S), view=view, seed=SEED, device=CPU
     ).batch(10, 60)
     batch = pipeline(files, view, batch=50, seed=SEED).batch(10, 60)
     patches, expected = (b.patches(patch=8, **RAW) for b in (batch, resident))

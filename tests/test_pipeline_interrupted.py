@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from fastselfie.pipelines.decoder import Decoder
+from fastselfie.pipelines.decoder import DaliDecoder
 from fastselfie.pipelines.decoders import DecoderName
 from fastselfie.pipelines.file_pipeline import FilePipeline
 from fastselfie.pipelines.graph_runner import GraphRunner, _device_id
@@ -76,7 +76,7 @@ def test_ctrl_c_in_the_middle_of_a_batch(
     source.announce(REQUESTS)
     assert torch.equal(source.batch(*REQUESTS[0]).pixels, expected[0])
     decoder = source._decoder
-    assert isinstance(decoder, Decoder)
+    assert isinstance(decoder, DaliDecoder)
     owners = {"take": (decoder._runner, "take"), "popleft": (decoder, "take")}
     interrupt_once(monkeypatch, *owners.get(where, (decoder._runner._graph, where)))
     with pytest.raises(KeyboardInterrupt):

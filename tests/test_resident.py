@@ -14,7 +14,7 @@ from torch import Tensor
 from fastselfie.config import PretrainConfig
 from fastselfie.models.selfie import Selfie
 from fastselfie.pipelines.resident import ResidentPipeline
-from fastselfie.pipelines.source import Split
+from fastselfie.pipelines.source import ResidentSplit
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.pretext.selfie import SelfieTask, context_gap
 from fastselfie.pretext.task import PixelFormat
@@ -26,12 +26,12 @@ RAW: dict[str, Any] = {"mean": torch.zeros(3), "std": torch.full((3,), 1 / 255),
 
 
 @pytest.fixture(scope="module")
-def split() -> Split:
+def split() -> ResidentSplit:
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
-    return Split(images_SHW3=images, labels_S=np.arange(IMAGES, dtype=np.int64) * 7 % 5)
+    return ResidentSplit(images_SHW3=images, labels_S=np.arange(IMAGES, dtype=np.int64) * 7 % 5)
 
 
-def make(split: Split, rows: list[int] | None = None, **view: Any) -> ResidentPipeline:
+def make(split: ResidentSplit, rows: list[int] | None = None, **view: Any) -> ResidentPipeline:
     options: dict[str, Any] = {"pad": 2, "flip": True} | view
     chosen = None if rows is None else torch.tensor(rows)
     return ResidentPipeline(split, view=View(size=SIDE, **options), seed=SEED, device=CPU, rows=chosen)
@@ -47,7 +47,7 @@ def by_key(batch: Batch) -> dict[tuple[int, int], NDArray[np.uint8]]:
 
 
 @pytest.mark.parametrize("pad_mode", ["zero", "reflect"])
-def test_a_batch_is_cropped_and_mirrored_as_its_keys_say(split: Split, pad_mode: str) -> None:
+def test_a_batch_is_cropped_and_mirrored_as_its_keys_say(split: ResidentSplit, pad_mode: str) -> None:
     batch = make(split, pad_mode=pad_mode).batch(10, 10 + 2 * IMAGES)  # three epochs
     assert set(batch.epoch_B.tolist()) == {0, 1, 2}
     corners = integers(SEED, Purpose.CROP, batch.epoch_B, batch.sample_B, 2, 5).tolist()
@@ -62,13 +62,13 @@ def test_a_batch_is_cropped_and_mirrored_as_its_keys_say(split: Split, pad_mode:
     np.testing.assert_array_equal(batch.labels_B.numpy(), split.labels_S[batch.sample_B.numpy()])
 
 
-def test_crops_and_mirrors_can_be_switched_off(split: Split) -> None:
+def test_crops_and_mirrors_can_be_switched_off(split: ResidentSplit) -> None:
     batch = make(split, pad=0, flip=False).batch(0, IMAGES)
     np.testing.assert_array_equal(images_of(batch), split.images_SHW3[batch.sample_B.numpy()])
     assert sorted(batch.sample_B.tolist()) == list(range(IMAGES))
 
 
-def test_a_subset_sees_the_crops_of_the_whole(split: Split) -> None:
+def test_a_subset_sees_the_crops_of_the_whole(split: ResidentSplit) -> None:
     rows = [20, 3, 4, 11, 17]
     part = by_key(make(split, rows).batch(0, 4 * len(rows)))
     whole = by_key(make(split).batch(0, 4 * IMAGES))
@@ -78,13 +78,13 @@ def test_a_subset_sees_the_crops_of_the_whole(split: Split) -> None:
     np.testing.assert_array_equal(make(split, rows).batch(0, 5).labels_B.sort().values, np.sort(split.labels_S[rows]))
 
 
-def test_batches_do_not_depend_on_how_they_are_cut(split: Split) -> None:
+def test_batches_do_not_depend_on_how_they_are_cut(split: ResidentSplit) -> None:
     whole = images_of(make(split).batch(0, 60))
     parts = [images_of(make(split).batch(start, start + 12)) for start in range(0, 60, 12)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
-def test_in_order_gives_the_images_as_they_are(split: Split) -> None:
+def test_in_order_gives_the_images_as_they_are(split: ResidentSplit) -> None:
     rows = [20, 3, 4, 11, 17]
     for pipeline, expected in ((make(split), list(range(4, 9))), (make(split, [0, 1, 2, 22, *rows]), rows)):
         batch = next(pipeline.in_order([(4, 9)]))
@@ -118,7 +118,7 @@ def question(batch: Batch) -> tuple[Tensor, Tensor, float]:
     return shown[0], shown[1], float(loss.metrics["accuracy"])
 
 
-def test_masks_belong_to_samples_and_patches_to_places(split: Split) -> None:
+def test_masks_belong_to_samples_and_patches_to_places(split: ResidentSplit) -> None:
     pipeline = make(split)
     batch = pipeline.batch(15, 31)
     patches, places, accuracy = question(batch)
@@ -133,7 +133,7 @@ def test_masks_belong_to_samples_and_patches_to_places(split: Split) -> None:
             np.testing.assert_array_equal(shown, image[y : y + 4, x : x + 4])
 
 
-def test_masks_change_with_the_epoch(split: Split) -> None:
+def test_masks_change_with_the_epoch(split: ResidentSplit) -> None:
     batch = make(split).batch(0, 2 * IMAGES)
     keys = zip(batch.epoch_B.tolist(), batch.sample_B.tolist(), strict=True)
     places = dict(zip(keys, question(batch)[1], strict=True))
@@ -156,7 +156,7 @@ class Detective:
         return 2 * (u_BD[:, 0] == h_BmD[:, 0, 0])
 
 
-def test_the_control_takes_u_from_another_image(split: Split) -> None:
+def test_the_control_takes_u_from_another_image(split: ResidentSplit) -> None:
     network = Detective()
     counts = make_task(network).context_counts(next(make(split).in_order([(0, 6)])))
     assert counts.dtype == torch.int64
@@ -166,7 +166,7 @@ def test_the_control_takes_u_from_another_image(split: Split) -> None:
     assert all(u != image for image, u in enumerate(network.asked[1]))
 
 
-def test_a_network_without_context_has_no_gap(split: Split) -> None:
+def test_a_network_without_context_has_no_gap(split: ResidentSplit) -> None:
     torch.manual_seed(0)
     network = Selfie(CONFIG).eval()
     counts = make_task(network).context_counts(next(make(split).in_order([(0, IMAGES)])))

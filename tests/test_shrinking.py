@@ -19,9 +19,9 @@ from fastselfie.pipelines import shrinking
 from fastselfie.pipelines.image_bytes import BadImage, fault
 from fastselfie.pipelines.image_decoding import decode_by_pillow
 from fastselfie.pipelines.jpeg_header import jpeg_header
-from fastselfie.pipelines.jpeg_window import cut
 from fastselfie.pipelines.shrinking import Shrinking, make_ready, shrink
 from tests.photographs import jpeg, noise, picture, png
+from tests.test_jpeg_window import cut
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's; the processes of the pool ignore them too
 SETTINGS = Shrinking(size=64, side="shorter", quality=96)  # with whole chroma, so that colours can be compared
@@ -294,7 +294,7 @@ def test_all_may_be_encoded_anew() -> None:
 def can_be_cut(data: bytes) -> bool:
     header = jpeg_header(memoryview(data))
     assert header is not None
-    return cut(np.frombuffer(data, np.uint8), header, (40, 40, 16, 16), worth=1) is not None
+    return cut(np.frombuffer(data, np.uint8), header, (40, 40, 16, 16)) is not None
 
 
 @pytest.mark.parametrize("quality", [95, 96])

@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from fastselfie.errors import LocalError
-from fastselfie.pipelines.decoder import Decoder
+from fastselfie.pipelines.decoder import DaliDecoder
 from fastselfie.pipelines.image_bytes import fault
 from fastselfie.pipelines.turbo_decoder import TurboDecoder
 from fastselfie.pipelines.undecodable import Undecodable
 from fastselfie.pipelines.view import View
-from tests.photographs import CPU, images_of, jpeg, noise, picture, png
+from tests.photographs import images_of, jpeg, noise, picture, png
 from tests.test_photo_pixels import FORMATS
-from tests.turbo_runs import GOOD, encoded, resized, turbo, views
+from tests.turbo_runs import GOOD, dali, encoded, resized, turbo, views
 
 pytest.importorskip("simplejpeg", reason="simplejpeg is not installed")
 
@@ -31,11 +31,11 @@ def test_all_that_cannot_be_decoded_is_told_at_once() -> None:
     decoder.schedule(encoded([GOOD] * 4, view))
     decoder.schedule(encoded([GOOD, BAD, GOOD, bytes(bad_png)], view))
     decoder.schedule(encoded([GOOD, GOOD, b"\x89PNG"], view))
-    expected, _ = decoder.take()
+    expected = decoder.take()
     with pytest.raises(Undecodable) as caught:
         decoder.take()
     assert caught.value.bad == {(0, 1): "is damaged", (0, 3): "is damaged", (1, 2): "is damaged"}
-    pixels, _ = views(decoder, encoded([GOOD] * 4, view))
+    pixels = views(decoder, encoded([GOOD] * 4, view))
     np.testing.assert_array_equal(pixels, images_of(expected))
 
 
@@ -45,7 +45,7 @@ def test_what_is_dropped_is_never_seen() -> None:
         decoder.schedule(encoded([BAD] * 50, view))
         decoder.schedule(encoded([GOOD] * 50, view))
         decoder.drop()
-    assert views(decoder, encoded([GOOD], view))[0].shape == (1, 32, 32, 3)
+    assert views(decoder, encoded([GOOD], view)).shape == (1, 32, 32, 3)
 
 
 def test_a_file_that_is_cut_off_behind_its_preview() -> None:
@@ -62,7 +62,7 @@ def test_a_file_that_is_cut_off_behind_its_preview() -> None:
             with pytest.raises(Undecodable) as caught:
                 decoder.take()
             assert caught.value.bad == {(0, 1): "is cut off"}
-        assert views(turbo(view), encoded([whole + b"other bytes"], view))[0].std() > 5
+        assert views(turbo(view), encoded([whole + b"other bytes"], view)).std() > 5
 
 
 def damaged(data: bytes, generator: np.random.Generator) -> bytes:
@@ -89,7 +89,7 @@ def test_no_damage_ends_the_process() -> None:
     told = len(caught.value.bad)
     assert 300 < told < 1200
     left = [file for at, file in enumerate(files) if (0, at) not in caught.value.bad]
-    assert views(turbo(View(size=32), batch=1500), encoded(left[:50], View(size=32)))[0].shape == (50, 32, 32, 3)
+    assert views(turbo(View(size=32), batch=1500), encoded(left[:50], View(size=32))).shape == (50, 32, 32, 3)
 
 
 def test_damaged_files_are_refused_where_dali_refuses_them() -> None:
@@ -98,7 +98,7 @@ def test_damaged_files_are_refused_where_dali_refuses_them() -> None:
     photographs = [jpeg(noise(90, 120, seed) // 4 + picture(90, 120, seed) // 2, subsampling=2) for seed in range(4)]
     files = [damaged(photographs[index % 4], generator) for index in range(150)]
     verdicts = [
-        tuple(accepts(kind(view, batch=1, threads=1, device=CPU), file, view) for kind in (Decoder, TurboDecoder))
+        tuple(accepts(kind(view, batch=1, threads=1), file, view) for kind in (dali, turbo))
         for file in files
         if fault(file) is None
     ]
@@ -106,7 +106,7 @@ def test_damaged_files_are_refused_where_dali_refuses_them() -> None:
     assert {(True, True), (False, False)} == set(verdicts)
 
 
-def accepts(decoder: Decoder | TurboDecoder, file: bytes, view: View) -> bool:
+def accepts(decoder: DaliDecoder | TurboDecoder, file: bytes, view: View) -> bool:
     try:
         views(decoder, encoded([file], view))
     except (LocalError, Undecodable):
@@ -126,6 +126,6 @@ def test_a_version_that_the_library_does_not_know_is_no_damage(before: bytes, af
     other = GOOD.replace(before, after, 1)
     assert other != GOOD
     for view in (resized(32), View(size=32)):
-        for decoder in (turbo(view), Decoder(view, batch=100, threads=1, device=CPU)):
-            expected, pixels = (views(decoder, encoded([file] * 8, view))[0] for file in (GOOD, other))
+        for decoder in (turbo(view), dali(view)):
+            expected, pixels = (views(decoder, encoded([file] * 8, view)) for file in (GOOD, other))
             np.testing.assert_array_equal(pixels, expected)

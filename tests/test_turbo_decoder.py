@@ -14,14 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from bench.plain_photos import DRAWS, central_window, decode, plain_view, random_window, training_view
-from fastselfie.pipelines.decoder import Decoder
 from fastselfie.pipelines.jpeg_header import jpeg_header
-from fastselfie.pipelines.turbo_decoder import TurboDecoder
 from fastselfie.pipelines.view import View
 from fastselfie.pipelines.window_numpy import random_windows
-from tests.photographs import CPU, images_of, jpeg, noise, picture, png
+from tests.photographs import images_of, jpeg, noise, picture, png
 from tests.test_photo_pixels import FORMATS, ORIENTATIONS, PICTURE, compare
-from tests.turbo_runs import GOOD, MIN_AREA, encoded, resized, turbo, views
+from tests.turbo_runs import GOOD, MIN_AREA, dali, dali_windows, encoded, resized, turbo, views
 
 simplejpeg = pytest.importorskip("simplejpeg", reason="simplejpeg is not installed")
 
@@ -47,6 +45,8 @@ def test_windows_are_those_of_a_plain_loop() -> None:
         for shape, draw in zip(shapes.tolist(), draws.tolist(), strict=True)
     ]
     assert [tuple(window) for window in random_windows(shapes, draws, MIN_AREA).tolist()] == expected
+    windows_B4 = dali_windows(list(np.insert(shapes, 2, 3, axis=1).astype(np.float64)), draws, MIN_AREA)
+    assert [tuple(window) for window in windows_B4.tolist()] == expected
     assert (
         sum(w == central_window(shape[0], shape[1]) for w, shape in zip(expected, shapes.tolist(), strict=True)) > 200
     )
@@ -55,19 +55,14 @@ def test_windows_are_those_of_a_plain_loop() -> None:
 @pytest.mark.parametrize("size", [224, 32])
 def test_every_format_as_dali_decodes_it(size: int) -> None:
     view = resized(size)
-    dali, ours = (kind(view, batch=len(ALL), threads=2, device=CPU) for kind in (Decoder, TurboDecoder))
+    ours, theirs = turbo(view), dali(view)
     for seed in range(3):
         run = encoded(ALL, view, seed)
-        (expected, their_windows), (pixels, windows) = views(dali, run), views(ours, run)
-        assert windows is not None
-        assert windows.dtype == np.int32
-        np.testing.assert_array_equal(windows, their_windows)
-        for one, other in zip(pixels, expected, strict=True):
+        for one, other in zip(views(ours, run), views(theirs, run), strict=True):
             compare(one, other, edge=True)
-    dali, ours = (kind(view.plain(), batch=len(ALL), threads=2, device=CPU) for kind in (Decoder, TurboDecoder))
-    (expected, _), (pixels, none) = (views(decoder, encoded(ALL, view.plain())) for decoder in (dali, ours))
-    assert none is None
-    for one, other in zip(pixels, expected, strict=True):
+    ours, theirs = turbo(view.plain()), dali(view.plain())
+    run = encoded(ALL, view.plain())
+    for one, other in zip(views(ours, run), views(theirs, run), strict=True):
         compare(one, other, edge=False)
 
 
@@ -79,10 +74,7 @@ def test_photographs_as_dali_decodes_them() -> None:
     assert len(files) >= 40
     for view in (resized(224), View(size=224)):
         run = encoded(files, view)
-        dali, ours = (kind(view, batch=len(files), threads=2, device=CPU) for kind in (Decoder, TurboDecoder))
-        (expected, their_windows), (pixels, windows) = views(dali, run), views(ours, run)
-        np.testing.assert_array_equal(windows, their_windows)
-        for one, other in zip(pixels, expected, strict=True):
+        for one, other in zip(views(turbo(view), run), views(dali(view), run), strict=True):
             compare(one, other, edge=view.crop == "resized")
 
 
@@ -92,8 +84,8 @@ def test_every_pixel_is_within_a_level_of_pillow() -> None:
         run = encoded(ALL, resized(size))
         assert run.draws is not None
         assert run.flip is not None
-        pixels, _ = views(turbo(resized(size)), run)
-        plain, _ = views(turbo(View(size=size)), encoded(ALL, View(size=size)))
+        pixels = views(turbo(resized(size)), run)
+        plain = views(turbo(View(size=size)), encoded(ALL, View(size=size)))
         for at, data in enumerate(ALL):
             expected = training_view(data, size, run.draws[at].tolist(), MIN_AREA, bool(run.flip[at]))
             assert expected.std() > 5
@@ -109,11 +101,11 @@ def test_a_part_of_a_file_is_that_part_of_the_whole(subsampling: str) -> None:
     stored = image[:, :, :1].copy() if grey else image
     data = simplejpeg.encode_jpeg(stored, 90, "GRAY" if grey else "RGB", subsampling, False)
     whole, view = png(decode(data)), resized(48)
-    ours, expected = (views(turbo(view, batch=400), encoded([file] * 400, view)) for file in (data, whole))
-    np.testing.assert_array_equal(ours[1], expected[1])
-    np.testing.assert_array_equal(ours[0], expected[0])
-    assert expected[1] is not None
-    assert len({row + height for row, _, height, _ in expected[1].tolist()}) > 50  # windows end at most rows
+    of_part, of_whole = (encoded([file] * 400, view) for file in (data, whole))
+    np.testing.assert_array_equal(views(turbo(view, batch=400), of_part), views(turbo(view, batch=400), of_whole))
+    assert of_part.draws is not None
+    windows_B4 = random_windows(np.full((400, 2), image.shape[:2]), of_part.draws, MIN_AREA)
+    assert len({row + height for row, _, height, _ in windows_B4.tolist()}) > 50  # windows end at most rows
 
 
 @pytest.mark.parametrize("options", [{"restart_marker_blocks": 3}, {"progressive": True}, {"optimize": True}])
@@ -121,7 +113,7 @@ def test_a_part_of_other_files(options: dict[str, int]) -> None:
     data, view = jpeg(picture(120, 90), subsampling=2, **options), resized(40)
     whole = png(decode(data))
     ours, expected = (views(turbo(view), encoded([file] * 100, view)) for file in (data, whole))
-    np.testing.assert_array_equal(ours[0], expected[0])
+    np.testing.assert_array_equal(ours, expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 60), (3, 200), (200, 4), (32, 32), (1200, 30), (37, 500), (20, 9000)])
@@ -131,20 +123,20 @@ def test_odd_shapes(shape: tuple[int, int]) -> None:
         run = encoded([data] * 8, resized(size))
         assert run.draws is not None
         assert run.flip is not None
-        pixels, _ = views(turbo(resized(size)), run)
+        pixels = views(turbo(resized(size)), run)
         for at in range(8):
             expected = training_view(data, size, run.draws[at].tolist(), MIN_AREA, bool(run.flip[at]))
             assert apart(pixels[at], expected).max() <= 1
-        plain, _ = views(turbo(View(size=size)), encoded([data], View(size=size)))
+        plain = views(turbo(View(size=size)), encoded([data], View(size=size)))
         assert apart(plain[0], plain_view(data, size)).max() <= 1
 
 
 def test_a_batch_is_laid_out_in_patches() -> None:
     files = [png(picture(56, 56, seed)) for seed in range(3)]
-    flat = views(turbo(View(size=28)), encoded(files, View(size=28)))[0]
+    flat = views(turbo(View(size=28)), encoded(files, View(size=28)))
     decoder = turbo(View(size=28, grid=7))
     decoder.schedule(encoded(files, View(size=28, grid=7)))
-    pixels, _ = decoder.take()
+    pixels = decoder.take()
     assert (pixels.dtype, pixels.shape) == (torch.uint8, (3, 7, 4, 7, 4, 3))
     assert pixels.is_contiguous()
     np.testing.assert_array_equal(pixels[1, 2, :, 5].numpy(), flat[1, 8:12, 20:24])
@@ -155,10 +147,10 @@ def test_runs_come_in_order_and_stay_what_they_were() -> None:
     decoder = turbo(view, depth=4)
     for run, files in enumerate(groups):
         decoder.schedule(encoded(files, view, seed=run))
-    taken = [decoder.take()[0] for _ in groups]
+    taken = [decoder.take() for _ in groups]
     kept = [pixels.clone() for pixels in taken]
     for run, files in enumerate(groups):
-        again, _ = views(decoder, encoded(files, view, seed=run))
+        again = views(decoder, encoded(files, view, seed=run))
         np.testing.assert_array_equal(images_of(taken[run]), again)
     assert all(torch.equal(pixels, copy) for pixels, copy in zip(taken, kept, strict=True))
 

@@ -32,7 +32,7 @@ def _forward_kernel(
     h,  # (B, m, D), strides below
     losses,  # fp32 (B,): sums over an image's questions
     rights,  # int32 (B,)
-    residual,  # fp32 (B, N, QUESTIONS) or None: softmax(s) - I, the row of each masked place, else 0
+    score_gradient,  # fp32 (B, N, QUESTIONS) or None: softmax(s) - I, the row of each masked place, else 0
     scale,
     stride_places,
     stride_image,
@@ -73,9 +73,9 @@ def _forward_kernel(
     beaten = (own[:, None] > scores) | ((own[:, None] == scores) & (index[:, None] <= index[None, :]))
     right = (tl.sum(beaten.to(tl.int32), axis=1) == QUESTIONS) & valid
     tl.store(rights + image, tl.sum(right.to(tl.int32), axis=0))
-    if residual is not None:
+    if score_gradient is not None:
         value = tl.where(valid[None, :], weights / total[:, None] - is_own.to(tl.float32), 0.0)
-        target = residual + image * (N * QUESTIONS)
+        target = score_gradient + image * (N * QUESTIONS)
         tl.store(target + place[:, None] * QUESTIONS + index[None, :], value, mask=valid[:, None])
         here = tl.arange(0, PLACES)
         masked = tl.max(((place[None, :] == here[:, None]) & valid[None, :]).to(tl.int32), axis=1)
@@ -104,7 +104,7 @@ def _location_head(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, right answers, and with ``keep`` what the backward needs."""
     (B, m, D), N = h_BmD.shape, positions_ND.shape[0]
-    loss, right, residual = _empty(u_BD, positions_ND, places_Bm, h_BmD, scale, keep)
+    loss, right, score_gradient = _empty(u_BD, positions_ND, places_Bm, h_BmD, scale, keep)
     losses, rights = u_BD.new_empty(B, dtype=torch.float32), u_BD.new_empty(B, dtype=torch.int32)
     h_BmD = h_BmD if h_BmD.stride(2) == 1 else h_BmD.contiguous()
     places_Bm = places_Bm if places_Bm.stride(1) == 1 else places_Bm.contiguous()
@@ -113,13 +113,13 @@ def _location_head(
         with torch.cuda.device_of(h_BmD):  # a launch goes to the current device
             _forward_kernel[(B,)](
                 u_BD.contiguous(), positions_ND.contiguous(), places_Bm, h_BmD, losses, rights,
-                residual if keep else None, scale, places_Bm.stride(0), h_BmD.stride(0), h_BmD.stride(1),
+                score_gradient if keep else None, scale, places_Bm.stride(0), h_BmD.stride(0), h_BmD.stride(1),
                 N=N, M=m, D=D, PLACES=tile(N), QUESTIONS=tile(m), **arithmetic(h_BmD.dtype),
                 FEATURES=features, num_warps=min(tile(m) // 16, 2),  # with 4, Triton 3.7 fails at tiles of 64 on sm_100
             )  # fmt: skip
     with torch.cuda.device_of(h_BmD):
         _mean_kernel[(1,)](losses, rights, loss, right, B, M=m, BLOCK=1024, num_warps=4)
-    return loss, right, residual
+    return loss, right, score_gradient
 
 
 @torch.library.register_fake("fastselfie::location_head")
@@ -127,8 +127,8 @@ def _empty(
     u_BD: Tensor, positions_ND: Tensor, places_Bm: Tensor, h_BmD: Tensor, scale: float, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     B, m, _ = h_BmD.shape
-    residual = u_BD.new_empty((B if keep else 0, positions_ND.shape[0], tile(m)), dtype=torch.float32)
-    return u_BD.new_empty((), dtype=torch.float32), u_BD.new_empty((), dtype=torch.int64), residual
+    score_gradient = u_BD.new_empty((B if keep else 0, positions_ND.shape[0], tile(m)), dtype=torch.float32)
+    return u_BD.new_empty((), dtype=torch.float32), u_BD.new_empty((), dtype=torch.int64), score_gradient
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -140,8 +140,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _backward(ctx: Any, dloss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if dloss is None:
         return None, None, None, None, None, None
-    u_BD, positions_ND, h_BmD, residual = ctx.saved_tensors
-    du, dpositions, dh = location_head_backward(dloss, u_BD, positions_ND, h_BmD, residual, ctx.scale)
+    u_BD, positions_ND, h_BmD, score_gradient = ctx.saved_tensors
+    du, dpositions, dh = location_head_backward(dloss, u_BD, positions_ND, h_BmD, score_gradient, ctx.scale)
     return du, dpositions, None, dh, None, None
 
 

@@ -27,7 +27,7 @@ def _features_kernel(
     dloss,  # fp32 scalar
     u,
     positions,
-    residual,
+    score_gradient,
     dh,  # (B, m, D)
     images,  # B
     steps,  # images of a program
@@ -52,7 +52,7 @@ def _features_kernel(
         image = tl.program_id(0).to(tl.int64) * steps + step
         there = image < images
         # All places are looked at: the rows of those that were not masked are 0.
-        at = residual + image * (N * QUESTIONS) + here[:, None] * QUESTIONS + index[None, :]
+        at = score_gradient + image * (N * QUESTIONS) + here[:, None] * QUESTIONS + index[None, :]
         dscores = tl.load(at, mask=(here < N)[:, None] & there, other=0)
         summary = tl.load(u + image * D + feature, mask=(feature < D) & there, other=0).to(tl.float32)
         dpatches = summary[:, None] * tl.sum(dscores, axis=0)[None, :]
@@ -66,7 +66,7 @@ def _features_kernel(
 def _queries_kernel(
     dloss,  # fp32 scalar
     h,
-    residual,
+    score_gradient,
     du,  # (B, D)
     partial,  # fp32 (stretches, N, D)
     images,  # B
@@ -93,7 +93,7 @@ def _queries_kernel(
     for step in tl.range(steps):
         image = stretch * steps + step
         there = image < images
-        at = residual + image * (N * QUESTIONS) + here[:, None] * QUESTIONS + index[None, :]
+        at = score_gradient + image * (N * QUESTIONS) + here[:, None] * QUESTIONS + index[None, :]
         dscores = tl.load(at, mask=(here < N)[:, None] & there, other=0)
         inside = ((index < M) & there)[:, None] & (feature < D)[None, :]
         source = h + image * stride_image + index.to(tl.int64)[:, None] * stride_patch + feature[None, :]
@@ -107,17 +107,17 @@ def _queries_kernel(
 
 @operator("location_head_backward")
 def location_head_backward(
-    dloss: Tensor, u_BD: Tensor, positions_ND: Tensor, h_BmD: Tensor, residual: Tensor, scale: float
+    dloss: Tensor, u_BD: Tensor, positions_ND: Tensor, h_BmD: Tensor, score_gradient: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of u, e and h in their dtypes."""
     (B, m, D), N = h_BmD.shape, positions_ND.shape[0]
-    du, _, dh = _empty_backward(dloss, u_BD, positions_ND, h_BmD, residual, scale)
+    du, _, dh = _empty_backward(dloss, u_BD, positions_ND, h_BmD, score_gradient, scale)
     h_BmD = h_BmD if h_BmD.stride(2) == 1 else h_BmD.contiguous()
     steps = max(1, cdiv(B, _STRETCHES))
     stretches = cdiv(B, steps)
     partial = u_BD.new_empty((stretches, N, D), dtype=torch.float32)
     if B:
-        u_BD, positions_ND, residual = u_BD.contiguous(), positions_ND.contiguous(), residual.contiguous()
+        u_BD, positions_ND, score_gradient = u_BD.contiguous(), positions_ND.contiguous(), score_gradient.contiguous()
         shape = {"N": N, "M": m, "D": D, "PLACES": tile(N), "QUESTIONS": tile(m), **arithmetic(h_BmD.dtype)}
         over = scale / (B * m)
         with torch.cuda.device_of(h_BmD):  # a launch goes to the current device
@@ -125,10 +125,10 @@ def location_head_backward(
             features = 128 if h_BmD.dtype == torch.bfloat16 and (tile(m) == 16 or wide_products()) else 64
             grid = (stretches, cdiv(D, features))
             _features_kernel[grid](
-                dloss, u_BD, positions_ND, residual, dh, B, steps, over, **shape, FEATURES=features, num_warps=4
+                dloss, u_BD, positions_ND, score_gradient, dh, B, steps, over, **shape, FEATURES=features, num_warps=4
             )
             _queries_kernel[grid](
-                dloss, h_BmD, residual, du, partial, B, steps, over, h_BmD.stride(0), h_BmD.stride(1),
+                dloss, h_BmD, score_gradient, du, partial, B, steps, over, h_BmD.stride(0), h_BmD.stride(1),
                 **shape, FEATURES=features, num_warps=4,
             )  # fmt: skip
     return du, partial.sum(dim=0).to(positions_ND.dtype), dh
@@ -136,7 +136,7 @@ def location_head_backward(
 
 @torch.library.register_fake("fastselfie::location_head_backward")
 def _empty_backward(
-    dloss: Tensor, u_BD: Tensor, positions_ND: Tensor, h_BmD: Tensor, residual: Tensor, scale: float
+    dloss: Tensor, u_BD: Tensor, positions_ND: Tensor, h_BmD: Tensor, score_gradient: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     return u_BD.new_empty(u_BD.shape), positions_ND.new_empty(positions_ND.shape), h_BmD.new_empty(h_BmD.shape)
 

@@ -26,6 +26,22 @@ _BLOCKS = 4  # row blocks of a program at most: the more, the less its start cos
 _PROGRAMS = 2048  # enough to fill any device; a program takes more row blocks only beyond this
 
 
+@triton.jit
+def _reflected(at, size: tl.constexpr):
+    """``at`` mirrored at the first and the last of ``size`` pixels."""
+    return (size - 1) - tl.abs((size - 1) - tl.abs(at))
+
+
+@triton.jit
+def _offset(at, stride_cell, stride, CELL: tl.constexpr):
+    """Where pixel ``at`` of a line or column lies, int64: ``stride`` apart, or so within a grid view's cell."""
+    if CELL > 0:
+        offset = (at // CELL).to(tl.int64) * stride_cell + (at % CELL).to(tl.int64) * stride
+    else:
+        offset = at.to(tl.int64) * stride
+    return offset
+
+
 @triton.jit(do_not_specialize=["total", "blocks"])  # one kernel for every batch
 def _kernel(
     pixels,  # uint8, strides below
@@ -81,17 +97,13 @@ def _kernel(
             x += tl.load(corner + 2 * sample + 1, mask=there, other=0).to(tl.int32) - PAD
         shown = there  # beside these, pixels are black
         if REFLECT:
-            y = (H - 1) - tl.abs((H - 1) - tl.abs(y))
+            y = _reflected(y, H)
         elif PAD > 0:
             shown = there & (y >= 0) & (y < H)
         image = sample
         if rows is not None:
             image = tl.load(rows + sample, mask=there, other=0)
-        source = pixels + image * stride_image
-        if CELL > 0:
-            source += (y // CELL).to(tl.int64) * stride_cell_y + (y % CELL).to(tl.int64) * stride_y
-        else:
-            source += y.to(tl.int64) * stride_y
+        source = pixels + image * stride_image + _offset(y, stride_cell_y, stride_y, CELL)
         target = out + first * (3 * P)
 
         # In steps of three column blocks the channels of a block's columns stay the same: selecting is hoisted.
@@ -110,15 +122,10 @@ def _kernel(
                     x_here = x[:, None] + step[:, None] * (column // 3)[None, :]
                     inside = shown[:, None] & fits
                     if REFLECT:
-                        x_here = (W - 1) - tl.abs((W - 1) - tl.abs(x_here))
+                        x_here = _reflected(x_here, W)
                     elif PAD > 0:
                         inside = inside & (x_here >= 0) & (x_here < W)
-                    offset = channel.to(tl.int64)[None, :] * stride_c
-                    if CELL > 0:
-                        offset += (x_here // CELL).to(tl.int64) * stride_cell_x
-                        offset += (x_here % CELL).to(tl.int64) * stride_x
-                    else:
-                        offset += x_here.to(tl.int64) * stride_x
+                    offset = channel.to(tl.int64)[None, :] * stride_c + _offset(x_here, stride_cell_x, stride_x, CELL)
                     value = tl.load(source[:, None] + offset, mask=inside, other=0)
                 value = value.to(tl.float32) * scale[None, :] + shift[None, :]
                 where = target + lane[:, None] * (3 * P) + column[None, :]
@@ -127,18 +134,9 @@ def _kernel(
 
 @operator("patch_batch")
 def _patch_batch(
-    pixels: Tensor,
-    patch: int,
-    mean: Tensor,
-    std: Tensor,
-    dtype: torch.dtype,
-    rows_B: Tensor | None,
-    corner_B2: Tensor | None,
-    flip_B: Tensor | None,
-    pad: int,
-    reflect: bool,
-    places_BN: Tensor | None,
-) -> Tensor:
+    pixels: Tensor, patch: int, mean: Tensor, std: Tensor, dtype: torch.dtype, rows_B: Tensor | None,
+    corner_B2: Tensor | None, flip_B: Tensor | None, pad: int, reflect: bool, places_BN: Tensor | None,
+) -> Tensor:  # fmt: skip
     """(B * N, P, P, 3), contiguous."""
     out = _empty(pixels, patch, mean, std, dtype, rows_B)
     if out.numel() == 0:

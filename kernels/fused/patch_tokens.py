@@ -16,7 +16,7 @@ from torch import Tensor
 from fastselfie.kernels.collective import added_up
 from fastselfie.kernels.fused.indexing import divide, rows_of
 from fastselfie.kernels.fused.launch import cdiv
-from fastselfie.kernels.fused.patch_tokens_backward import patch_tokens_input, patch_tokens_reduce
+from fastselfie.kernels.fused.patch_tokens_backward import batch_norm, patch_tokens_input, patch_tokens_reduce
 from fastselfie.kernels.operator import operator
 from fastselfie.kernels.reference import token_dtype
 
@@ -53,10 +53,7 @@ def _kernel(
 
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     valid = (channel < D)[None, :]
-    mean = tl.load(statistics + channel, mask=channel < D, other=0)
-    variance = tl.load(statistics + D + channel, mask=channel < D, other=1)
-    slope = tl.div_rn(tl.load(weight + channel, mask=channel < D, other=0), tl.sqrt_rn(variance + eps))
-    offset = tl.load(bias + channel, mask=channel < D, other=0)
+    mean, _, slope, offset = batch_norm(statistics, weight, bias, eps, channel, D)
 
     pooled = tl.zeros([ROWS, CHANNELS], tl.float32)
     source = maps + (patch * (HW * D))[:, None] + channel[None, :]
@@ -85,22 +82,11 @@ def _kernel(
 
 @operator("patch_tokens")
 def _patch_tokens(
-    maps: Tensor,
-    statistics_2D: Tensor,
-    weight_D: Tensor,
-    bias_D: Tensor,
-    u0_D: Tensor,
-    positions_ND: Tensor | None,
-    places_BN: Tensor,
-    visible: int,
-    eps: float,
-    count: int,
-    group: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+    maps: Tensor, statistics_2D: Tensor, weight_D: Tensor, bias_D: Tensor, u0_D: Tensor, positions_ND: Tensor | None,
+    places_BN: Tensor, visible: int, eps: float, count: int, group: str,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Tokens, features, and which patch shows each place. ``count`` and ``group`` are for the backward."""
-    tokens, features, inverse = _empty(
-        maps, statistics_2D, weight_D, bias_D, u0_D, positions_ND, places_BN, visible, eps, count, group
-    )
+    tokens, features, inverse = _empty(maps, statistics_2D, weight_D, bias_D, u0_D, positions_ND, places_BN, visible)
     B, N = places_BN.shape
     D, rows = maps.shape[1], B * (1 + N)
     if rows:
@@ -118,18 +104,9 @@ def _patch_tokens(
 
 @torch.library.register_fake("fastselfie::patch_tokens")
 def _empty(
-    maps: Tensor,
-    statistics_2D: Tensor,
-    weight_D: Tensor,
-    bias_D: Tensor,
-    u0_D: Tensor,
-    positions_ND: Tensor | None,
-    places_BN: Tensor,
-    visible: int,
-    eps: float,
-    count: int,
-    group: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+    maps: Tensor, statistics_2D: Tensor, weight_D: Tensor, bias_D: Tensor, u0_D: Tensor, positions_ND: Tensor | None,
+    places_BN: Tensor, visible: int, *rest: object,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     (B, N), D = places_BN.shape, maps.shape[1]
     tokens = maps.new_empty((B, 1 + visible, D), dtype=token_dtype(maps, positions_ND))
     inverse = maps.new_empty((B, N), dtype=torch.int32)

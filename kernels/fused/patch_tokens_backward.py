@@ -26,6 +26,17 @@ _ROWS, _CHANNELS, _WARPS = 16, 128, 4
 
 
 @triton.jit
+def batch_norm(statistics, weight, bias, eps, channel, D: tl.constexpr):
+    """Mean, deviation, slope and offset of channels, fp32 each: z = (x - mean) * slope + offset."""
+    valid = channel < D
+    mean = tl.load(statistics + channel, mask=valid, other=0)
+    deviation = tl.sqrt_rn(tl.load(statistics + D + channel, mask=valid, other=1) + eps)
+    slope = tl.div_rn(tl.load(weight + channel, mask=valid, other=0), deviation)
+    offset = tl.load(bias + channel, mask=valid, other=0)
+    return mean, deviation, slope, offset
+
+
+@triton.jit
 def _gradient(dtokens, dfeatures, image, patch, there, channel, valid, N, VISIBLE: tl.constexpr, D: tl.constexpr):
     """Gradients of the pooled features, through tokens and through masked features: two fp32 (rows, channels), 0 where
     not ``there``; a patch has one of them.
@@ -63,10 +74,8 @@ def _reduce_kernel(
     place = tl.program_id(1) * PLACES + tl.arange(0, PLACES)
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     valid = (channel < D)[None, :]
-    mean = tl.load(statistics + channel, mask=channel < D, other=0)[None, :]
-    deviation = tl.sqrt_rn(tl.load(statistics + D + channel, mask=channel < D, other=1) + eps)
-    slope = tl.div_rn(tl.load(weight + channel, mask=channel < D, other=0), deviation)[None, :]
-    offset = tl.load(bias + channel, mask=channel < D, other=0)[None, :]
+    mean, deviation, slope, offset = batch_norm(statistics, weight, bias, eps, channel, D)
+    mean, slope, offset = mean[None, :], slope[None, :], offset[None, :]
 
     sum_dz = tl.zeros([PLACES, CHANNELS], tl.float32)
     sum_dzx = tl.zeros([PLACES, CHANNELS], tl.float32)
@@ -121,10 +130,8 @@ def _input_kernel(
     image, patch = divide(first, lane, N)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     valid = (channel < D)[None, :]
-    mean = tl.load(statistics + channel, mask=channel < D, other=0)[None, :]
-    deviation = tl.sqrt_rn(tl.load(statistics + D + channel, mask=channel < D, other=1) + eps)
-    slope = tl.div_rn(tl.load(weight + channel, mask=channel < D, other=0), deviation)[None, :]
-    offset = tl.load(bias + channel, mask=channel < D, other=0)[None, :]
+    mean, deviation, slope, offset = batch_norm(statistics, weight, bias, eps, channel, D)
+    mean, slope, offset = mean[None, :], slope[None, :], offset[None, :]
     mean_dz = (tl.load(sums + channel, mask=channel < D, other=0) * share)[None, :]
     mean_dzx = tl.div_rn(tl.load(sums + D + channel, mask=channel < D, other=0) * share, deviation)[None, :]
 
