@@ -18,10 +18,10 @@ import fastselfie
 from fastselfie.config import FinetuneConfig, ModelConfig, PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import read_weights
+from fastselfie.files import replace_bytes
 from fastselfie.models.encoders import NOT_PRETRAINED, ResNet50Classifier
 from fastselfie.models.resnet50_weights import timm_name, to_timm
 from fastselfie.models.weights import load_weights
-from fastselfie.training.files import replace_bytes
 from fastselfie.training.run_folder import read_config
 from fastselfie.training.session import seeded
 from fastselfie.training.weights_header import SUFFIX

@@ -12,12 +12,12 @@ from typing import Any
 from fastselfie.config import FinetuneConfig, PretrainConfig, contrast, require
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import read_encoder
+from fastselfie.files import LOCK, held, replace_json
 from fastselfie.pipelines.source import Source
 from fastselfie.protocol.plan import Planner
 from fastselfie.protocol.record import FILE, is_protocol
 from fastselfie.protocol.settings import Asked, ProtocolConfig
 from fastselfie.protocol.task import read_object
-from fastselfie.training.files import held, replace_json
 from fastselfie.training.run_folder import FREE, differs, with_defaults
 from fastselfie.training.starting_point import read_starting_point
 from fastselfie.training.versions import versions
@@ -58,7 +58,7 @@ def claimed(planner: Planner, classes: int, facts: dict[str, Any]) -> Iterator[N
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            free = stack.enter_context(held(folder))
+            free = stack.enter_context(held(folder / LOCK))
         except OSError as error:
             raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
         require(free, f"--out {folder}: another fastselfie protocol works in it; wait for it or stop it")

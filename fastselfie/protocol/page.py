@@ -9,6 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from fastselfie.errors import UserError
+from fastselfie.files import replace_bytes
 from fastselfie.protocol import ablations, figure3, figure4, paper, probe_figure, tables, wording, writers
 from fastselfie.protocol.cells import Grid
 from fastselfie.protocol.measured import Measured
@@ -17,7 +18,6 @@ from fastselfie.report import drawing
 from fastselfie.report.page import check_out, write_page
 from fastselfie.report.tables import Row, Table
 from fastselfie.report.template import render
-from fastselfie.training.files import replace_bytes
 
 TABLES, FIGURES = "tables", "figures"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fastselfie.errors import UserError
+from fastselfie.files import replace_json
 from fastselfie.protocol.measured import Failure, Measured, Missing, Pretraining, Probed, Score, Trial
 from fastselfie.protocol.plan import PRETRAINED, Kind
 from fastselfie.protocol.task import Task, read_object
-from fastselfie.training.files import replace_json
 from fastselfie.training.session import RESULT
 from fastselfie.training.starts import read_starts
 from fastselfie.training.versions import machine, software

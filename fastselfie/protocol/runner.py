@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastselfie.files import replace_json
 from fastselfie.protocol.measured import Failure
 from fastselfie.protocol.places import Place
 from fastselfie.protocol.process import PROGRAM, last_words, start
 from fastselfie.protocol.progress import Progress
 from fastselfie.protocol.task import PRUNED, Task
-from fastselfie.training.files import replace_json
 from fastselfie.training.reporter import say
 from fastselfie.training.signals import Stopped, received
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig
 from fastselfie.errors import UserError
+from fastselfie.files import replace_bytes
 from fastselfie.report import comparison, curves, pictures, tables
 from fastselfie.report.charts import CHARTS, MOST_POINTS, Chart, Quantity, chance, chance_levels, quantities_of
 from fastselfie.report.machines import machines_table
@@ -18,7 +19,6 @@ from fastselfie.report.placements import Placements, read_placements
 from fastselfie.report.probes import Probe, is_probe, probes_table, read_probes
 from fastselfie.report.runs import Run, of_kind, read_runs
 from fastselfie.report.template import render
-from fastselfie.training.files import replace_bytes
 
 FIGURES = "figures"
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fastselfie.errors import UserError
-from fastselfie.training.files import sync_folder, write_bytes
+from fastselfie.files import sync_folder, write_bytes
 
 _PREFIX = "step-"
 _MANIFEST = "manifest.json"

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fastselfie.files import replace_bytes
 from fastselfie.pipelines.view import Batch
-from fastselfie.training.files import replace_bytes
 from fastselfie.training.step_lines import cut_back
 
 FOLDER, MOMENTS = "placements", "moments.jsonl"

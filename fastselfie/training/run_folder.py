@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from fastselfie.config import contrast, require
 from fastselfie.errors import UserError
+from fastselfie.files import LOCK, held, replace_json
 from fastselfie.pipelines.source import Probes
 from fastselfie.randomness import STREAM
-from fastselfie.training.files import held, replace_json
 from fastselfie.training.step_lines import cut_back, lines_of, step_of
 from fastselfie.training.versions import versions
 from fastselfie.training.world import World
@@ -82,7 +82,7 @@ class RunFolder:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with held(self.path) as free:
+        with held(self.path / LOCK) as free:
             require(free, f"--out {self.path}: another process is training in it")
             yield
 

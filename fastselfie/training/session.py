@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastselfie.config import RunConfig, require
 from fastselfie.errors import LocalError
+from fastselfie.files import replace_bytes, replace_json
 from fastselfie.kernels import using
 from fastselfie.kernels.dispatch import Norm, Trunk
 from fastselfie.models.convolution import channels_last
@@ -23,7 +24,6 @@ from fastselfie.pipelines.view import Batch
 from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import hardware
 from fastselfie.training.determinism import determinism
-from fastselfie.training.files import replace_bytes, replace_json
 from fastselfie.training.job import Job
 from fastselfie.training.loop import train
 from fastselfie.training.memory import keep_freed_memory

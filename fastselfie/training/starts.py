@@ -14,7 +14,7 @@ from typing import Any
 
 from fastselfie.config import RunConfig, contrast
 from fastselfie.errors import UserError
-from fastselfie.training.files import replace_bytes
+from fastselfie.files import replace_bytes
 from fastselfie.training.reporter import say
 from fastselfie.training.versions import versions
 
