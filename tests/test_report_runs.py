@@ -125,7 +125,7 @@ def moments(**change: Any) -> Callable[[Path], None]:
 
 DAMAGE = [
     (write("config.json", "[]"), "config.json: cannot be read"),
-    (write("config.json", '{"command": "dance", "settings": {}, "facts": {}}'), "config.json: holds no pretrain"),
+    (write("config.json", '{"command": "dance", "settings": {}, "facts": {}}'), "run: is a dance run; name the folder"),
     (write("config.json", '{"command": "pretrain", "settings": [], "facts": {}}'), "config.json: cannot be read"),
     (change_config(patch=0), "config.json: --patch 0"),
     (change_config(image_size=32.0), "config.json: image_size is 32.0"),

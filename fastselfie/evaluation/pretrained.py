@@ -15,7 +15,7 @@ from torch import Tensor
 from fastselfie.config import FinetuneConfig, ModelConfig, PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier
-from fastselfie.training.run_folder import read_config, with_defaults
+from fastselfie.training.config_file import read_config, with_defaults
 from fastselfie.training.session import ENCODER
 
 ATTENTION = "resnet36-attention"

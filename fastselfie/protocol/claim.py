@@ -18,7 +18,8 @@ from fastselfie.protocol.plan import Planner
 from fastselfie.protocol.record import FILE, is_protocol
 from fastselfie.protocol.settings import Asked, ProtocolConfig
 from fastselfie.protocol.task import read_object
-from fastselfie.training.run_folder import FREE, differs, with_defaults
+from fastselfie.training.config_file import with_defaults
+from fastselfie.training.run_folder import FREE, differs
 from fastselfie.training.starting_point import read_starting_point
 from fastselfie.training.versions import versions
 

@@ -11,8 +11,8 @@ from typing import Any
 from fastselfie.errors import UserError
 from fastselfie.report.runs import different_folders, distinct_names
 from fastselfie.report.tables import Row, Table, percent
+from fastselfie.training.config_file import read_config
 from fastselfie.training.reporter import say
-from fastselfie.training.run_folder import read_config
 from fastselfie.training.session import RESULT
 
 _CLASSIFIERS = ("linear", "knn")
@@ -44,8 +44,6 @@ class Probe:
 
 def is_probe(path: Path) -> bool:
     """Whether ``path`` is the folder of a probe. Raises `UserError`: it is no run's, or its config.json is damaged."""
-    if not path.is_dir():
-        raise UserError(f"{path}: there is no such folder; name the folder of a run")
     return read_config(path)["command"] == "probe"
 
 
