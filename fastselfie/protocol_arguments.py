@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import tyro
 
 from fastselfie.arguments import parse, split_recipe
-from fastselfie.config import POOLER_DEPTH, FinetuneConfig, PretrainConfig, RunConfig
+from fastselfie.config import POOLER_DEPTH, FinetuneConfig, PretrainConfig, RunConfig, flag
 from fastselfie.protocol.settings import Asked, ProtocolConfig
 from fastselfie.recipes import recipe
 
@@ -81,7 +81,7 @@ def parse_protocol(words: Sequence[str]) -> Asked:
 
 def _staged(words: Sequence[str]) -> list[str]:
     """``words`` with a stage's prefix put before every option that is a stage's and has none."""
-    own = _flags(ProtocolArguments) | {"--from"}
+    own = _flags(ProtocolArguments)
     stages = {"pretrain": _flags(PretrainStage), "finetune": _flags(FinetuneStage)}
     groups: list[list[str]] = []  # an option with its values
     for word in words:
@@ -90,11 +90,11 @@ def _staged(words: Sequence[str]) -> list[str]:
         groups[-1].append(word)
     staged = []
     for option, *values in groups:
-        flag, equals, value = option.partition("=")
-        bare = "--" + flag.removeprefix("--").replace("_", "-").removeprefix("no-")
+        said, equals, value = option.partition("=")
+        bare = flag(said.removeprefix("--")).replace("--no-", "--", 1)
         takers = [] if bare in own else [stage for stage, flags in stages.items() if bare in flags]
         for stage in takers:
-            staged += [f"--{stage}.{flag.removeprefix('--')}{equals}{value}", *values]
+            staged += [f"--{stage}.{said.removeprefix('--')}{equals}{value}", *values]
         if not takers:
             staged += [option, *values]
     return staged
@@ -103,11 +103,7 @@ def _staged(words: Sequence[str]) -> list[str]:
 def _flags(kind: type[Any]) -> set[str]:
     """What can be said to ``kind``."""
     fields = get_type_hints(kind, include_extras=True).items()
-    return {
-        "--" + name.replace("_", "-")
-        for name, hint in fields
-        if tyro.conf.Suppress not in getattr(hint, "__metadata__", ())
-    }
+    return {flag(name) for name, hint in fields if tyro.conf.Suppress not in getattr(hint, "__metadata__", ())}
 
 
 def _values(config: RunConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Nothing here imports torch, so that the command line answers at once. Field name
 (``batch_size`` is ``--batch-size``); docstrings under the fields are its help.
 """
 
-from fastselfie.config.checks import contrast, label_share, require, require_local
+from fastselfie.config.checks import contrast, flag, label_share, require, require_local
 from fastselfie.config.effect import check_effect
 from fastselfie.config.finetuning import FinetuneConfig
 from fastselfie.config.model import EXPANSION, STAGE_WIDTHS, ModelConfig
@@ -13,6 +13,6 @@ from fastselfie.config.run import IMAGENET_MEAN, IMAGENET_STD, RunConfig
 
 __all__ = [
     "EXPANSION", "IMAGENET_MEAN", "IMAGENET_STD", "KNN_NEIGHBOURS", "KNN_TEMPERATURE", "POOLER_DEPTH", "STAGE_WIDTHS",
-    "FinetuneConfig", "ModelConfig", "PretrainConfig", "RunConfig", "check_effect", "contrast", "label_share",
+    "FinetuneConfig", "ModelConfig", "PretrainConfig", "RunConfig", "check_effect", "contrast", "flag", "label_share",
     "require", "require_local",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastselfie.config.checks import label_share, require
+from fastselfie.config.checks import flag, label_share, require
 from fastselfie.config.pretraining import POOLER_DEPTH, require_pooler_depth
 from fastselfie.config.run import RunConfig
 
@@ -61,10 +61,11 @@ class FinetuneConfig(RunConfig):
         )
         settings = {"pooler": "attention", "pooler_depth": POOLER_DEPTH, "pooler_weights": "pretrained"}
         for name, default in settings.items():
-            value, flag = getattr(self, name), "--" + name.replace("_", "-")
+            value = getattr(self, name)
             require(
                 self.encoder != "resnet50" or value == default,
-                f"{flag} {value}: --encoder resnet50 has no pooler; leave it out or take --encoder resnet36-attention",
+                f"{flag(name)} {value}: --encoder resnet50 has no pooler; leave it out or take"
+                " --encoder resnet36-attention",
             )
         require(
             self.pooler_weights == "pretrained" or not self.scratch,

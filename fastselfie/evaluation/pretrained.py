@@ -12,7 +12,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fastselfie.config import FinetuneConfig, ModelConfig, PretrainConfig
+from fastselfie.config import FinetuneConfig, ModelConfig, PretrainConfig, flag
 from fastselfie.errors import UserError
 from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier
 from fastselfie.training.config_file import read_config, with_defaults
@@ -82,15 +82,16 @@ def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
     settings = read_settings(path)
     takes_pooler = config.encoder == ATTENTION and config.pooler_weights == "pretrained"
     if takes_pooler and not _has_pooler(settings):
-        flag = "--pooler none" if settings["pooler"] == "none" else "--pooler-depth 0"
+        without = "--pooler none" if settings["pooler"] == "none" else "--pooler-depth 0"
         raise UserError(
-            f"--from {path}: was pretrained with {flag}, so there is no pooler for --encoder {config.encoder};"
+            f"--from {path}: was pretrained with {without}, so there is no pooler for --encoder {config.encoder};"
             " take --pooler-weights fresh or --encoder resnet50"
         )
     for name in _must_agree(config, takes_pooler):
         if getattr(config, name) != settings[name]:
-            flag = "--" + name.replace("_", "-")
-            raise UserError(f"{flag} {getattr(config, name)}: {path} was pretrained with {flag} {settings[name]}")
+            raise UserError(
+                f"{flag(name)} {getattr(config, name)}: {path} was pretrained with {flag(name)} {settings[name]}"
+            )
     return read_encoder(path)
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, contrast, require
+from fastselfie.config import FinetuneConfig, PretrainConfig, contrast, flag, require
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import read_encoder
 from fastselfie.files import LOCK, held, replace_json
@@ -103,8 +103,8 @@ def _before(folder: Path, settings: dict[str, Any], facts: Mapping[str, Any]) ->
 def _compare(folder: Path, part: str, before: Mapping[str, Any], now: Mapping[str, Any], free: Iterable[str]) -> None:
     for name, value in now.items():
         if name not in free and before.get(name) != value:
-            flag = ("--" if part == "protocol" else f"--{part}.") + name.replace("_", "-")
+            said = flag(name, "" if part == "protocol" else part)
             raise UserError(
-                f"--out {folder}: holds a protocol with {contrast(flag, before.get(name), value)};"
+                f"--out {folder}: holds a protocol with {contrast(said, before.get(name), value)};"
                 " repeat its settings to go on with it or choose another folder"
             )

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, label_share, require
+from fastselfie.config import FinetuneConfig, PretrainConfig, flag, label_share, require
 from fastselfie.errors import UserError
 from fastselfie.protocol.measured import BASE
 from fastselfie.protocol.variants import variant_names
@@ -66,19 +66,19 @@ class ProtocolConfig:
             require(encoder in ENCODERS, f"--encoders {encoder}: must be among {', '.join(ENCODERS)}")
         variant_names(self.variants)
         for name in ("learning_rates", "keeps", "pretrain_learning_rates"):
-            numbers("--" + name.replace("_", "-"), getattr(self, name))
+            numbers(flag(name), getattr(self, name))
             self._check_tried(name)
         require(bool(self.learning_rates), "--learning-rates: name at least one")
         require(bool(self.keeps), "--keeps: name at least one")
 
     def _check_tried(self, name: str) -> None:
         """Refuse a list that --tune has no use for."""
-        value, flag = getattr(self, name), "--" + name.replace("_", "-")
+        value, said = getattr(self, name), flag(name)
         if value != getattr(type(self), name):
-            require(self.tune, f"{flag} {value}: is what --tune tries; add that, or leave this out")
+            require(self.tune, f"{said} {value}: is what --tune tries; add that, or leave this out")
             require(
                 self.pretrained is None or name == "learning_rates",
-                f"{flag} {value}: is tried in pretraining, and --from names a run that is done; leave one of them out",
+                f"{said} {value}: is tried in pretraining, and --from names a run that is done; leave one of them out",
             )
 
     @property
@@ -127,7 +127,7 @@ class Asked:
             value, default = getattr(self.pretrain, field.name), getattr(self.recipe[0], field.name)
             require(
                 value in (default, getattr(self.finetune, field.name, default)),
-                f"{stage_flag('pretrain', field.name)} {value}: has no effect, --from names a run that is done; leave"
+                f"{flag(field.name, 'pretrain')} {value}: has no effect, --from names a run that is done; leave"
                 " one of them out",
             )
 
@@ -154,14 +154,9 @@ class Asked:
             value = getattr(self.pretrain, name)
             require(
                 value in (getattr(self.recipe[0], name), getattr(self.finetune, name)),
-                f"{stage_flag('pretrain', name)} {value}: has no effect, with --probes {probes} pretraining is saved"
+                f"{flag(name, 'pretrain')} {value}: has no effect, with --probes {probes} pretraining is saved"
                 " where it will be probed; leave one of them out",
             )
-
-
-def stage_flag(stage: str, name: str) -> str:
-    """What the user types for a setting of one stage."""
-    return f"--{stage}." + {"pretrained": "from"}.get(name, name).replace("_", "-")
 
 
 def numbers(flag: str, text: str) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TypeVar
 
-from fastselfie.config import RunConfig, require
+from fastselfie.config import RunConfig, flag, require
 from fastselfie.pipelines.allotment import cores
 from fastselfie.pipelines.decoders import HARDWARE_SHARE, DecoderName, choose_decoder
 from fastselfie.pipelines.footprint import footprint
@@ -72,11 +72,11 @@ def check_loading(config: RunConfig, source: Source) -> None:
         return
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name in ("loader_threads", "prefetch", "decoder", "hardware_share", "index", "max_bad_share"):
-        value, flag = getattr(config, name), "--" + name.replace("_", "-")
+        value = getattr(config, name)
         require(
             value == defaults[name],
-            f"{flag} {value}: has no effect, the images of {source.name} lie in memory and none is decoded; leave it"
-            " out",
+            f"{flag(name)} {value}: has no effect, the images of {source.name} lie in memory and none is decoded;"
+            " leave it out",
         )
 
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastselfie.config import contrast, require
+from fastselfie.config import contrast, flag, require
 from fastselfie.errors import UserError
 from fastselfie.files import LOCK, held, replace_json
 from fastselfie.pipelines.source import Probes
@@ -101,9 +101,9 @@ class RunFolder:
                         f"--out {self.path}: was made with other {name} ({theirs.get(name)}, now {value}): a file more,"
                         " less, renamed or changed will do; bring those back to go on, or choose another folder"
                     )
-                flag = name if name == "recipe" else "--" + name.replace("_", "-")
+                said = name if name == "recipe" else flag(name)
                 raise UserError(
-                    f"--out {self.path}: holds a run with {contrast(flag, theirs.get(name), value)};"
+                    f"--out {self.path}: holds a run with {contrast(said, theirs.get(name), value)};"
                     " repeat its settings to go on with it or choose another folder"
                 )
 
