@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import tyro
 
 from fastselfie.arguments import parse, split_recipe
-from fastselfie.config import POOLER_DEPTH, FinetuneConfig, PretrainConfig, RunConfig, flag
+from fastselfie.config import POOLER_DEPTH, RESNET50, Encoder, FinetuneConfig, PretrainConfig, RunConfig, flag
 from fastselfie.protocol.settings import Asked, ProtocolConfig
 from fastselfie.recipes import recipe
 
@@ -37,7 +37,7 @@ class FinetuneStage(FinetuneConfig):
     seed: Annotated[int, tyro.conf.Suppress] = 0
     pretrained: Annotated[Path | None, tyro.conf.Suppress] = None
     scratch: Annotated[bool, tyro.conf.Suppress] = False
-    encoder: Annotated[Literal["resnet50", "resnet36-attention"], tyro.conf.Suppress] = "resnet50"
+    encoder: Annotated[Encoder, tyro.conf.Suppress] = RESNET50
     labels: Annotated[str, tyro.conf.Suppress] = "100%"
     hold_back: Annotated[float, tyro.conf.Suppress] = 0.0
     # Finetuning has the pooler of its pretraining; a fresh one is a variant.

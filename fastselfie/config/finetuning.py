@@ -10,6 +10,11 @@ from fastselfie.config.checks import flag, label_share, require
 from fastselfie.config.pretraining import POOLER_DEPTH, require_pooler_depth
 from fastselfie.config.run import RunConfig
 
+Encoder = Literal["resnet50", "resnet36-attention"]
+RESNET50: Encoder = "resnet50"
+RESNET36_ATTENTION: Encoder = "resnet36-attention"
+ENCODERS = (RESNET50, RESNET36_ATTENTION)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(RunConfig):
@@ -19,7 +24,7 @@ class FinetuneConfig(RunConfig):
     """A pretraining run's folder to start from, or a .safetensors file, a ResNet-50v2 by timm's names."""
     scratch: bool = False
     """Start from fresh weights: the supervised baseline."""
-    encoder: Literal["resnet50", "resnet36-attention"] = "resnet50"
+    encoder: Encoder = RESNET50
     """ResNet-50 on the whole image, or the pretrained trunk and pooler with a linear classifier on u."""
     labels: str = "100%"
     """Share of the training labels, such as 8%: stratified by class, smaller shares inside larger ones."""
@@ -63,7 +68,7 @@ class FinetuneConfig(RunConfig):
         for name, default in settings.items():
             value = getattr(self, name)
             require(
-                self.encoder != "resnet50" or value == default,
+                self.encoder != RESNET50 or value == default,
                 f"{flag(name)} {value}: --encoder resnet50 has no pooler; leave it out or take"
                 " --encoder resnet36-attention",
             )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import fastselfie
-from fastselfie.config import FinetuneConfig, ModelConfig, PretrainConfig
+from fastselfie.config import RESNET50, FinetuneConfig, ModelConfig, PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import read_weights
 from fastselfie.files import replace_bytes
@@ -43,7 +43,7 @@ def export(run: Path, to: Path) -> str:
     if to.exists():
         raise UserError(f"--to {to}: is there already; name another file or remove it")
     config = config_of(run, read_config(run))
-    if isinstance(config, FinetuneConfig) and config.encoder != "resnet50":
+    if isinstance(config, FinetuneConfig) and config.encoder != RESNET50:
         raise UserError(
             f"{run}: finetuned {config.encoder}, whose pooler and classifier have no place in a ResNet-50; export the"
             " pretraining run, or finetune with --encoder resnet50"

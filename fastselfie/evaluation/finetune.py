@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from fastselfie.config import FinetuneConfig, require
+from fastselfie.config import RESNET50, FinetuneConfig, require
 from fastselfie.evaluation.classify import LOSS_UNIT, ClassifyTask
 from fastselfie.evaluation.labels import Judged, divide
 from fastselfie.evaluation.pretrained import Pretrained, read_pretrained, read_settings
@@ -94,7 +94,7 @@ def _told_start(config: FinetuneConfig, start: Pretrained | StartingPoint | None
     """For the user: what is taken of a file of weights."""
     if not isinstance(start, StartingPoint):
         return ""
-    if config.encoder != "resnet50":
+    if config.encoder != RESNET50:
         return start.told(TRUNK_ALONE)
     same = start.classes == len(source.classes)
     return start.told("all weights" if same else "all weights but a classifier, which is fresh")

@@ -12,13 +12,12 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fastselfie.config import FinetuneConfig, ModelConfig, PretrainConfig, flag
+from fastselfie.config import RESNET36_ATTENTION, FinetuneConfig, ModelConfig, PretrainConfig, flag
 from fastselfie.errors import UserError
 from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier
 from fastselfie.training.config_file import read_config, with_defaults
 from fastselfie.training.session import ENCODER
 
-ATTENTION = "resnet36-attention"
 # Settings that finetuning shares with the pretrained network: it cannot take the weights otherwise. The last ones are
 # of the pooler, for an encoder that takes that too.
 SHAPE = tuple(field.name for field in dataclasses.fields(ModelConfig) if field.name != "dropout")
@@ -63,7 +62,7 @@ def inherited(settings: dict[str, Any], encoder: str) -> dict[str, Any]:
     """Fields of `FinetuneConfig` that finetuning ``encoder`` takes over from the `read_settings` of a run, unless told
     otherwise. Those of the pooler come with the only encoder that has one."""
     names, taken = INHERITED, {}
-    if encoder == ATTENTION and _has_pooler(settings):
+    if encoder == RESNET36_ATTENTION and _has_pooler(settings):
         names, taken = (*INHERITED, *POOLER), {"encoder": encoder}
     return taken | {name: tuple(v) if isinstance(v := settings[name], list) else v for name in names}
 
@@ -80,7 +79,7 @@ def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
         UserError: it is not finished, damaged, or its network does not fit ``config``.
     """
     settings = read_settings(path)
-    takes_pooler = config.encoder == ATTENTION and config.pooler_weights == "pretrained"
+    takes_pooler = config.encoder == RESNET36_ATTENTION and config.pooler_weights == "pretrained"
     if takes_pooler and not _has_pooler(settings):
         without = "--pooler none" if settings["pooler"] == "none" else "--pooler-depth 0"
         raise UserError(

@@ -6,12 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, flag, label_share, require
+from fastselfie.config import ENCODERS, FinetuneConfig, PretrainConfig, flag, label_share, require
 from fastselfie.errors import UserError
 from fastselfie.protocol.measured import BASE
 from fastselfie.protocol.variants import variant_names
-
-RESNET50, ATTENTION = ENCODERS = ("resnet50", "resnet36-attention")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +26,7 @@ class ProtocolConfig:
     """Shares of the training labels: the rows of table 1, the points of figure 4."""
     seeds: int = 5
     """Runs of each kind, with seeds 0, 1, ...: the paper has 5."""
-    encoders: str = "resnet50,resnet36-attention"
+    encoders: str = ",".join(ENCODERS)
     """Which encoders are finetuned; table 2 compares the two."""
     pretrained: Path | None = None
     """A finished pretraining run to start from. None: it is made first."""

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from fastselfie.config import PretrainConfig, flag, require
+from fastselfie.config import RESNET50, PretrainConfig, flag, require
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import inherited
-from fastselfie.protocol.settings import RESNET50, Asked
+from fastselfie.protocol.settings import Asked
 
 
 def own_pretraining(asked: Asked) -> PretrainConfig:

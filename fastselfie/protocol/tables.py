@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fastselfie.config import ENCODERS, RESNET36_ATTENTION, RESNET50
 from fastselfie.protocol import paper
 from fastselfie.protocol.cells import (
     COUNT,
@@ -64,24 +65,23 @@ def table_1(measured: Measured) -> Grid:
 
 def table_2(measured: Measured) -> Grid | None:
     """The paper's Table 2: both encoders after pretraining. None where only one of them was asked for."""
-    if not {paper.RESNET50, paper.ATTENTION} <= set(measured.encoders):
+    if not set(ENCODERS) <= set(measured.encoders):
         return None
     lines, differences, footnotes = [], [], Footnotes(measured)
     for labels in measured.labels:
         failed = {
             encoder: footnotes.cell("finetune", variant=BASE, encoder=encoder, labels=labels, pretrained=True)
-            for encoder in (paper.RESNET50, paper.ATTENTION)
+            for encoder in ENCODERS
         }
         resnet50, attention = (
-            accuracies(measured, encoder=encoder, labels=labels, pretrained=True)
-            for encoder in (paper.RESNET50, paper.ATTENTION)
+            accuracies(measured, encoder=encoder, labels=labels, pretrained=True) for encoder in ENCODERS
         )
         found, theirs = paired(attention, resnet50), paper.table_2(measured, labels)
         differences.append(found)
-        no_difference = failed[paper.RESNET50] or failed[paper.ATTENTION]
+        no_difference = failed[RESNET50] or failed[RESNET36_ATTENTION]
         cells = (
-            labels, spread(resnet50.values()) or failed[paper.RESNET50],
-            spread(attention.values()) or failed[paper.ATTENTION], found or no_difference,
+            labels, spread(resnet50.values()) or failed[RESNET50],
+            spread(attention.values()) or failed[RESNET36_ATTENTION], found or no_difference,
             found.verdict if found else no_difference, found.n if found else 0,
             theirs and theirs.first, theirs and theirs.second, theirs and theirs.gain,
         )  # fmt: skip
