@@ -19,7 +19,7 @@ from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.view import View
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.training.data import fits, loading, open_data, with_decoder
-from fastselfie.training.job import Job, micro_batch_size
+from fastselfie.training.job import Evaluation, Job, micro_batch_size
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.session import count_over, make_network, run, session
 from fastselfie.training.starting_point import TRUNK_ALONE, StartingPoint, read_starting_point
@@ -139,4 +139,5 @@ def finetuning_job(
         figures = {"accuracy": right / images, "loss": loss * LOSS_UNIT / images}
         return {f"{judged.name}_{figure}": value for figure, value in figures.items()} | fewer
 
-    return Job(config=config, task=task, pipeline=pipeline, evaluate=evaluate, quarantine=quarantine)
+    evaluation = Evaluation(every=config.evaluate_every, measure=evaluate)
+    return Job(config=config, task=task, pipeline=pipeline, quarantine=quarantine, evaluations=(evaluation,))

@@ -20,7 +20,7 @@ from fastselfie.pretext.selfie import SelfieTask, context_gap, context_gap_inter
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.randomness import Purpose, scalar_key, shuffled
 from fastselfie.training.data import fits, loading, open_data, with_decoder
-from fastselfie.training.job import Job, micro_batch_size
+from fastselfie.training.job import Evaluation, Job, micro_batch_size
 from fastselfie.training.online_knn import check_labels, online_knn
 from fastselfie.training.placements import IMAGES, Placements
 from fastselfie.training.quarantine import Quarantine
@@ -122,26 +122,25 @@ def pretraining_job(config: PretrainConfig, world: World, parts: Parts, start: S
     )  # fmt: skip
     quarantine = Quarantine(len(parts.rows) + len(parts.held_out_rows), config.max_bad_share)
     if not config.held_out:
-        return Job(config=config, task=task, pipeline=pipeline, evaluate=dict, quarantine=quarantine)
+        return Job(config=config, task=task, pipeline=pipeline, quarantine=quarantine)
     plain = open_pipeline(
         parts.held_out, view=task.view.plain(), seed=config.seed, device=world.device, rows=parts.held_out_rows,
         loading=loading(config, world, _EVALUATION_CHUNK),
     )  # fmt: skip
 
+    images = len(parts.held_out_rows)
+
     def evaluate() -> dict[str, float]:
-        images = len(parts.held_out_rows)
         counts = count_over(world, plain, images, _EVALUATION_CHUNK, 5, task.context_counts, quarantine)
         return context_gap(counts) | context_gap_interval(counts)
 
     watch = Placements(config.steps, lambda: next(plain.in_order([(0, IMAGES)])), task.placements)
-    also = []
+    evaluations = [Evaluation(every=config.evaluate_every, measure=evaluate)]
     if config.knn_every:
-        images = len(parts.held_out_rows)
-        also.append(online_knn(config, world, network, parts.train, pixels, plain, images, quarantine))
+        evaluations.append(online_knn(config, world, network, parts.train, pixels, plain, images, quarantine))
     return Job(
-        config=config, task=task, pipeline=pipeline, evaluate=evaluate, quarantine=quarantine, watch=watch,
-        also=tuple(also),
-    )  # fmt: skip
+        config=config, task=task, pipeline=pipeline, quarantine=quarantine, evaluations=tuple(evaluations), watch=watch
+    )
 
 
 def _drawn(seed: int, images: int, count: int) -> Tensor:
