@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
-from fastselfie.arguments import parse, split_recipe
-from fastselfie.config import POOLER_DEPTH, RESNET50, Encoder, FinetuneConfig, PretrainConfig, RunConfig, flag
+from fastselfie.arguments import as_kind, parse, split_recipe
+from fastselfie.config import POOLER_DEPTH, RESNET50, Encoder, FinetuneConfig, PretrainConfig, flag
 from fastselfie.protocol.settings import Asked, ProtocolConfig
 from fastselfie.recipes import recipe
 
@@ -67,14 +66,13 @@ def parse_protocol(words: Sequence[str]) -> Asked:
     settings, program = recipe(name), f"fastselfie protocol {name}"
     start = ProtocolArguments(
         recipe=name, labels=settings.labels,
-        pretrain=PretrainStage(**_values(settings.pretrain)), finetune=FinetuneStage(**_values(settings.finetune)),
+        pretrain=as_kind(PretrainStage, settings.pretrain), finetune=as_kind(FinetuneStage, settings.finetune),
     )  # fmt: skip
     parsed = parse(ProtocolArguments, _staged(options), program, start)
-    own = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(ProtocolConfig)}
     return Asked(
-        protocol=ProtocolConfig(**own),
-        pretrain=PretrainConfig(**_values(parsed.pretrain)),
-        finetune=FinetuneConfig(**_values(parsed.finetune)),
+        protocol=as_kind(ProtocolConfig, parsed),
+        pretrain=as_kind(PretrainConfig, parsed.pretrain),
+        finetune=as_kind(FinetuneConfig, parsed.finetune),
         recipe=(settings.pretrain, settings.finetune),
     )
 
@@ -104,8 +102,3 @@ def _flags(kind: type[Any]) -> set[str]:
     """What can be said to ``kind``."""
     fields = get_type_hints(kind, include_extras=True).items()
     return {flag(name) for name, hint in fields if tyro.conf.Suppress not in getattr(hint, "__metadata__", ())}
-
-
-def _values(config: RunConfig) -> dict[str, Any]:
-    kind = PretrainConfig if isinstance(config, PretrainConfig) else FinetuneConfig
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(kind)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from fastselfie.config import RESNET36_ATTENTION, FinetuneConfig, ModelConfig, PretrainConfig, flag
 from fastselfie.errors import UserError
 from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier
+from fastselfie.models.weights import fingerprint
 from fastselfie.training.config_file import read_config, with_defaults
 from fastselfie.training.session import ENCODER
 
@@ -124,7 +124,7 @@ def read_weights(run: Path, named: str) -> Pretrained:
     file = run / ENCODER
     try:
         data = file.read_bytes()
-        return Pretrained(weights=safetensors.torch.load(data), fingerprint=hashlib.sha256(data).hexdigest()[:16])
+        return Pretrained(weights=safetensors.torch.load(data), fingerprint=fingerprint(data))
     except FileNotFoundError:
         raise UserError(f"{named}: is not finished; run its command again to go on with it") from None
     except (SafetensorError, OSError) as error:

@@ -31,6 +31,11 @@ class Point:
     keep: float | None = None
     pretrain_lr: float | None = None
 
+    @property
+    def chosen(self) -> dict[str, float]:
+        """Those that it chooses, by name."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
@@ -152,7 +157,7 @@ class Planner:
         name = f"finetune/{kind.variant}/{kind.name}-{seed}"
         if tuning:
             changes["hold_back"] = HELD_BACK
-            name = f"tune/{kind.variant}/{kind.name}/{_named(_known(point))}"
+            name = f"tune/{kind.variant}/{kind.name}/{_named(point.chosen)}"
         config = dataclasses.replace(
             self.asked.finetune, **changes, data=protocol.data, out=self.folder / name, labels=kind.labels,
             label_seed=label_seed, seed=seed,
@@ -177,10 +182,6 @@ class Planner:
         assert config.out is not None
         words = (command, config.recipe, *words_of(config, default))
         return Task(name=name, folder=config.out, words=words, steps=config.steps, needs=needs)
-
-
-def _known(point: Point) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(point).items() if value is not None}
 
 
 def _named(settings: dict[str, Any]) -> str:

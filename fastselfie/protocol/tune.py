@@ -6,7 +6,6 @@ median rule stops a trial that from half of its steps on is behind the median of
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from fastselfie.protocol.task import PRUNED, Task, read_object
 
 JUDGED = "validation_accuracy"
 DIVERGED = re.compile(r"the loss is (?:nan|-?inf) at step ([0-9]+)")
-"""What `fastselfie.training.loop.Trainer.report` refuses to go on with."""
+"""What `fastselfie.training.observer.Observer` refuses to go on with."""
 _BEFORE_ANY_IS_STOPPED = 2  # trials that a median needs
 
 
@@ -126,7 +125,7 @@ def _trial(kind: Kind, point: Point, task: Task, failure: Failure | None, *, cho
         told = {"state": state, "validation_accuracy": stopped.get(JUDGED), "step": int(stopped["step"])}
     return Trial(
         task=f"{kind.encoder}, {kind.labels}, {kind.start}", chosen=chosen,
-        settings={n: v for n, v in dataclasses.asdict(point).items() if v is not None}, **told,
+        settings=point.chosen, **told,
     )  # fmt: skip
 
 
