@@ -42,6 +42,11 @@ def replace_json(path: Path, value: dict[str, Any]) -> None:
     replace_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def occupied(folder: Path) -> bool:
+    """Whether anything but an empty folder is there already. Hidden files do not count: a killed start leaves some."""
+    return folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir()))
+
+
 @contextmanager
 def held(lock: Path) -> Iterator[bool]:
     """Hold the file ``lock``, made where it is missing, for the block; yields False where another process holds it.

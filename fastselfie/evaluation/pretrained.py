@@ -11,7 +11,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fastselfie.config import RESNET36_ATTENTION, FinetuneConfig, ModelConfig, PretrainConfig, flag
+from fastselfie.config import RESNET36_ATTENTION, FinetuneConfig, ModelConfig, PretrainConfig, flag, without_context
 from fastselfie.errors import UserError
 from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier
 from fastselfie.models.weights import fingerprint
@@ -62,14 +62,9 @@ def inherited(settings: dict[str, Any], encoder: str) -> dict[str, Any]:
     """Fields of `FinetuneConfig` that finetuning ``encoder`` takes over from the `read_settings` of a run, unless told
     otherwise. Those of the pooler come with the only encoder that has one."""
     names, taken = INHERITED, {}
-    if encoder == RESNET36_ATTENTION and _has_pooler(settings):
+    if encoder == RESNET36_ATTENTION and not without_context(settings["pooler"], settings["pooler_depth"]):
         names, taken = (*INHERITED, *POOLER), {"encoder": encoder}
     return taken | {name: tuple(v) if isinstance(v := settings[name], list) else v for name in names}
-
-
-def _has_pooler(settings: dict[str, Any]) -> bool:
-    """Whether u depends on the image."""
-    return bool(settings["pooler"] != "none" and settings["pooler_depth"] > 0)
 
 
 def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
@@ -80,8 +75,8 @@ def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
     """
     settings = read_settings(path)
     takes_pooler = config.encoder == RESNET36_ATTENTION and config.pooler_weights == "pretrained"
-    if takes_pooler and not _has_pooler(settings):
-        without = "--pooler none" if settings["pooler"] == "none" else "--pooler-depth 0"
+    without = without_context(settings["pooler"], settings["pooler_depth"])
+    if takes_pooler and without:
         raise UserError(
             f"--from {path}: was pretrained with {without}, so there is no pooler for --encoder {config.encoder};"
             " take --pooler-weights fresh or --encoder resnet50"

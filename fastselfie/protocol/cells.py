@@ -152,3 +152,5 @@ PAIRED = Kind(
 VARIANT = Column(name="variant", heading="variant", kind=TEXT)
 ENCODER = Column(name="encoder", heading="encoder", kind=TEXT)
 LABELS = Column(name="labels", heading="labels", kind=TEXT)
+VERDICT = Column(name="verdict", heading="verdict", kind=TEXT)
+PAIRS = Column(name="pairs", heading="seeds", kind=COUNT)

@@ -12,7 +12,7 @@ from typing import Any
 from fastselfie.config import FinetuneConfig, PretrainConfig, contrast, flag, require
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import read_encoder
-from fastselfie.files import LOCK, held, replace_json
+from fastselfie.files import LOCK, held, occupied, replace_json
 from fastselfie.pipelines.source import Source
 from fastselfie.protocol.plan import Planner
 from fastselfie.protocol.record import FILE, is_protocol
@@ -79,7 +79,7 @@ def claimed(planner: Planner, classes: int, facts: dict[str, Any]) -> Iterator[N
 def _before(folder: Path, settings: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """What the folder's record says, nothing where there is none. Raises `UserError` where it is of something else."""
     if not is_protocol(folder):
-        if folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
+        if occupied(folder):
             raise UserError(f"--out {folder}: is not an empty folder and holds no protocol; choose another")
         return {}
     before = read_object(folder / FILE)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from fastselfie.config import RESNET50, PretrainConfig, flag, require
+from fastselfie.config import RESNET50, PretrainConfig, flag, require, without_context
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import inherited
 from fastselfie.protocol.settings import Asked
@@ -39,9 +39,9 @@ def check_same_shape(asked: Asked, given: dict[str, Any] | None) -> None:
             f"{flag(name, 'finetune')} {value}: {whose} has {theirs}, and finetuning takes it over; leave"
             " this out, or say it to both stages",
         )
-    poolless = settings["pooler"] == "none" or settings["pooler_depth"] == 0
     require(
-        not poolless or asked.protocol.encoder_names == (RESNET50,),
+        not without_context(settings["pooler"], settings["pooler_depth"])
+        or asked.protocol.encoder_names == (RESNET50,),
         f"--encoders {asked.protocol.encoders}: {whose} has no pooler that an image could be classified by;"
         f" take --encoders {RESNET50}",
     )

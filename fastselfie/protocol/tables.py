@@ -11,12 +11,15 @@ from fastselfie.protocol.cells import (
     ENCODER,
     LABELS,
     PAIRED,
+    PAIRS,
     POINTS,
     SHARE,
     SPREAD,
     TEXT,
     VARIANT,
+    VERDICT,
     Column,
+    Failed,
     Grid,
     Line,
 )
@@ -42,10 +45,8 @@ def table_1(measured: Measured) -> Grid:
             )
             found, theirs = gain(measured, **of), paper.table_1(measured, labels, encoder)
             gains.append(found)
-            no_gain = failed[False] or failed[True]
             cells = (
-                encoder, labels, scratch, pretrained, found or no_gain, found.verdict if found else no_gain,
-                found.n if found else 0,
+                encoder, labels, scratch, pretrained, *_compared(found, failed[False] or failed[True]),
                 theirs and theirs.first, paper.accuracy(measured, labels, encoder, True), theirs and theirs.gain,
             )  # fmt: skip
             lines.append(Line(cells=cells, first=bool(lines) and labels == measured.labels[0]))
@@ -54,9 +55,7 @@ def table_1(measured: Measured) -> Grid:
         Column(name="supervised", heading="supervised", kind=SPREAD),
         Column(name="pretrained", heading="pretrained", kind=SPREAD),
         Column(name="gain", heading="gain, 95% interval", kind=PAIRED),
-        Column(name="verdict", heading="verdict", kind=TEXT),
-        Column(name="pairs", heading="seeds", kind=COUNT),
-        *_paper_columns(supervised="supervised", pretrained="pretrained"),
+        VERDICT, PAIRS, *_paper_columns(supervised="supervised", pretrained="pretrained"),
     )  # fmt: skip
     caption = f"Table 1. Test accuracy {IN_PERCENT}; gain in points, paired by seed."
     notes = (*_notes(gains), *footnotes.notes())
@@ -78,11 +77,10 @@ def table_2(measured: Measured) -> Grid | None:
         )
         found, theirs = paired(attention, resnet50), paper.table_2(measured, labels)
         differences.append(found)
-        no_difference = failed[RESNET50] or failed[RESNET36_ATTENTION]
         cells = (
             labels, spread(resnet50.values()) or failed[RESNET50],
-            spread(attention.values()) or failed[RESNET36_ATTENTION], found or no_difference,
-            found.verdict if found else no_difference, found.n if found else 0,
+            spread(attention.values()) or failed[RESNET36_ATTENTION],
+            *_compared(found, failed[RESNET50] or failed[RESNET36_ATTENTION]),
             theirs and theirs.first, theirs and theirs.second, theirs and theirs.gain,
         )  # fmt: skip
         lines.append(Line(cells=cells))
@@ -91,9 +89,7 @@ def table_2(measured: Measured) -> Grid | None:
         Column(name="resnet50", heading="ResNet-50", kind=SPREAD),
         Column(name="attention", heading="ResNet-36 + attention pooling", kind=SPREAD),
         Column(name="difference", heading="difference, 95% interval", kind=PAIRED),
-        Column(name="verdict", heading="verdict", kind=TEXT),
-        Column(name="pairs", heading="seeds", kind=COUNT),
-        *_paper_columns(resnet50="ResNet-50", attention="attention pooling"),
+        VERDICT, PAIRS, *_paper_columns(resnet50="ResNet-50", attention="attention pooling"),
     )  # fmt: skip
     caption = f"Table 2. Test accuracy of both encoders after pretraining, {IN_PERCENT}; difference in points."
     notes = (*_notes(differences), *footnotes.notes())
@@ -178,6 +174,11 @@ def _at_an_end(measured: Measured) -> tuple[str, ...]:
     return (
         (f"The chosen rate is an end of those tried, a better one may lie beyond: {'; '.join(ends)}.",) if ends else ()
     )
+
+
+def _compared(found: Paired | None, failed: Failed | None) -> tuple[Paired | Failed | None, str | Failed | None, int]:
+    """Cells of a difference, its verdict and how many seeds it is of; ``failed`` where there is none."""
+    return found or failed, found.verdict if found else failed, found.n if found else 0
 
 
 def _paper_columns(**headings: str) -> tuple[Column, ...]:

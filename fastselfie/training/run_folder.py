@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastselfie.config import contrast, flag, require
 from fastselfie.errors import UserError
-from fastselfie.files import LOCK, held, replace_json
+from fastselfie.files import LOCK, held, occupied, replace_json
 from fastselfie.pipelines.source import Probes
 from fastselfie.randomness import STREAM
 from fastselfie.training import config_file
@@ -69,8 +69,7 @@ class RunFolder:
     def _make(self, record: dict[str, Any]) -> None:
         """Write config.json, which is a run's first file, unless another process was quicker."""
         there = self.path.exists()
-        taken = there and (not self.path.is_dir() or any(not file.name.startswith(".") for file in self.path.iterdir()))
-        if taken and not self._config.exists():
+        if occupied(self.path) and not self._config.exists():
             raise UserError(f"--out {self.path}: is not an empty folder and holds no run; choose another")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
