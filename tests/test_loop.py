@@ -16,7 +16,7 @@ from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import checkpoint, metrics
 from fastselfie.training.job import Evaluation, Job
 from fastselfie.training.loop import train
-from fastselfie.training.placements import Placements
+from fastselfie.training.placements import PlacementRecorder
 from fastselfie.training.reporter import Reporter
 from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.trainer import Trainer
@@ -72,7 +72,7 @@ def test_what_comes_when_and_what_is_timed(tmp_path: Path, monkeypatch: pytest.M
         seen.append(("evaluate", len(advanced)))
         return {"figure": 1.0}
 
-    watch = cast(Placements, Watch(job, clock, seen))
+    watch = cast(PlacementRecorder, Watch(job, clock, seen))
     job = dataclasses.replace(job, config=config, evaluations=(Evaluation(every=4, measure=evaluate),), watch=watch)
 
     def pass_by(seconds: float) -> None:

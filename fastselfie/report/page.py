@@ -24,8 +24,9 @@ FIGURES = "figures"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Panel:
-    """A chart on the page. ``key`` tells its curves apart where there are several; ``averaged``: see `charts.points`"""
+class ChartPanel:
+    """A chart on the page. ``key`` tells its curves apart where there are several; ``averaged``: see
+    `charts.curve_points`."""
 
     chart: Chart
     svg: Markup
@@ -117,7 +118,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number > 1)}" if number else ""
 
 
-def _panels(runs: Sequence[Run[RunConfig]], section: str) -> list[Panel]:
+def _panels(runs: Sequence[Run[RunConfig]], section: str) -> list[ChartPanel]:
     """A section's charts, without those that no run has a figure for."""
     panels = []
     for chart in CHARTS:
@@ -125,7 +126,7 @@ def _panels(runs: Sequence[Run[RunConfig]], section: str) -> list[Panel]:
         if quantities:
             longest = max(len(run.series(quantity.metric)) for run in runs for quantity in quantities)
             panels.append(
-                Panel(
+                ChartPanel(
                     chart=chart,
                     svg=Markup(curves.svg(chart, runs, f"{section}-{chart.name}")),
                     key=quantities if len(quantities) > 1 else [],

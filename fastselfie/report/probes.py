@@ -19,7 +19,7 @@ _CLASSIFIERS = ("linear", "knn")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Features:
+class ProbedFeatures:
     """One kind of features: test accuracies, by network and classifier, of those that were asked for."""
 
     kind: str
@@ -39,7 +39,7 @@ class Probe:
     network: str
     labels: str
     most_frequent_class: float
-    features: tuple[Features, ...]
+    features: tuple[ProbedFeatures, ...]
 
 
 def is_probe(path: Path) -> bool:
@@ -78,7 +78,7 @@ def _read(file: Path, name: str) -> Probe:
         raise UserError(f"{file}: cannot be read ({reason}); restore the file or leave the probe out") from None
 
 
-def _features(probes: Sequence[dict[str, Any]]) -> Iterator[Features]:
+def _features(probes: Sequence[dict[str, Any]]) -> Iterator[ProbedFeatures]:
     for kind in dict.fromkeys(str(probe["features"]) for probe in probes):
         accuracies = {
             (str(probe["network"]), classifier): _share(probe[classifier])
@@ -86,7 +86,7 @@ def _features(probes: Sequence[dict[str, Any]]) -> Iterator[Features]:
             for classifier in _CLASSIFIERS
             if probe["features"] == kind and probe.get(classifier) is not None
         }
-        yield Features(kind=kind, accuracies=accuracies)
+        yield ProbedFeatures(kind=kind, accuracies=accuracies)
 
 
 def _share(value: Any) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastselfie.config import RunConfig
 from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pretext.task import Task
-from fastselfie.training.placements import Placements
+from fastselfie.training.placements import PlacementRecorder
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.world import World
 
@@ -41,7 +41,7 @@ class Job:
     pipeline: Pipeline
     quarantine: Quarantine
     evaluations: tuple[Evaluation, ...] = ()
-    watch: Placements | None = None
+    watch: PlacementRecorder | None = None
 
     def due(self, done: int) -> list[Callable[[], dict[str, float]]]:
         """What is measured after ``done`` steps."""

@@ -30,7 +30,7 @@ def moments(steps: int) -> list[int]:
     return sorted({round(share * steps) for share in _SHARES})
 
 
-class Placements:
+class PlacementRecorder:
     """Writes the ``placements/`` of a run's folder. For the main process alone."""
 
     def __init__(

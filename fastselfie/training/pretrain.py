@@ -21,7 +21,7 @@ from fastselfie.randomness import Purpose, scalar_key, shuffled
 from fastselfie.training.data import fits, open_data, pipeline_over, with_decoder
 from fastselfie.training.job import Evaluation, Job, micro_batch_size
 from fastselfie.training.online_knn import check_labels, online_knn
-from fastselfie.training.placements import IMAGES, Placements
+from fastselfie.training.placements import IMAGES, PlacementRecorder
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.session import count_over, make_network, run, session
 from fastselfie.training.starting_point import TRUNK_ALONE, StartingPoint, read_starting_point
@@ -129,7 +129,7 @@ def pretraining_job(config: PretrainConfig, world: World, parts: Parts, start: S
         counts = count_over(world, plain, images, _EVALUATION_CHUNK, 5, task.context_counts, quarantine)
         return context_gap(counts) | context_gap_interval(counts)
 
-    watch = Placements(config.steps, lambda: next(plain.in_order([(0, IMAGES)])), task.placements)
+    watch = PlacementRecorder(config.steps, lambda: next(plain.in_order([(0, IMAGES)])), task.placements)
     evaluations = [Evaluation(every=config.evaluate_every, measure=evaluate)]
     if config.knn_every:
         evaluations.append(online_knn(config, world, network, parts.train, pixels, plain, images, quarantine))
