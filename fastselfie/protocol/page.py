@@ -14,6 +14,7 @@ from fastselfie.protocol import ablations, figure3, figure4, paper, probe_figure
 from fastselfie.protocol.cells import Grid
 from fastselfie.protocol.measured import Measured
 from fastselfie.protocol.panels import COLOURS, LINES, Figure
+from fastselfie.protocol.tuning_table import tuning_table
 from fastselfie.report import drawing
 from fastselfie.report.page import check_out, write_page
 from fastselfie.report.tables import Row, Table
@@ -48,7 +49,7 @@ def all_tables(measured: Measured) -> list[Grid]:
     """Every table that there is something for."""
     found = (
         tables.table_1(measured), tables.table_2(measured), ablations.pretext_table(measured),
-        ablations.accuracy_table(measured), tables.probe_table(measured), tables.tuning_table(measured),
+        ablations.accuracy_table(measured), tables.probe_table(measured), tuning_table(measured),
     )  # fmt: skip
     return [grid for grid in found if grid is not None]
 
