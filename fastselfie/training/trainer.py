@@ -108,8 +108,10 @@ class Trainer:
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """The network as it is evaluated: without dropout, and with the running statistics of all groups. The time that
-        takes is no part of training's."""
+        """The network as it is evaluated: without dropout, and with the running statistics of all groups.
+
+        What is done meanwhile does not count as training's time.
+        """
         with self.throughput.paused():
             self.statistics.merge_into_network(self.world)
             self.network.eval()
