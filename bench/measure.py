@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fastselfie.training.files import replace_json
+from fastselfie.files import replace_json
 from fastselfie.training.versions import versions
 
 _BURST_CALLS = 16  # few enough for the queue of about a thousand launches that a device keeps

@@ -24,8 +24,8 @@ from bench.measure import interleaved, wait
 from bench.report.sides import one_line
 from bench.training_step import resident_trainer, steps_of
 from fastselfie.config import PretrainConfig
+from fastselfie.files import replace_json
 from fastselfie.kernels import using
-from fastselfie.training.files import replace_json
 from fastselfie.training.hardware import set_convolutions
 from fastselfie.training.memory import keep_freed_memory
 from fastselfie.training.world import World, join_world

@@ -36,10 +36,10 @@ from fastselfie.pipelines.synthetic import synthetic_source
 from fastselfie.recipes import recipe
 from fastselfie.training.garbage import frozen_garbage
 from fastselfie.training.hardware import choose_device, resolve, resolved, set_convolutions
-from fastselfie.training.loop import Trainer
 from fastselfie.training.memory import keep_freed_memory
 from fastselfie.training.pretrain import divide, pretraining_job
 from fastselfie.training.run_folder import RunFolder
+from fastselfie.training.trainer import Trainer
 from fastselfie.training.world import World
 
 ENDLESS = 10**6

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 from tyro import _errors as tyro_errors  # its documented hook for parse errors, not yet public: hence the version cap
@@ -22,6 +22,9 @@ from fastselfie.importing import importing
 from fastselfie.recipes import RECIPES, recipe
 from fastselfie.training.weights_header import header_settings, is_weights_file
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 # Words of Python's and of the parser's for what is no number.
 _NUMBERS = {
     r"invalid literal for int\(\) with base 10: '(.*)'": "a whole number",
@@ -29,6 +32,7 @@ _NUMBERS = {
     r"Could not parse arguments \[(.*)\] into tuple type typing\.Tuple\[float.*": "numbers",
 }
 C = TypeVar("C", bound=RunConfig | ProbeConfig)
+D = TypeVar("D", bound="DataclassInstance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,13 +139,16 @@ def _join_lines(kind: type[Any]) -> None:
 
 def _parse(kind: type[Any], result: type[C], default: C, words: Sequence[str], program: str) -> C:
     """Override ``default`` by ``words``. ``kind`` is ``result`` with annotations for the parser."""
-    names = [field.name for field in dataclasses.fields(result)]
-    start = kind(**{name: getattr(default, name) for name in names})
-    parsed = parse(kind, words, program, start)
-    config = result(**{name: getattr(parsed, name) for name in names})
+    parsed = parse(kind, words, program, as_kind(kind, default))
+    config = as_kind(result, parsed)
     if isinstance(config, RunConfig) and isinstance(default, RunConfig):
         check_effect(config, default)
     return config
+
+
+def as_kind(kind: type[D], settings: Any) -> D:
+    """A ``kind`` with what ``settings`` have under the names of its fields: for the parser, and back."""
+    return kind(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)})
 
 
 def split_recipe(command: str, words: Sequence[str]) -> tuple[str, Sequence[str]]:

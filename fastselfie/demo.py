@@ -13,6 +13,7 @@ from rich.table import Table
 
 from fastselfie.errors import UserError
 from fastselfie.evaluation.finetune import finetune
+from fastselfie.files import occupied
 from fastselfie.pipelines.decoders import choose_decoder
 from fastselfie.pipelines.scene_files import write_scenes
 from fastselfie.recipes import recipe
@@ -52,14 +53,11 @@ def demo(out: Path) -> None:
 def _claim(out: Path) -> None:
     """Make the demo's folder. Of what a killed demo leaves there is at most the scenes' hidden folder yet."""
     try:
+        if occupied(out):
+            raise UserError(f"--out {out}: is not an empty folder and holds no demo; choose another")
         out.mkdir(parents=True, exist_ok=True)
-        strange = any(not entry.name.startswith(".") for entry in out.iterdir())
-    except FileExistsError:
-        strange = True
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from None
-    if strange:
-        raise UserError(f"--out {out}: is not an empty folder and holds no demo; choose another")
 
 
 def _result(run: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from fastselfie.training.data import loading
 from fastselfie.training.hardware import choose_device, resolve
 from fastselfie.training.world import World
 
-Row = tuple[str, str, str]
+Finding = tuple[str, str, str]
 
 
 def examine(asked: DoctorArguments) -> None:
@@ -46,7 +46,7 @@ def examine(asked: DoctorArguments) -> None:
     Console().print(table)
 
 
-def _machine() -> list[Row]:
+def _machine() -> list[Finding]:
     rows = [
         ("Python", sys.version.split()[0], "3.11 or later is needed"),
         ("torch", torch.__version__, "2.11 or later is needed"),
@@ -66,13 +66,13 @@ def _machine() -> list[Row]:
     return rows
 
 
-def _used() -> list[Row]:
+def _used() -> list[Finding]:
     choices = resolve(recipe("imagenet224").pretrain, choose_device("auto").value)
     del choices["sgd"]  # has no `auto`
     return [(f"--{name} auto", choice.value, choice.why) for name, choice in choices.items()]
 
 
-def _loader(asked: DoctorArguments) -> Row:
+def _loader(asked: DoctorArguments) -> Finding:
     """What loading ``--data`` will take."""
     start = recipe(asked.recipe).pretrain
     config = dataclasses.replace(
@@ -97,7 +97,7 @@ def _threads(count: int) -> str:
     return f"{count} thread{'s' * (count > 1)}"
 
 
-def _optional() -> list[Row]:
+def _optional() -> list[Finding]:
     compiler = shutil.which("g++") or shutil.which("clang++")
     return [
         ("C++ compiler", compiler or "missing", "--compile on needs one on a CPU"),

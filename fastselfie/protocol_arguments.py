@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
-from fastselfie.arguments import parse, split_recipe
-from fastselfie.config import POOLER_DEPTH, FinetuneConfig, PretrainConfig, RunConfig
+from fastselfie.arguments import as_kind, parse, split_recipe
+from fastselfie.config import POOLER_DEPTH, RESNET50, Encoder, FinetuneConfig, PretrainConfig, flag
 from fastselfie.protocol.settings import Asked, ProtocolConfig
 from fastselfie.recipes import recipe
 
@@ -37,7 +36,7 @@ class FinetuneStage(FinetuneConfig):
     seed: Annotated[int, tyro.conf.Suppress] = 0
     pretrained: Annotated[Path | None, tyro.conf.Suppress] = None
     scratch: Annotated[bool, tyro.conf.Suppress] = False
-    encoder: Annotated[Literal["resnet50", "resnet36-attention"], tyro.conf.Suppress] = "resnet50"
+    encoder: Annotated[Encoder, tyro.conf.Suppress] = RESNET50
     labels: Annotated[str, tyro.conf.Suppress] = "100%"
     hold_back: Annotated[float, tyro.conf.Suppress] = 0.0
     # Finetuning has the pooler of its pretraining; a fresh one is a variant.
@@ -67,21 +66,20 @@ def parse_protocol(words: Sequence[str]) -> Asked:
     settings, program = recipe(name), f"fastselfie protocol {name}"
     start = ProtocolArguments(
         recipe=name, labels=settings.labels,
-        pretrain=PretrainStage(**_values(settings.pretrain)), finetune=FinetuneStage(**_values(settings.finetune)),
+        pretrain=as_kind(PretrainStage, settings.pretrain), finetune=as_kind(FinetuneStage, settings.finetune),
     )  # fmt: skip
     parsed = parse(ProtocolArguments, _staged(options), program, start)
-    own = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(ProtocolConfig)}
     return Asked(
-        protocol=ProtocolConfig(**own),
-        pretrain=PretrainConfig(**_values(parsed.pretrain)),
-        finetune=FinetuneConfig(**_values(parsed.finetune)),
+        protocol=as_kind(ProtocolConfig, parsed),
+        pretrain=as_kind(PretrainConfig, parsed.pretrain),
+        finetune=as_kind(FinetuneConfig, parsed.finetune),
         recipe=(settings.pretrain, settings.finetune),
     )
 
 
 def _staged(words: Sequence[str]) -> list[str]:
     """``words`` with a stage's prefix put before every option that is a stage's and has none."""
-    own = _flags(ProtocolArguments) | {"--from"}
+    own = _flags(ProtocolArguments)
     stages = {"pretrain": _flags(PretrainStage), "finetune": _flags(FinetuneStage)}
     groups: list[list[str]] = []  # an option with its values
     for word in words:
@@ -90,11 +88,11 @@ def _staged(words: Sequence[str]) -> list[str]:
         groups[-1].append(word)
     staged = []
     for option, *values in groups:
-        flag, equals, value = option.partition("=")
-        bare = "--" + flag.removeprefix("--").replace("_", "-").removeprefix("no-")
+        said, equals, value = option.partition("=")
+        bare = flag(said.removeprefix("--")).replace("--no-", "--", 1)
         takers = [] if bare in own else [stage for stage, flags in stages.items() if bare in flags]
         for stage in takers:
-            staged += [f"--{stage}.{flag.removeprefix('--')}{equals}{value}", *values]
+            staged += [f"--{stage}.{said.removeprefix('--')}{equals}{value}", *values]
         if not takers:
             staged += [option, *values]
     return staged
@@ -103,13 +101,4 @@ def _staged(words: Sequence[str]) -> list[str]:
 def _flags(kind: type[Any]) -> set[str]:
     """What can be said to ``kind``."""
     fields = get_type_hints(kind, include_extras=True).items()
-    return {
-        "--" + name.replace("_", "-")
-        for name, hint in fields
-        if tyro.conf.Suppress not in getattr(hint, "__metadata__", ())
-    }
-
-
-def _values(config: RunConfig) -> dict[str, Any]:
-    kind = PretrainConfig if isinstance(config, PretrainConfig) else FinetuneConfig
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(kind)}
+    return {flag(name) for name, hint in fields if tyro.conf.Suppress not in getattr(hint, "__metadata__", ())}

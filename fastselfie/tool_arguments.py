@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fastselfie.config import require, require_local
+from fastselfie.config import flag, require, require_local
 from fastselfie.pipelines.allotment import cores
 
 
@@ -127,5 +127,5 @@ class DoctorArguments:
             value = getattr(self, field.name)
             require(
                 self.data is not None or value == field.default,
-                f"--{field.name.replace('_', '-')} {value}: has no effect without --data; name images or leave it out",
+                f"{flag(field.name)} {value}: has no effect without --data; name images or leave it out",
             )

@@ -21,6 +21,7 @@ from numpy.lib.format import dtype_to_descr
 from numpy.typing import NDArray
 
 from fastselfie.errors import UserError
+from fastselfie.files import flush_to_disk
 from fastselfie.pipelines.checksum import crc32
 
 _MAGIC = b"fastselfie index 1\n"
@@ -96,8 +97,7 @@ def keep_bytes(path: Path, parts: list[bytes], *, replace: bool) -> None:
             with open(descriptor, "wb") as file:
                 os.fchmod(descriptor, path.parent.stat().st_mode & 0o666)  # for those who may read the folder
                 file.writelines(parts)
-                file.flush()
-                os.fsync(file.fileno())
+                flush_to_disk(file)
             _put(partial, path, replace)
         finally:
             with suppress(FileNotFoundError):

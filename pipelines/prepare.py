@@ -5,7 +5,6 @@ The result depends on the source and the settings alone: not on the number of pr
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import os
@@ -19,12 +18,13 @@ from typing import Any
 import PIL
 
 from fastselfie.errors import UserError
+from fastselfie.files import held, replace_bytes
 from fastselfie.pipelines.cifar import SIZE as SMALL_SIZE
 from fastselfie.pipelines.cifar import is_cifar10
 from fastselfie.pipelines.downsampled_imagenet import is_imagenet32
 from fastselfie.pipelines.packed_format import FORMAT, MANIFEST
 from fastselfie.pipelines.prepare_result import Prepared, complete, made_before, prepared
-from fastselfie.pipelines.shard_writer import UNFINISHED, OpenShard, ShardRecord, finished_shards, write_whole
+from fastselfie.pipelines.shard_writer import UNFINISHED, OpenShard, ShardRecord, finished_shards
 from fastselfie.pipelines.shrinking import Shrinking
 from fastselfie.pipelines.shrinking_pool import ShrinkingPool
 from fastselfie.pipelines.source import EncodedImages, Source
@@ -146,12 +146,13 @@ def _claimed(folder: Path, plan: dict[str, Any]) -> Iterator[None]:
     if folder.exists() and not state.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"DST {folder}: is not an empty folder; choose another")
     state.mkdir(parents=True, exist_ok=True)
-    with (state / "lock").open("w") as lock:
-        _lock(lock.fileno(), folder)
+    with held(state / "lock") as free:
+        if not free:
+            raise UserError(f"DST {folder}: another process is packing into it; wait for that one")
         if (state / _PASS).exists():
             _refuse_other(folder, _begun(folder), plan)
         else:
-            write_whole(state / _PASS, json.dumps(plan).encode())
+            replace_bytes(state / _PASS, json.dumps(plan).encode())
         yield
 
 
@@ -161,15 +162,6 @@ def _begun(folder: Path) -> dict[str, Any]:
         return dict(json.loads((folder / UNFINISHED / _PASS).read_bytes()))
     except (ValueError, TypeError, RecursionError):
         raise UserError(f"DST {folder}: {UNFINISHED}/{_PASS} is damaged; delete that folder") from None
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"DST {folder}: another process is packing into it; wait for that one") from None
-    except OSError:
-        return  # a file system without locks, as Lustre is mounted at times
 
 
 def _pack(

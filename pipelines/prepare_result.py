@@ -16,8 +16,9 @@ import numpy as np
 
 import fastselfie
 from fastselfie.errors import UserError
+from fastselfie.files import replace_bytes
 from fastselfie.pipelines.packed_format import MANIFEST, REJECTED
-from fastselfie.pipelines.shard_writer import ShardRecord, index_rows, write_whole
+from fastselfie.pipelines.shard_writer import ShardRecord, index_rows
 from fastselfie.pipelines.source import Source
 
 
@@ -68,7 +69,7 @@ def complete(folder: Path, source: Source, plan: dict[str, Any], known: dict[str
     rejected = [row for records in known.values() for record in records for row in record.rejected]
     table = io.StringIO(newline="")
     csv.writer(table, lineterminator="\n").writerows([("name", "reason"), *rejected])
-    write_whole(folder / REJECTED, table.getvalue().encode(errors="surrogateescape"))
+    replace_bytes(folder / REJECTED, table.getvalue().encode(errors="surrogateescape"))
     every = [record for records in known.values() for record in records]
     made_by = {name: plan[name] for name in ("source", "fingerprint", "shard_bytes", "pillow")}
     made_by |= {"fastselfie": fastselfie.__version__, "bytes_read": sum(record.bytes_read for record in every)}
@@ -77,7 +78,7 @@ def complete(folder: Path, source: Source, plan: dict[str, Any], known: dict[str
         "settings": {name: plan[name] for name in ("size", "quality", "side", "recode")},
         "made_by": made_by | {"copied": sum(record.copied for record in every)}, "rejected": len(rejected),
     }  # fmt: skip
-    write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    replace_bytes(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
 def _index(folder: Path, split: str, records: list[ShardRecord]) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def _index(folder: Path, split: str, records: list[ShardRecord]) -> dict[str, An
     file = io.BytesIO()
     np.save(file, np.concatenate([index_rows(folder, record) for record in records]))
     name = f"{split}.npy"
-    write_whole(folder / name, file.getvalue())
+    replace_bytes(folder / name, file.getvalue())
     return {
         "images": sum(record.images for record in records),
         "bytes": sum(record.bytes for record in records),

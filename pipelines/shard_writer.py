@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastselfie.files import flush_to_disk, replace_bytes
 from fastselfie.pipelines.packed_format import ENTRY
 
 UNFINISHED = "unfinished"
@@ -82,7 +83,7 @@ class OpenShard:
     def finish(self, next_index: int) -> ShardRecord:
         """Put the shard into the folder; the pass goes on at ``next_index`` of the source's split."""
         self._tar.close()
-        _flush(self._file)
+        flush_to_disk(self._file)
         self.record.bytes = self._file.tell()
         self._file.close()
         self.record.images, self.record.next_index = len(self._rows), next_index
@@ -90,8 +91,8 @@ class OpenShard:
         known = self._folder / UNFINISHED / Path(self.record.name).stem
         rows = io.BytesIO()
         np.save(rows, np.array(self._rows, dtype=ENTRY))
-        write_whole(known.with_suffix(".npy"), rows.getvalue())
-        write_whole(known.with_suffix(".json"), json.dumps(asdict(self.record)).encode())
+        replace_bytes(known.with_suffix(".npy"), rows.getvalue())
+        replace_bytes(known.with_suffix(".json"), json.dumps(asdict(self.record)).encode())
         return self.record
 
     def drop(self) -> None:
@@ -134,18 +135,3 @@ def index_rows(folder: Path, record: ShardRecord) -> NDArray[np.void]:
     if rows.dtype != ENTRY:
         raise ValueError("no rows of an index")
     return rows
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Let the file appear with all of ``data`` in it, or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        _flush(file)
-    os.replace(partial, path)
-
-
-def _flush(file: io.BufferedWriter) -> None:
-    """To the disk: a file that a power cut leaves empty must not be taken for a finished one."""
-    file.flush()
-    os.fsync(file.fileno())

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"fastselfie"},  # the version
-    {"errors", "failing", "config", "randomness", "progress"},
+    {"errors", "failing", "config", "randomness", "progress", "files"},
     {"kernels"},
     {"pipelines"},
     {"models"},

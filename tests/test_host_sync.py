@@ -17,9 +17,9 @@ from fastselfie.evaluation.finetune import finetuning_job
 from fastselfie.evaluation.labels import divide as divide_labels
 from fastselfie.pipelines.synthetic import synthetic_source
 from fastselfie.training.job import Job
-from fastselfie.training.loop import Trainer
 from fastselfie.training.pretrain import divide, pretraining_job
 from fastselfie.training.run_folder import RunFolder
+from fastselfie.training.trainer import Trainer
 from fastselfie.training.world import World
 
 STEPS = 6

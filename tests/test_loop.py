@@ -14,11 +14,12 @@ import torch
 from fastselfie.errors import LocalError
 from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import checkpoint, metrics
-from fastselfie.training.job import Job
-from fastselfie.training.loop import Trainer, train
-from fastselfie.training.placements import Placements
+from fastselfie.training.job import Evaluation, Job
+from fastselfie.training.loop import train
+from fastselfie.training.placements import PlacementRecorder
 from fastselfie.training.reporter import Reporter
 from fastselfie.training.run_folder import RunFolder
+from fastselfie.training.trainer import Trainer
 from fastselfie.training.world import World
 from tests.test_host_sync import pretraining
 from tests.test_metrics import Clock
@@ -62,7 +63,7 @@ def test_what_comes_when_and_what_is_timed(tmp_path: Path, monkeypatch: pytest.M
     clock, seen, advanced = Clock(), list[tuple[str, int]](), list[Reporter]()
     monkeypatch.setattr(metrics, "time", clock)
     job = pretraining(CPU)
-    config = dataclasses.replace(job.config, log_every=2, evaluate_every=4, checkpoint_every=5)
+    config = dataclasses.replace(job.config, log_every=2, checkpoint_every=5)
 
     def evaluate() -> dict[str, float]:
         assert not job.task.network.training
@@ -71,8 +72,8 @@ def test_what_comes_when_and_what_is_timed(tmp_path: Path, monkeypatch: pytest.M
         seen.append(("evaluate", len(advanced)))
         return {"figure": 1.0}
 
-    watch = cast(Placements, Watch(job, clock, seen))
-    job = dataclasses.replace(job, config=config, evaluate=evaluate, watch=watch)
+    watch = cast(PlacementRecorder, Watch(job, clock, seen))
+    job = dataclasses.replace(job, config=config, evaluations=(Evaluation(every=4, measure=evaluate),), watch=watch)
 
     def pass_by(seconds: float) -> None:
         clock.now += seconds
@@ -124,8 +125,8 @@ def test_a_run_whose_evaluation_fails_goes_on_with_it(tmp_path: Path) -> None:
             raise LocalError("a file is bad")
         return {"figure": float(len(evaluated))}
 
-    config = dataclasses.replace(job.config, log_every=2, evaluate_every=4)
-    job = dataclasses.replace(job, config=config, evaluate=evaluate, watch=None)
+    config = dataclasses.replace(job.config, log_every=2)
+    job = dataclasses.replace(job, config=config, evaluations=(Evaluation(every=4, measure=evaluate),), watch=None)
     with pytest.raises(LocalError, match="a file is bad"):
         train(job, World(device=CPU), RunFolder(tmp_path), "")
     assert checkpoint.newest_whole(tmp_path / "checkpoints", warn=print) == 4

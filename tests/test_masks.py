@@ -17,9 +17,9 @@ from fastselfie.pipelines.view import Batch
 from fastselfie.pretext.selfie import SelfieTask
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.randomness import Purpose, permutations
-from fastselfie.training.loop import Trainer
 from fastselfie.training.pretrain import divide, pretraining_job
 from fastselfie.training.run_folder import RunFolder
+from fastselfie.training.trainer import Trainer
 from fastselfie.training.world import World
 from tests.command import SMALL, assert_equal_runs, succeed
 from tests.photographs import jpeg, noise, pipeline, write

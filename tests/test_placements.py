@@ -18,7 +18,7 @@ from fastselfie.pipelines.synthetic import synthetic_source
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.pretext.selfie import SelfieTask
 from fastselfie.pretext.task import PixelFormat
-from fastselfie.training.placements import Placements, moments
+from fastselfie.training.placements import PlacementRecorder, moments
 from tests.small_networks import SETTINGS, pretrain_config, question, randomise
 
 CPU = torch.device("cpu")
@@ -73,7 +73,7 @@ def test_the_task_tells_places_by_their_patches() -> None:
         assert set(chosen) <= set(places)
 
 
-def recorder(steps: int) -> tuple[Placements, Batch]:
+def recorder(steps: int) -> tuple[PlacementRecorder, Batch]:
     """One whose network always puts the first masked patch everywhere, and the pictures that it looks at."""
     pipeline = ResidentPipeline(synthetic_source(32, train=40, test=10).test, view=View(size=32), seed=0, device=CPU)
     batch = next(pipeline.in_order([(2, 5)]))
@@ -83,7 +83,7 @@ def recorder(steps: int) -> tuple[Placements, Batch]:
         assert asked is batch
         return places_Bm, places_Bm[:, :1].expand(-1, 2)
 
-    return Placements(steps, lambda: batch, place), batch
+    return PlacementRecorder(steps, lambda: batch, place), batch
 
 
 def read(run: Path) -> list[dict[str, object]]:

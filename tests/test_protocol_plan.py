@@ -15,7 +15,7 @@ from fastselfie.errors import UserError
 from fastselfie.protocol.command import words_of
 from fastselfie.protocol.plan import Kind, Planner, Point
 from fastselfie.protocol.probing import told
-from fastselfie.protocol.task import Task
+from fastselfie.protocol.task import RunTask
 from fastselfie.protocol.tune import Tuning, grid
 from fastselfie.protocol.variants import VARIANTS, variant_names
 from fastselfie.protocol_arguments import parse_protocol
@@ -26,7 +26,7 @@ def planner(words: str, folder: Path = Path("out")) -> Planner:
     return Planner(parse_protocol(words.split()), folder)
 
 
-def settings(task: Task) -> PretrainConfig | FinetuneConfig:
+def settings(task: RunTask) -> PretrainConfig | FinetuneConfig:
     """What the run will read from its command line."""
     command, *words = task.words
     return parse_pretrain(words) if command == "pretrain" else parse_finetune(words)
@@ -82,7 +82,7 @@ def test_what_is_pretrainings_alone_goes_there_alone() -> None:
     assert (config.seed, config.pooler) == (4, "mean")
 
 
-def tasks(words: str) -> list[Task]:
+def tasks(words: str) -> list[RunTask]:
     plan = planner(f"cifar10 --data d {words}")
     return [plan.finetuning(kind, 0) for kind in plan.kinds()]
 
@@ -293,7 +293,7 @@ def test_the_grid_is_the_papers() -> None:
     assert {point.keep for point in points} == {0.75, 0.5}
 
 
-def finish(task: Task, accuracy: float, curve: list[float], pruned: bool = False) -> None:
+def finish(task: RunTask, accuracy: float, curve: list[float], pruned: bool = False) -> None:
     """Write what the trial's run would have left."""
     task.folder.mkdir(parents=True)
     steps = [task.steps * (index + 1) // 4 for index in range(len(curve))]

@@ -18,7 +18,7 @@ from fastselfie.protocol.places import Cores, Gpus
 from fastselfie.protocol.process import last_words, start
 from fastselfie.protocol.progress import Progress
 from fastselfie.protocol.runner import Runner
-from fastselfie.protocol.task import PRUNED, Task
+from fastselfie.protocol.task import PRUNED, RunTask
 from fastselfie.training import signals
 from fastselfie.training.signals import Stopped
 
@@ -54,8 +54,10 @@ with (folder / "events").open("a") as events:
 """
 
 
-def task(folder: Path, name: str, steps: int = 4, how: str = "works", needs: Task | None = None) -> Task:
-    return Task(name=name, folder=folder / name, words=(str(folder / name), str(steps), how), steps=steps, needs=needs)
+def task(folder: Path, name: str, steps: int = 4, how: str = "works", needs: RunTask | None = None) -> RunTask:
+    return RunTask(
+        name=name, folder=folder / name, words=(str(folder / name), str(steps), how), steps=steps, needs=needs
+    )
 
 
 def runner(folder: Path, jobs: int = 2) -> Runner:
@@ -152,7 +154,7 @@ def test_a_failure_that_is_forgiven_stops_nothing(tmp_path: Path) -> None:
     tasks = [task(tmp_path, "bad", how="fails"), task(tmp_path, "good", steps=20)]
     heard = []
 
-    def forgiven(one: Task, words: str) -> dict[str, float] | None:
+    def forgiven(one: RunTask, words: str) -> dict[str, float] | None:
         heard.append((one.name, words))
         return {"step": 4, "validation_accuracy": 0.0}
 
@@ -226,7 +228,7 @@ def test_a_signal_to_all_processes_of_a_job_is_no_failure_of_a_run(tmp_path: Pat
 def test_a_hopeless_trial_is_stopped_and_recorded(tmp_path: Path) -> None:
     tasks = [task(tmp_path, "good", steps=8), task(tmp_path, "bad", steps=400)]
 
-    def hopeless(one: Task) -> dict[str, float] | None:
+    def hopeless(one: RunTask) -> dict[str, float] | None:
         return {"step": 3, "validation_accuracy": 0.1} if one.name == "bad" and len(one.lines()) >= 3 else None
 
     runner(tmp_path).run(lambda: tasks, hopeless)

@@ -17,7 +17,8 @@ from fastselfie.protocol.cells import PAIRED, TEXT, Column, Grid, Line, points
 from fastselfie.protocol.gains import paired
 from fastselfie.protocol.measured import BASE, CONTROL, Failure, Measured, Missing, Probed, Trial
 from fastselfie.protocol.page import all_tables
-from fastselfie.protocol.tables import NO_PAPER, probe_table, table_1, table_2, tuning_table
+from fastselfie.protocol.tables import NO_PAPER, probe_table, table_1, table_2
+from fastselfie.protocol.tuning_table import tuning_table
 from fastselfie.protocol.wording import headlines, intervals, progress, what_was_run
 from fastselfie.protocol.writers import to_csv, to_latex, to_markdown
 from tests.protocol_folders import measured, pretraining, realistic, scores

@@ -14,7 +14,7 @@ import pytest
 
 from fastselfie.cli import status
 from fastselfie.errors import UserError
-from fastselfie.report.charts import CHARTS, MOST_POINTS, Quantity, points, quantities_of
+from fastselfie.report.charts import CHARTS, MOST_POINTS, Quantity, curve_points, quantities_of
 from fastselfie.report.page import report
 from fastselfie.report.runs import distinct_names, read_runs
 from fastselfie.report.tables import differences
@@ -26,8 +26,8 @@ LOSS, GAP = Quantity(metric="loss", label="loss"), Quantity(metric="context_gap"
 
 def test_points_are_the_logged_ones(tmp_path: Path) -> None:
     (run,) = read_runs([write_pretraining(tmp_path / "run")])
-    assert points(run, LOSS) == [(10, 0.2), (20, 0.1), (30, 2 / 30), (40, 0.05)]
-    assert points(run, GAP) == [(20, 0.02), (40, 0.04)]
+    assert curve_points(run, LOSS) == [(10, 0.2), (20, 0.1), (30, 2 / 30), (40, 0.05)]
+    assert curve_points(run, GAP) == [(20, 0.02), (40, 0.04)]
     assert run.median("images_per_second") == 125
     assert run.figure("test_accuracy") is None
 
@@ -36,7 +36,7 @@ def test_many_points_are_averaged(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random(5 * MOST_POINTS)
     lines = [{"step": step, "loss": value} for step, value in enumerate(values.tolist(), 1)]
     (run,) = read_runs([write_run(tmp_path / "run", "pretrain", lines)])
-    steps, means = zip(*points(run, LOSS), strict=True)
+    steps, means = zip(*curve_points(run, LOSS), strict=True)
     assert steps == tuple(range(5, 5 * MOST_POINTS + 1, 5))
     np.testing.assert_allclose(means, values.reshape(-1, 5).mean(axis=1))
 
@@ -60,7 +60,7 @@ def test_nearest_neighbours_have_a_chart(tmp_path: Path) -> None:
     (read,) = read_runs([run])
     (chart,) = [chart for chart in CHARTS if chart.name == "knn_accuracy"]
     (quantity,) = quantities_of(chart, [read])  # of the pooler there is nothing to show
-    assert points(read, quantity) == [(10, 0.4), (20, 0.5)]
+    assert curve_points(read, quantity) == [(10, 0.4), (20, 0.5)]
     report([run], tmp_path / "page.html")
     assert chart.title in (tmp_path / "page.html").read_text()
     assert (run / "figures" / "knn_accuracy.png").exists()
@@ -125,7 +125,7 @@ def moments(**change: Any) -> Callable[[Path], None]:
 
 DAMAGE = [
     (write("config.json", "[]"), "config.json: cannot be read"),
-    (write("config.json", '{"command": "dance", "settings": {}, "facts": {}}'), "config.json: holds no pretrain"),
+    (write("config.json", '{"command": "dance", "settings": {}, "facts": {}}'), "run: is a dance run; name the folder"),
     (write("config.json", '{"command": "pretrain", "settings": [], "facts": {}}'), "config.json: cannot be read"),
     (change_config(patch=0), "config.json: --patch 0"),
     (change_config(image_size=32.0), "config.json: image_size is 32.0"),

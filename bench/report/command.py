@@ -19,8 +19,8 @@ from bench.report.sides import Step
 from bench.report.tables import show
 from bench.report.whole_step import COMPILED, COMPILED_FUSED, EAGER, FUSED_TRUNK, SECTION, whole_step
 from fastselfie.config import require
+from fastselfie.files import replace_bytes
 from fastselfie.pipelines.source import Source
-from fastselfie.training.files import replace_bytes
 
 
 def add_parser(commands: Any) -> None:

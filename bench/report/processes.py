@@ -16,7 +16,7 @@ from typing import Any
 from bench.report.machine import Machine
 from bench.report.rows import Row, Timing, not_run, row
 from bench.report.settings import Bench
-from fastselfie.training.files import replace_json
+from fastselfie.files import replace_json
 
 SECTION = "several processes"
 TOGETHER, APART = "gradients meet", "gradients do not meet"

@@ -16,7 +16,7 @@ from bench.report.rows import Row, not_run
 from bench.report.settings import Bench
 from bench.report.sides import one_line
 from bench.report.tables import markdown, relate
-from fastselfie.training.files import replace_bytes, replace_json
+from fastselfie.files import replace_bytes, replace_json
 
 
 class Record:

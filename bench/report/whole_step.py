@@ -14,7 +14,7 @@ from bench.report.sides import Side, Step, measure
 from bench.training_step import resident_trainer, scenes, steps_of
 from fastselfie.errors import UserError
 from fastselfie.training.hardware import choose_compile, choose_kernels, choose_trunk
-from fastselfie.training.loop import Trainer
+from fastselfie.training.trainer import Trainer
 from fastselfie.training.world import World
 
 SECTION = "whole step"

@@ -4,15 +4,21 @@ Nothing here imports torch, so that the command line answers at once. Field name
 (``batch_size`` is ``--batch-size``); docstrings under the fields are its help.
 """
 
-from fastselfie.config.checks import contrast, label_share, require, require_local
+from fastselfie.config.checks import contrast, flag, label_share, require, require_local
 from fastselfie.config.effect import check_effect
-from fastselfie.config.finetuning import FinetuneConfig
+from fastselfie.config.finetuning import ENCODERS, RESNET36_ATTENTION, RESNET50, Encoder, FinetuneConfig
 from fastselfie.config.model import EXPANSION, STAGE_WIDTHS, ModelConfig
-from fastselfie.config.pretraining import KNN_NEIGHBOURS, KNN_TEMPERATURE, POOLER_DEPTH, PretrainConfig
+from fastselfie.config.pretraining import (
+    KNN_NEIGHBOURS,
+    KNN_TEMPERATURE,
+    POOLER_DEPTH,
+    PretrainConfig,
+    without_context,
+)
 from fastselfie.config.run import IMAGENET_MEAN, IMAGENET_STD, RunConfig
 
 __all__ = [
-    "EXPANSION", "IMAGENET_MEAN", "IMAGENET_STD", "KNN_NEIGHBOURS", "KNN_TEMPERATURE", "POOLER_DEPTH", "STAGE_WIDTHS",
-    "FinetuneConfig", "ModelConfig", "PretrainConfig", "RunConfig", "check_effect", "contrast", "label_share",
-    "require", "require_local",
+    "ENCODERS", "EXPANSION", "IMAGENET_MEAN", "IMAGENET_STD", "KNN_NEIGHBOURS", "KNN_TEMPERATURE", "POOLER_DEPTH",
+    "RESNET36_ATTENTION", "RESNET50", "STAGE_WIDTHS", "Encoder", "FinetuneConfig", "ModelConfig", "PretrainConfig",
+    "RunConfig", "check_effect", "contrast", "flag", "label_share", "require", "require_local", "without_context",
 ]  # fmt: skip

@@ -25,6 +25,12 @@ def require_local(option: str, path: Path | str | None) -> None:
     )
 
 
+def flag(name: str, stage: str = "") -> str:
+    """What the user types for the setting ``name``, of a protocol's ``stage`` alone where one is given."""
+    prefix = f"--{stage}." if stage else "--"
+    return prefix + {"pretrained": "from"}.get(name, name).replace("_", "-")
+
+
 def contrast(flag: str, then: object, now: object) -> str:
     """What was asked for then and is not now, in the words of the command line: ``--lr 0.1, not 0.2``."""
     if isinstance(then, bool) and isinstance(now, bool):

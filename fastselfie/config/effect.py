@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastselfie.config.checks import require
+from fastselfie.config.checks import flag, require
 from fastselfie.config.pretraining import PretrainConfig
 from fastselfie.config.run import RunConfig
 
@@ -32,5 +32,5 @@ def check_effect(config: RunConfig, default: RunConfig) -> None:
         if not config.held_out:
             idle["evaluate_every"] = "--held-out 0 leaves nothing to evaluate on; leave one of them out"
     for name, why in idle.items():
-        value, flag = getattr(config, name), "--" + name.replace("_", "-")
-        require(not why or value == getattr(default, name), f"{flag} {value}: has no effect, {why}")
+        value = getattr(config, name)
+        require(not why or value == getattr(default, name), f"{flag(name)} {value}: has no effect, {why}")

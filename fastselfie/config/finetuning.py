@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastselfie.config.checks import label_share, require
+from fastselfie.config.checks import flag, label_share, require
 from fastselfie.config.pretraining import POOLER_DEPTH, require_pooler_depth
 from fastselfie.config.run import RunConfig
+
+Encoder = Literal["resnet50", "resnet36-attention"]
+RESNET50: Encoder = "resnet50"
+RESNET36_ATTENTION: Encoder = "resnet36-attention"
+ENCODERS = (RESNET50, RESNET36_ATTENTION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +24,7 @@ class FinetuneConfig(RunConfig):
     """A pretraining run's folder to start from, or a .safetensors file, a ResNet-50v2 by timm's names."""
     scratch: bool = False
     """Start from fresh weights: the supervised baseline."""
-    encoder: Literal["resnet50", "resnet36-attention"] = "resnet50"
+    encoder: Encoder = RESNET50
     """ResNet-50 on the whole image, or the pretrained trunk and pooler with a linear classifier on u."""
     labels: str = "100%"
     """Share of the training labels, such as 8%: stratified by class, smaller shares inside larger ones."""
@@ -61,10 +66,11 @@ class FinetuneConfig(RunConfig):
         )
         settings = {"pooler": "attention", "pooler_depth": POOLER_DEPTH, "pooler_weights": "pretrained"}
         for name, default in settings.items():
-            value, flag = getattr(self, name), "--" + name.replace("_", "-")
+            value = getattr(self, name)
             require(
-                self.encoder != "resnet50" or value == default,
-                f"{flag} {value}: --encoder resnet50 has no pooler; leave it out or take --encoder resnet36-attention",
+                self.encoder != RESNET50 or value == default,
+                f"{flag(name)} {value}: --encoder resnet50 has no pooler; leave it out or take"
+                " --encoder resnet36-attention",
             )
         require(
             self.pooler_weights == "pretrained" or not self.scratch,

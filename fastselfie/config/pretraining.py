@@ -89,6 +89,13 @@ def require_pooler_depth(pooler: str, depth: int) -> None:
     )
 
 
+def without_context(pooler: str, depth: int) -> str:
+    """The flag that makes u the same for every image, empty where u is of the image."""
+    if pooler == "none":
+        return "--pooler none"
+    return "" if depth else "--pooler-depth 0"
+
+
 def visible_patches(keep: float, patches: int) -> int:
     """n = floor(keep * N + 0.5): how many of N patches the encoder sees."""
     return math.floor(keep * patches + 0.5)

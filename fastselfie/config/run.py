@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastselfie.config.checks import require, require_local
+from fastselfie.config.checks import flag, require, require_local
 from fastselfie.config.model import ModelConfig
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -101,7 +101,7 @@ class RunConfig(ModelConfig):
         super().__post_init__()
         for name in ("steps", "batch_size", "checkpoint_every", "log_every", "evaluate_every"):
             value = getattr(self, name)
-            require(value >= 1, f"--{name.replace('_', '-')} {value}: must be at least 1")
+            require(value >= 1, f"{flag(name)} {value}: must be at least 1")
         require(
             self.keep_checkpoints >= 2,
             f"--keep-checkpoints {self.keep_checkpoints}: must be at least 2, "

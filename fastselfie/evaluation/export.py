@@ -6,7 +6,6 @@ and the final norm are fresh: the weights that finetuning with the run's seed wo
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -15,14 +14,14 @@ import torch
 from torch import Tensor
 
 import fastselfie
-from fastselfie.config import FinetuneConfig, ModelConfig, PretrainConfig
+from fastselfie.config import RESNET50, FinetuneConfig, ModelConfig, PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import read_weights
+from fastselfie.files import replace_bytes
 from fastselfie.models.encoders import NOT_PRETRAINED, ResNet50Classifier
 from fastselfie.models.resnet50_weights import timm_name, to_timm
 from fastselfie.models.weights import load_weights
-from fastselfie.training.files import replace_bytes
-from fastselfie.training.run_folder import read_config
+from fastselfie.training.config_file import config_of, read_config
 from fastselfie.training.session import seeded
 from fastselfie.training.weights_header import SUFFIX
 
@@ -43,8 +42,8 @@ def export(run: Path, to: Path) -> str:
         raise UserError(f"--to {to}: must end in {SUFFIX}; every other format has to be unpickled")
     if to.exists():
         raise UserError(f"--to {to}: is there already; name another file or remove it")
-    config = _config(run)
-    if isinstance(config, FinetuneConfig) and config.encoder != "resnet50":
+    config = config_of(run, read_config(run))
+    if isinstance(config, FinetuneConfig) and config.encoder != RESNET50:
         raise UserError(
             f"{run}: finetuned {config.encoder}, whose pooler and classifier have no place in a ResNet-50; export the"
             " pretraining run, or finetune with --encoder resnet50"
@@ -68,19 +67,6 @@ def export(run: Path, to: Path) -> str:
     except OSError as error:
         raise UserError(f"--to {to}: cannot be written ({error.strerror}); choose another file") from None
     return "\n".join([f"{to}: written, {len(tensors)} tensors", *_told(config, state, fresh)])
-
-
-def _config(run: Path) -> PretrainConfig | FinetuneConfig:
-    """The settings that the weights of ``run`` were made with; none that this version does not know."""
-    record = read_config(run)
-    kind = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}.get(record["command"])
-    if kind is None:
-        raise UserError(f"{run}: is a {record['command']} run; name the folder of a pretraining or finetuning run")
-    known = {field.name for field in dataclasses.fields(kind)}
-    try:
-        return kind(**{name: value for name, value in record["settings"].items() if name in known})
-    except (UserError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{run}/config.json: {error}; restore the file") from None
 
 
 def _pretrained(config: PretrainConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:

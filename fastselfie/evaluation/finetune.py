@@ -8,18 +8,17 @@ from typing import Literal
 
 from torch import Tensor
 
-from fastselfie.config import FinetuneConfig, require
+from fastselfie.config import RESNET50, FinetuneConfig, require
 from fastselfie.evaluation.classify import LOSS_UNIT, ClassifyTask
 from fastselfie.evaluation.labels import Judged, divide
 from fastselfie.evaluation.pretrained import Pretrained, read_pretrained, read_settings
 from fastselfie.evaluation.subsets import write_subset
 from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier, encoder
-from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.view import View
 from fastselfie.pretext.task import PixelFormat
-from fastselfie.training.data import fits, loading, open_data, with_decoder
-from fastselfie.training.job import Job, micro_batch_size
+from fastselfie.training.data import fits, open_data, pipeline_over, with_decoder
+from fastselfie.training.job import Evaluation, Job, micro_batch_size
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.session import count_over, make_network, run, session
 from fastselfie.training.starting_point import TRUNK_ALONE, StartingPoint, read_starting_point
@@ -94,7 +93,7 @@ def _told_start(config: FinetuneConfig, start: Pretrained | StartingPoint | None
     """For the user: what is taken of a file of weights."""
     if not isinstance(start, StartingPoint):
         return ""
-    if config.encoder != "resnet50":
+    if config.encoder != RESNET50:
         return start.told(TRUNK_ALONE)
     same = start.classes == len(source.classes)
     return start.told("all weights" if same else "all weights but a classifier, which is fresh")
@@ -121,15 +120,8 @@ def finetuning_job(
 
     network = make_network(make, config, world)
     task = ClassifyTask(config, network, PixelFormat.of(config, world.device))
-    pipeline = open_pipeline(
-        source.train, view=task.view, seed=config.seed, device=world.device, rows=rows,
-        loading=loading(config, world, micro_batch_size(config, world)),
-    )  # fmt: skip
-    plain = open_pipeline(
-        judged.split, view=task.view.plain(), seed=config.seed, device=world.device, rows=judged.rows,
-        loading=loading(config, world, _EVALUATION_CHUNK),
-    )  # fmt: skip
-
+    pipeline = pipeline_over(config, world, source.train, rows, task.view, micro_batch_size(config, world))
+    plain = pipeline_over(config, world, judged.split, judged.rows, task.view.plain(), _EVALUATION_CHUNK)
     quarantine = Quarantine(len(rows) + len(judged.rows), config.max_bad_share)
 
     def evaluate() -> dict[str, float]:
@@ -139,4 +131,5 @@ def finetuning_job(
         figures = {"accuracy": right / images, "loss": loss * LOSS_UNIT / images}
         return {f"{judged.name}_{figure}": value for figure, value in figures.items()} | fewer
 
-    return Job(config=config, task=task, pipeline=pipeline, evaluate=evaluate, quarantine=quarantine)
+    evaluation = Evaluation(every=config.evaluate_every, measure=evaluate)
+    return Job(config=config, task=task, pipeline=pipeline, quarantine=quarantine, evaluations=(evaluation,))

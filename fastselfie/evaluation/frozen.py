@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
-
-import safetensors.torch
 
 from fastselfie.config import PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import Pretrained, read_encoder, read_settings
 from fastselfie.evaluation.probe_config import ProbeConfig
 from fastselfie.models.selfie import Selfie
-from fastselfie.models.weights import load_weights
+from fastselfie.models.weights import fingerprint, load_weights, to_safetensors
 from fastselfie.training import checkpoint
 from fastselfie.training.session import ENCODER, make_network
 from fastselfie.training.world import World
@@ -69,8 +66,7 @@ def weights_after(path: Path, run: PretrainConfig, step: int | None) -> tuple[Pr
         there = ", ".join(map(str, saved)) or "none"
         raise UserError(f"--checkpoint {step}: {path} has no checkpoint of that step; there are: {there}")
     weights = checkpoint.load(folder, step).weights
-    fingerprint = hashlib.sha256(safetensors.torch.save(weights)).hexdigest()[:16]
-    return Pretrained(weights=weights, fingerprint=fingerprint), step
+    return Pretrained(weights=weights, fingerprint=fingerprint(to_safetensors(weights))), step
 
 
 def frozen_network(run: PretrainConfig, world: World, weights: Pretrained | None) -> Selfie:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fastselfie.config import FinetuneConfig, ModelConfig, PretrainConfig
+from fastselfie.config import RESNET36_ATTENTION, FinetuneConfig, ModelConfig, PretrainConfig, flag, without_context
 from fastselfie.errors import UserError
 from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier
-from fastselfie.training.run_folder import read_config, with_defaults
+from fastselfie.models.weights import fingerprint
+from fastselfie.training.config_file import read_config, with_defaults
 from fastselfie.training.session import ENCODER
 
-ATTENTION = "resnet36-attention"
 # Settings that finetuning shares with the pretrained network: it cannot take the weights otherwise. The last ones are
 # of the pooler, for an encoder that takes that too.
 SHAPE = tuple(field.name for field in dataclasses.fields(ModelConfig) if field.name != "dropout")
@@ -63,14 +62,9 @@ def inherited(settings: dict[str, Any], encoder: str) -> dict[str, Any]:
     """Fields of `FinetuneConfig` that finetuning ``encoder`` takes over from the `read_settings` of a run, unless told
     otherwise. Those of the pooler come with the only encoder that has one."""
     names, taken = INHERITED, {}
-    if encoder == ATTENTION and _has_pooler(settings):
+    if encoder == RESNET36_ATTENTION and not without_context(settings["pooler"], settings["pooler_depth"]):
         names, taken = (*INHERITED, *POOLER), {"encoder": encoder}
     return taken | {name: tuple(v) if isinstance(v := settings[name], list) else v for name in names}
-
-
-def _has_pooler(settings: dict[str, Any]) -> bool:
-    """Whether u depends on the image."""
-    return bool(settings["pooler"] != "none" and settings["pooler_depth"] > 0)
 
 
 def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
@@ -80,17 +74,18 @@ def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
         UserError: it is not finished, damaged, or its network does not fit ``config``.
     """
     settings = read_settings(path)
-    takes_pooler = config.encoder == ATTENTION and config.pooler_weights == "pretrained"
-    if takes_pooler and not _has_pooler(settings):
-        flag = "--pooler none" if settings["pooler"] == "none" else "--pooler-depth 0"
+    takes_pooler = config.encoder == RESNET36_ATTENTION and config.pooler_weights == "pretrained"
+    without = without_context(settings["pooler"], settings["pooler_depth"])
+    if takes_pooler and without:
         raise UserError(
-            f"--from {path}: was pretrained with {flag}, so there is no pooler for --encoder {config.encoder};"
+            f"--from {path}: was pretrained with {without}, so there is no pooler for --encoder {config.encoder};"
             " take --pooler-weights fresh or --encoder resnet50"
         )
     for name in _must_agree(config, takes_pooler):
         if getattr(config, name) != settings[name]:
-            flag = "--" + name.replace("_", "-")
-            raise UserError(f"{flag} {getattr(config, name)}: {path} was pretrained with {flag} {settings[name]}")
+            raise UserError(
+                f"{flag(name)} {getattr(config, name)}: {path} was pretrained with {flag(name)} {settings[name]}"
+            )
     return read_encoder(path)
 
 
@@ -124,7 +119,7 @@ def read_weights(run: Path, named: str) -> Pretrained:
     file = run / ENCODER
     try:
         data = file.read_bytes()
-        return Pretrained(weights=safetensors.torch.load(data), fingerprint=hashlib.sha256(data).hexdigest()[:16])
+        return Pretrained(weights=safetensors.torch.load(data), fingerprint=fingerprint(data))
     except FileNotFoundError:
         raise UserError(f"{named}: is not finished; run its command again to go on with it") from None
     except (SafetensorError, OSError) as error:

@@ -26,13 +26,13 @@ from fastselfie.evaluation.probe_config import ProbeConfig
 from fastselfie.evaluation.probe_features import ProbedImages
 from fastselfie.evaluation.probe_table import show
 from fastselfie.evaluation.subsets import labelled_subset, write_subset
+from fastselfie.files import replace_json
 from fastselfie.models.selfie import Selfie
 from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.view import View
 from fastselfie.progress import meter
 from fastselfie.training.data import open_data, with_decoder
 from fastselfie.training.features import Features
-from fastselfie.training.files import replace_json
 from fastselfie.training.neighbours import nearest_classes
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.reporter import say

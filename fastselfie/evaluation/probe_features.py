@@ -10,14 +10,13 @@ from torch import Tensor
 
 from fastselfie.config import PretrainConfig, require
 from fastselfie.models.selfie import Selfie
-from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.source import AnySplit
 from fastselfie.pipelines.view import View
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.progress import meter
 from fastselfie.randomness import epoch_order
-from fastselfie.training.data import loading
+from fastselfie.training.data import pipeline_over
 from fastselfie.training.features import (
     KINDS,
     Extractor,
@@ -94,8 +93,5 @@ class ProbedImages:
             )  # fmt: skip
 
     def _pipeline(self, split: AnySplit, rows: Tensor) -> Pipeline:
-        run, view = self.run, View.of(self.run, self.run.grid).plain()
-        return open_pipeline(
-            split, view=view, seed=run.seed, device=self.world.device, rows=rows,
-            loading=loading(run, self.world, run.batch_size),
-        )  # fmt: skip
+        view = View.of(self.run, self.run.grid).plain()
+        return pipeline_over(self.run, self.world, split, rows, view, self.run.batch_size)

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastselfie.files import replace_bytes
 from fastselfie.randomness import Purpose, random_bits
-from fastselfie.training.files import replace_bytes
 
 
 def labelled_subset(labels_S: Tensor, share: float, seed: int) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastselfie.config import FinetuneConfig, ModelConfig
+from fastselfie.config import RESNET50, FinetuneConfig, ModelConfig
 from fastselfie.models.patches import cut
 from fastselfie.models.pooler import make_pooler
 from fastselfie.models.positions import Positions
@@ -89,7 +89,7 @@ class AttentionClassifier(nn.Module):
 
 def encoder(config: FinetuneConfig, classes: int) -> ResNet50Classifier | AttentionClassifier:
     """The encoder that ``config.encoder`` names, with fresh weights."""
-    if config.encoder == "resnet50":
+    if config.encoder == RESNET50:
         return ResNet50Classifier(config, classes, by_patch=config.trunk_input == "patches")
     return AttentionClassifier(config, classes)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class PositionRun:
     """Neighbouring positions along one axis that gather alike.
 
     Attributes:
@@ -42,7 +42,7 @@ class Run:
 
 
 @cache
-def output_runs(side: int, stride: int) -> tuple[Run, ...]:
+def output_runs(side: int, stride: int) -> tuple[PositionRun, ...]:
     """How outputs gather from ``side`` inputs: output i reads input stride * i + t - 1 through tap t."""
     outputs = (side - 1) // stride + 1
     seen = [tuple((stride * i + t - 1, t) for t in range(3) if 0 <= stride * i + t - 1 < side) for i in range(outputs)]
@@ -50,7 +50,7 @@ def output_runs(side: int, stride: int) -> tuple[Run, ...]:
 
 
 @cache
-def input_runs(side: int, stride: int) -> tuple[Run, ...]:
+def input_runs(side: int, stride: int) -> tuple[PositionRun, ...]:
     """How inputs' gradients gather from outputs': the same pairs from the other end, windows in order of output."""
     reads: list[list[tuple[int, int]]] = [[] for _ in range(side)]
     for i, t in product(range((side - 1) // stride + 1), range(3)):
@@ -59,7 +59,7 @@ def input_runs(side: int, stride: int) -> tuple[Run, ...]:
     return tuple(_runs([tuple(read) for read in reads], step=stride))
 
 
-def _runs(seen: list[tuple[tuple[int, int], ...]], step: int) -> Iterator[Run]:
+def _runs(seen: list[tuple[tuple[int, int], ...]], step: int) -> Iterator[PositionRun]:
     """Positions ``step`` apart with the same taps, as runs; ``seen`` has each position's (source, tap) pairs."""
     for start in range(step):
         position = start
@@ -69,7 +69,7 @@ def _runs(seen: list[tuple[tuple[int, int], ...]], step: int) -> Iterator[Run]:
                 stop += step
             first = seen[position][0][0]
             move = seen[position + step][0][0] - first if stop > position + step else 0
-            yield Run(places=slice(position, stop - step + 1, step), first=first, move=move, taps=taps)
+            yield PositionRun(places=slice(position, stop - step + 1, step), first=first, move=move, taps=taps)
             position = stop
 
 
@@ -106,14 +106,14 @@ def _taps_outermost(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight.to(dtype).permute(2, 3, 0, 1).contiguous()
 
 
-def _rows(x_BhwC: Tensor, down: Run, across: Run) -> Tensor:
+def _rows(x_BhwC: Tensor, down: PositionRun, across: PositionRun) -> Tensor:
     """The windows of all positions that are in both runs: (R, k * C)."""
     windows = across.windows(down.windows(x_BhwC, 1), 2).permute(0, 1, 2, 4, 5, 3)
     return windows.reshape(-1, windows.shape[3:].numel())
 
 
 def _gather_products(
-    x_BhwC: Tensor, weight_33CO: Tensor, rows: tuple[Run, ...], columns: tuple[Run, ...], y_BhwO: Tensor
+    x_BhwC: Tensor, weight_33CO: Tensor, rows: tuple[PositionRun, ...], columns: tuple[PositionRun, ...], y_BhwO: Tensor
 ) -> None:
     """Fill ``y_BhwO``: each position is the product of its window with the taps that it sees."""
     O = weight_33CO.shape[3]
@@ -123,7 +123,9 @@ def _gather_products(
         place.copy_((_rows(x_BhwC, down, across) @ torch.cat(taps)).view(*place.shape[:3], O))
 
 
-def _weight_gradient(x_BhwC: Tensor, g_BhwO: Tensor, rows: tuple[Run, ...], columns: tuple[Run, ...]) -> Tensor:
+def _weight_gradient(
+    x_BhwC: Tensor, g_BhwO: Tensor, rows: tuple[PositionRun, ...], columns: tuple[PositionRun, ...]
+) -> Tensor:
     """(O, 3, 3, C) in fp32 or wider: runs are added up there."""
     O, C = g_BhwO.shape[3], x_BhwC.shape[3]
     total_O33C = g_BhwO.new_zeros(O, 3, 3, C, dtype=torch.promote_types(g_BhwO.dtype, torch.float32))

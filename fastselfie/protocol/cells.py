@@ -31,7 +31,7 @@ class Failed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class CellKind:
     """What a column holds.
 
     Attributes:
@@ -51,7 +51,7 @@ class Column:
 
     name: str
     heading: str
-    kind: Kind
+    kind: CellKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +78,13 @@ class Grid:
         return [[_shown(kind, cell) for kind, cell in zip(kinds, line.cells, strict=True)] for line in self.lines]
 
 
-def _shown(kind: Kind, cell: Any) -> str:
+def _shown(kind: CellKind, cell: Any) -> str:
     if isinstance(cell, Failed):
         return str(cell)
     return NONE if cell is None else kind.show(cell)
 
 
-def raw(kind: Kind, cell: Any) -> tuple[Any, ...]:
+def raw(kind: CellKind, cell: Any) -> tuple[Any, ...]:
     """What a CSV file keeps of a cell, a value for each of ``kind.parts``. A failure is told where text may stand."""
     if isinstance(cell, Failed) and kind is TEXT:
         return (cell.why,)
@@ -134,16 +134,16 @@ def _itself(value: Any) -> tuple[Any, ...]:
     return (value,)
 
 
-TEXT = Kind(parts=("",), show=str, raw=_itself, flush_right=False)
-COUNT = Kind(parts=("",), show="{:,}".format, raw=_itself)
-SHARE = Kind(parts=("",), show=percent, raw=_itself)
-POINTS = Kind(parts=("",), show=points, raw=_itself)
-P_VALUE = Kind(parts=("",), show=_p_value, raw=_itself)
-RANGED = Kind(
+TEXT = CellKind(parts=("",), show=str, raw=_itself, flush_right=False)
+COUNT = CellKind(parts=("",), show="{:,}".format, raw=_itself)
+SHARE = CellKind(parts=("",), show=percent, raw=_itself)
+POINTS = CellKind(parts=("",), show=points, raw=_itself)
+P_VALUE = CellKind(parts=("",), show=_p_value, raw=_itself)
+RANGED = CellKind(
     parts=("", "_low", "_high"), show=_ranged, raw=lambda found: (found.value, *(found.interval or (None, None)))
 )
-SPREAD = Kind(parts=("_mean", "_sd", "_n"), show=mean_and_sd, raw=lambda found: (found.mean, found.sd, found.n))
-PAIRED = Kind(
+SPREAD = CellKind(parts=("_mean", "_sd", "_n"), show=mean_and_sd, raw=lambda found: (found.mean, found.sd, found.n))
+PAIRED = CellKind(
     parts=("_mean", "_sd", "_n", "_low", "_high", "_p", "_unpaired"),
     show=with_interval,
     raw=lambda found: (found.mean, found.sd, found.n, found.low, found.high, found.p, found.unpaired),
@@ -152,3 +152,5 @@ PAIRED = Kind(
 VARIANT = Column(name="variant", heading="variant", kind=TEXT)
 ENCODER = Column(name="encoder", heading="encoder", kind=TEXT)
 LABELS = Column(name="labels", heading="labels", kind=TEXT)
+VERDICT = Column(name="verdict", heading="verdict", kind=TEXT)
+PAIRS = Column(name="pairs", heading="seeds", kind=COUNT)

@@ -9,16 +9,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, contrast, require
+from fastselfie.config import FinetuneConfig, PretrainConfig, contrast, flag, require
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import read_encoder
+from fastselfie.files import LOCK, held, occupied, replace_json
 from fastselfie.pipelines.source import Source
 from fastselfie.protocol.plan import Planner
 from fastselfie.protocol.record import FILE, is_protocol
 from fastselfie.protocol.settings import Asked, ProtocolConfig
 from fastselfie.protocol.task import read_object
-from fastselfie.training.files import held, replace_json
-from fastselfie.training.run_folder import FREE, differs, with_defaults
+from fastselfie.training.config_file import with_defaults
+from fastselfie.training.run_folder import FREE, differs
 from fastselfie.training.starting_point import read_starting_point
 from fastselfie.training.versions import versions
 
@@ -58,7 +59,7 @@ def claimed(planner: Planner, classes: int, facts: dict[str, Any]) -> Iterator[N
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            free = stack.enter_context(held(folder))
+            free = stack.enter_context(held(folder / LOCK))
         except OSError as error:
             raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
         require(free, f"--out {folder}: another fastselfie protocol works in it; wait for it or stop it")
@@ -78,7 +79,7 @@ def claimed(planner: Planner, classes: int, facts: dict[str, Any]) -> Iterator[N
 def _before(folder: Path, settings: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """What the folder's record says, nothing where there is none. Raises `UserError` where it is of something else."""
     if not is_protocol(folder):
-        if folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
+        if occupied(folder):
             raise UserError(f"--out {folder}: is not an empty folder and holds no protocol; choose another")
         return {}
     before = read_object(folder / FILE)
@@ -102,8 +103,8 @@ def _before(folder: Path, settings: dict[str, Any], facts: Mapping[str, Any]) ->
 def _compare(folder: Path, part: str, before: Mapping[str, Any], now: Mapping[str, Any], free: Iterable[str]) -> None:
     for name, value in now.items():
         if name not in free and before.get(name) != value:
-            flag = ("--" if part == "protocol" else f"--{part}.") + name.replace("_", "-")
+            said = flag(name, "" if part == "protocol" else part)
             raise UserError(
-                f"--out {folder}: holds a protocol with {contrast(flag, before.get(name), value)};"
+                f"--out {folder}: holds a protocol with {contrast(said, before.get(name), value)};"
                 " repeat its settings to go on with it or choose another folder"
             )

@@ -6,9 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from fastselfie.config import RunConfig
-
-_FLAGS = {"pretrained": "--from"}
+from fastselfie.config import RunConfig, flag
 
 
 def words_of(config: RunConfig, default: RunConfig) -> list[str]:
@@ -20,7 +18,7 @@ def words_of(config: RunConfig, default: RunConfig) -> list[str]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name != "recipe" and value != getattr(default, field.name):
-            words += _words(_FLAGS.get(field.name, "--" + field.name.replace("_", "-")), value)
+            words += _words(flag(field.name), value)
     return words
 
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from fastselfie.errors import UserError
-from fastselfie.training.files import LOCK, held
+from fastselfie.files import LOCK, held
 from fastselfie.training.reporter import say
 
 SAVED_WITHIN_S = 120.0
@@ -32,10 +32,10 @@ def wait_for_leftovers(folder: Path, longest_s: float = SAVED_WITHIN_S) -> None:
 
 def _busy(folder: Path) -> list[str]:
     """Runs whose lock a process holds. The protocol's own lies in ``folder`` itself."""
-    runs = [lock.parent for lock in sorted(folder.glob(f"*/**/{LOCK}"))]
-    return [str(run.relative_to(folder)) for run in runs if _is_held(run)]
+    locks = sorted(folder.glob(f"*/**/{LOCK}"))
+    return [str(lock.parent.relative_to(folder)) for lock in locks if _is_held(lock)]
 
 
-def _is_held(run: Path) -> bool:
-    with held(run) as free:
+def _is_held(lock: Path) -> bool:
+    with held(lock) as free:
         return not free

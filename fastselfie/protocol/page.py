@@ -9,15 +9,16 @@ from pathlib import Path
 from markupsafe import Markup
 
 from fastselfie.errors import UserError
+from fastselfie.files import replace_bytes
 from fastselfie.protocol import ablations, figure3, figure4, paper, probe_figure, tables, wording, writers
 from fastselfie.protocol.cells import Grid
 from fastselfie.protocol.measured import Measured
 from fastselfie.protocol.panels import COLOURS, LINES, Figure
+from fastselfie.protocol.tuning_table import tuning_table
 from fastselfie.report import drawing
 from fastselfie.report.page import check_out, write_page
 from fastselfie.report.tables import Row, Table
 from fastselfie.report.template import render
-from fastselfie.training.files import replace_bytes
 
 TABLES, FIGURES = "tables", "figures"
 
@@ -48,7 +49,7 @@ def all_tables(measured: Measured) -> list[Grid]:
     """Every table that there is something for."""
     found = (
         tables.table_1(measured), tables.table_2(measured), ablations.pretext_table(measured),
-        ablations.accuracy_table(measured), tables.probe_table(measured), tables.tuning_table(measured),
+        ablations.accuracy_table(measured), tables.probe_table(measured), tuning_table(measured),
     )  # fmt: skip
     return [grid for grid in found if grid is not None]
 

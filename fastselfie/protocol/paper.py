@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastselfie.config import label_share
+from fastselfie.config import RESNET36_ATTENTION, RESNET50, label_share
 from fastselfie.protocol.gains import Spread
 from fastselfie.protocol.measured import Measured
 
 RUNS = 5
-RESNET50, ATTENTION = "resnet50", "resnet36-attention"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ def table_2(measured: Measured, labels: str) -> Printed | None:
 
 def accuracy(measured: Measured, labels: str, encoder: str, pretrained: bool) -> Spread | None:
     """The paper's test accuracy of an encoder, from whichever table has it; None where none has."""
-    if encoder == ATTENTION:
+    if encoder == RESNET36_ATTENTION:
         second = table_2(measured, labels)
         return second.second if second is not None and pretrained else None
     first = table_1(measured, labels, encoder)

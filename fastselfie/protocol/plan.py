@@ -15,7 +15,7 @@ from fastselfie.protocol.measured import BASE
 from fastselfie.protocol.probing import moments, probe_tasks
 from fastselfie.protocol.settings import Asked
 from fastselfie.protocol.stages import check_given_has, check_same_shape, own_pretraining
-from fastselfie.protocol.task import Task
+from fastselfie.protocol.task import RunTask
 from fastselfie.protocol.variants import ALL, VARIANTS, variant_names
 
 SCRATCH, PRETRAINED = "scratch", "pretrained"
@@ -30,6 +30,11 @@ class Point:
     lr: float | None = None
     keep: float | None = None
     pretrain_lr: float | None = None
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        """Those that it chooses, by name."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +108,7 @@ class Planner:
                     ]
         return found
 
-    def pretraining(self, variant: str, point: Point = Point()) -> Task | None:
+    def pretraining(self, variant: str, point: Point = Point()) -> RunTask | None:
         """The pretraining run of a variant; None where one was given.
 
         Raises:
@@ -124,7 +129,7 @@ class Planner:
         config = dataclasses.replace(base, **changes, data=self.asked.protocol.data, out=self.folder / name)
         return self._task(name, "pretrain", config, None)
 
-    def finetuning(self, kind: Kind, seed: int, point: Point = Point(), *, tuning: bool = False) -> Task:
+    def finetuning(self, kind: Kind, seed: int, point: Point = Point(), *, tuning: bool = False) -> RunTask:
         """One finetuning run; ``tuning`` judges it by labels held back.
 
         The base's, where the variant changes nothing here: three quarters may be what the base sees already.
@@ -152,7 +157,7 @@ class Planner:
         name = f"finetune/{kind.variant}/{kind.name}-{seed}"
         if tuning:
             changes["hold_back"] = HELD_BACK
-            name = f"tune/{kind.variant}/{kind.name}/{_named(_known(point))}"
+            name = f"tune/{kind.variant}/{kind.name}/{_named(point.chosen)}"
         config = dataclasses.replace(
             self.asked.finetune, **changes, data=protocol.data, out=self.folder / name, labels=kind.labels,
             label_seed=label_seed, seed=seed,
@@ -160,7 +165,7 @@ class Planner:
         check_effect(config, self.asked.recipe[1])
         return config
 
-    def probes(self, variant: str, point: Point = Point()) -> list[Task]:
+    def probes(self, variant: str, point: Point = Point()) -> list[RunTask]:
         """Classifiers on the frozen features of a variant's pretraining run. Raises as `probe_tasks` does."""
         return probe_tasks(self.asked, self.folder, self.pretraining(variant, point))
 
@@ -172,15 +177,11 @@ class Planner:
             settings = dataclasses.asdict(dataclasses.replace(self.asked.pretrain, **variant))
         return inherited(settings, kind.encoder) | {"encoder": kind.encoder}
 
-    def _task(self, name: str, command: str, config: RunConfig, needs: Task | None) -> Task:
+    def _task(self, name: str, command: str, config: RunConfig, needs: RunTask | None) -> RunTask:
         default = self.asked.recipe[0 if isinstance(config, PretrainConfig) else 1]
         assert config.out is not None
         words = (command, config.recipe, *words_of(config, default))
-        return Task(name=name, folder=config.out, words=words, steps=config.steps, needs=needs)
-
-
-def _known(point: Point) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(point).items() if value is not None}
+        return RunTask(name=name, folder=config.out, words=words, steps=config.steps, needs=needs)
 
 
 def _named(settings: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from fastselfie.config import require
 from fastselfie.errors import UserError
 from fastselfie.protocol.settings import Asked
-from fastselfie.protocol.task import Task
+from fastselfie.protocol.task import RunTask
 from fastselfie.training.checkpoint import saved_steps
 from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.session import RESULT
@@ -33,7 +33,7 @@ def told(asked: Asked) -> str | None:
     return f"--probes {len(steps)}: pretraining is saved every {steps[0]} steps, to be probed there, and keeps all"
 
 
-def probe_tasks(asked: Asked, folder: Path, pretraining: Task | None) -> list[Task]:
+def probe_tasks(asked: Asked, folder: Path, pretraining: RunTask | None) -> list[RunTask]:
     """Classifiers on the frozen features of a pretraining run, with the largest share of labels.
 
     Args:
@@ -52,7 +52,7 @@ def probe_tasks(asked: Asked, folder: Path, pretraining: Task | None) -> list[Ta
         name = f"probe/{run.name}/{labels.rstrip('%')}-{'end' if end else f'step-{step}'}"
         at = () if end else ("--checkpoint", str(step), "--no-fresh")
         out = folder / name
-        found.append(Task(name=name, folder=out, words=(*words, "--out", str(out), *at), steps=1, needs=pretraining))
+        found.append(RunTask(name=name, folder=out, words=(*words, "--out", str(out), *at), steps=1, needs=pretraining))
         if not end and not found[-1].done:
             _must_keep(step, run, asked.protocol.probes)
     return found

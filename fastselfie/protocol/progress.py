@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from fastselfie.protocol.task import Task
+from fastselfie.protocol.task import RunTask
 from fastselfie.training.reporter import say
 from fastselfie.training.session import RESULT
 
@@ -27,9 +27,9 @@ class Progress:
             TextColumn("{task.fields[now]}"), console=console, disable=not self._shown, speed_estimate_period=600,
         )  # fmt: skip
         self._bar = self._bars.add_task("", total=None, count="", now="")
-        self._tasks: list[Task] = []
+        self._tasks: list[RunTask] = []
 
-    def expect(self, tasks: Sequence[Task]) -> None:
+    def expect(self, tasks: Sequence[RunTask]) -> None:
         """What is to be done, with what is done already."""
         self._tasks = list(tasks)
 
@@ -42,7 +42,7 @@ class Progress:
     ) -> None:
         self._bars.stop()
 
-    def show(self, running: Sequence[Task]) -> None:
+    def show(self, running: Sequence[RunTask]) -> None:
         """Redraw, while ``running`` run."""
         if not self._shown:
             return
@@ -52,14 +52,14 @@ class Progress:
         total = sum(task.steps for task in self._tasks)
         self._bars.update(self._bar, completed=over, total=total, count=self._count(), now=now)
 
-    def ended(self, task: Task, seconds: float) -> None:
+    def ended(self, task: RunTask, seconds: float) -> None:
         """A task is over."""
         figures = {name: value for line in task.lines() for name, value in line.items()}
         told = [f"{what} {figures[name]:.4f}" for name, what in _FIGURES if name in figures]
         how = "stopped early" if not (task.folder / RESULT).exists() else ""
         say(f"{self._count()} {', '.join(filter(None, [task.name, *told, how]))} ({seconds:.0f} s)")
 
-    def failed(self, task: Task, how: str) -> None:
+    def failed(self, task: RunTask, how: str) -> None:
         """A task failed."""
         say(f"{self._count()} {task.name}: {how}")
 
@@ -67,6 +67,6 @@ class Progress:
         return f"{sum(task.done for task in self._tasks)}/{len(self._tasks)}"
 
 
-def _step(task: Task) -> int:
+def _step(task: RunTask) -> int:
     lines = task.lines()
     return int(lines[-1]["step"]) if lines else 0

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fastselfie.errors import UserError
+from fastselfie.files import replace_json
 from fastselfie.protocol.measured import Failure, Measured, Missing, Pretraining, Probed, Score, Trial
 from fastselfie.protocol.plan import PRETRAINED, Kind
-from fastselfie.protocol.task import Task, read_object
-from fastselfie.training.files import replace_json
+from fastselfie.protocol.task import RunTask, read_object
 from fastselfie.training.session import RESULT
 from fastselfie.training.starts import read_starts
 from fastselfie.training.versions import machine, software
@@ -25,8 +25,8 @@ def is_protocol(path: Path) -> bool:
 
 
 def note(
-    folder: Path, *, runs: Iterable[tuple[Kind, int, Task]], pretrainings: Iterable[tuple[str, Path]],
-    probes: Iterable[tuple[str, Task]], trials: Iterable[Trial], failures: Iterable[Failure] = (),
+    folder: Path, *, runs: Iterable[tuple[Kind, int, RunTask]], pretrainings: Iterable[tuple[str, Path]],
+    probes: Iterable[tuple[str, RunTask]], trials: Iterable[Trial], failures: Iterable[Failure] = (),
     missing: Iterable[Missing] = (),
 ) -> None:  # fmt: skip
     """Put down which folders answer what, and what is missing for which failures.

@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastselfie.files import replace_json
 from fastselfie.protocol.measured import Failure
 from fastselfie.protocol.places import Place
 from fastselfie.protocol.process import PROGRAM, last_words, start
 from fastselfie.protocol.progress import Progress
-from fastselfie.protocol.task import PRUNED, Task
-from fastselfie.training.files import replace_json
+from fastselfie.protocol.task import PRUNED, RunTask
 from fastselfie.training.reporter import say
 from fastselfie.training.signals import Stopped, received
 
@@ -21,14 +21,15 @@ IN_A_ROW = 3
 """Failures without a success between them after which no more runs are started. A full disk or data that is gone fails
 every run, and there may be hundreds; one or two of them may be variants that make no good runs."""
 _POLL_S, _LOOK_S = 0.2, 1.0
-Forgiven = Callable[[Task, str], dict[str, float] | None]
+Hopeless = Callable[[RunTask], dict[str, float] | None]
+Forgiven = Callable[[RunTask, str], dict[str, float] | None]
 
 
 @dataclass(kw_only=True)
 class Running:
     """A task's process. ``hopeless``: why it was told to stop, for `PRUNED`."""
 
-    task: Task
+    task: RunTask
     process: subprocess.Popen[bytes]
     environment: dict[str, str]
     started: float = field(default_factory=time.monotonic)
@@ -43,11 +44,11 @@ class Runner:
         self.failures: dict[str, Failure] = {}
         """Of the tasks that failed, by name, the first one first."""
         self._in_a_row = 0
-        self._tasks: Sequence[Task] = ()
+        self._tasks: Sequence[RunTask] = ()
         self._running: list[Running] = []
 
     def run(
-        self, tasks: Callable[[], Sequence[Task]], hopeless: Callable[[Task], dict[str, float] | None] | None = None,
+        self, tasks: Callable[[], Sequence[RunTask]], hopeless: Hopeless | None = None,
         forgiven: Forgiven | None = None, late: Collection[str] = (),
     ) -> None:  # fmt: skip
         """Do what is not done, in the order given where nothing is waited for.
@@ -91,7 +92,7 @@ class Runner:
         """Whether so many tasks have failed in a row that no more are started."""
         return self._in_a_row >= IN_A_ROW
 
-    def _ask(self, tasks: Callable[[], Sequence[Task]], late: Collection[str]) -> list[Task]:
+    def _ask(self, tasks: Callable[[], Sequence[RunTask]], late: Collection[str]) -> list[RunTask]:
         """What may be started by now, in order."""
         self._tasks = tasks()
         self._progress.expect(self._tasks)
@@ -102,7 +103,7 @@ class Runner:
         ready = [task for task in waiting if task.needs is None or task.needs.done]
         return sorted(ready, key=lambda task: task.name in late)
 
-    def _start(self, ready: list[Task]) -> None:
+    def _start(self, ready: list[RunTask]) -> None:
         """Start what there is room for now."""
         while ready:
             peaks = [_peak_gib(running.task) for running in self._running]
@@ -113,11 +114,11 @@ class Runner:
             process = start(task.words, self.log(task), environment, self._program)
             self._running.append(Running(task=task, process=process, environment=environment))
 
-    def log(self, task: Task) -> Path:
+    def log(self, task: RunTask) -> Path:
         """The file that a task's words go to."""
         return self._logs / f"{task.name.replace('/', '.')}.log"
 
-    def _watch(self, hopeless: Callable[[Task], dict[str, float] | None] | None) -> None:
+    def _watch(self, hopeless: Hopeless | None) -> None:
         """Look at what runs have logged so far."""
         self._progress.show([running.task for running in self._running])
         for running in self._running:
@@ -143,7 +144,7 @@ class Runner:
             self._progress.ended(task, time.monotonic() - running.started)
         return bool(ended)
 
-    def _fail(self, task: Task, words: str) -> None:
+    def _fail(self, task: RunTask, words: str) -> None:
         """Put down that ``task`` failed, without the folder that a run names first of what is wrong in it: we do."""
         words = words.removeprefix(f"{task.folder}: ")
         log = str(self.log(task).relative_to(self._logs.parent))
@@ -168,7 +169,7 @@ class Runner:
             running.process.kill()
 
 
-def _peak_gib(task: Task) -> float | None:
+def _peak_gib(task: RunTask) -> float | None:
     """The most memory that a running task has logged."""
     logged = [float(line["peak_gib"]) for line in task.lines() if "peak_gib" in line]
     return max(logged, default=None)

@@ -6,12 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, label_share, require
+from fastselfie.config import ENCODERS, FinetuneConfig, PretrainConfig, flag, label_share, require
 from fastselfie.errors import UserError
 from fastselfie.protocol.measured import BASE
 from fastselfie.protocol.variants import variant_names
-
-RESNET50, ATTENTION = ENCODERS = ("resnet50", "resnet36-attention")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +26,7 @@ class ProtocolConfig:
     """Shares of the training labels: the rows of table 1, the points of figure 4."""
     seeds: int = 5
     """Runs of each kind, with seeds 0, 1, ...: the paper has 5."""
-    encoders: str = "resnet50,resnet36-attention"
+    encoders: str = ",".join(ENCODERS)
     """Which encoders are finetuned; table 2 compares the two."""
     pretrained: Path | None = None
     """A finished pretraining run to start from. None: it is made first."""
@@ -66,19 +64,19 @@ class ProtocolConfig:
             require(encoder in ENCODERS, f"--encoders {encoder}: must be among {', '.join(ENCODERS)}")
         variant_names(self.variants)
         for name in ("learning_rates", "keeps", "pretrain_learning_rates"):
-            numbers("--" + name.replace("_", "-"), getattr(self, name))
+            numbers(flag(name), getattr(self, name))
             self._check_tried(name)
         require(bool(self.learning_rates), "--learning-rates: name at least one")
         require(bool(self.keeps), "--keeps: name at least one")
 
     def _check_tried(self, name: str) -> None:
         """Refuse a list that --tune has no use for."""
-        value, flag = getattr(self, name), "--" + name.replace("_", "-")
+        value, said = getattr(self, name), flag(name)
         if value != getattr(type(self), name):
-            require(self.tune, f"{flag} {value}: is what --tune tries; add that, or leave this out")
+            require(self.tune, f"{said} {value}: is what --tune tries; add that, or leave this out")
             require(
                 self.pretrained is None or name == "learning_rates",
-                f"{flag} {value}: is tried in pretraining, and --from names a run that is done; leave one of them out",
+                f"{said} {value}: is tried in pretraining, and --from names a run that is done; leave one of them out",
             )
 
     @property
@@ -127,7 +125,7 @@ class Asked:
             value, default = getattr(self.pretrain, field.name), getattr(self.recipe[0], field.name)
             require(
                 value in (default, getattr(self.finetune, field.name, default)),
-                f"{stage_flag('pretrain', field.name)} {value}: has no effect, --from names a run that is done; leave"
+                f"{flag(field.name, 'pretrain')} {value}: has no effect, --from names a run that is done; leave"
                 " one of them out",
             )
 
@@ -154,14 +152,9 @@ class Asked:
             value = getattr(self.pretrain, name)
             require(
                 value in (getattr(self.recipe[0], name), getattr(self.finetune, name)),
-                f"{stage_flag('pretrain', name)} {value}: has no effect, with --probes {probes} pretraining is saved"
+                f"{flag(name, 'pretrain')} {value}: has no effect, with --probes {probes} pretraining is saved"
                 " where it will be probed; leave one of them out",
             )
-
-
-def stage_flag(stage: str, name: str) -> str:
-    """What the user types for a setting of one stage."""
-    return f"--{stage}." + {"pretrained": "from"}.get(name, name).replace("_", "-")
 
 
 def numbers(flag: str, text: str) -> tuple[float, ...]:

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from fastselfie.config import PretrainConfig, require
+from fastselfie.config import RESNET50, PretrainConfig, flag, require, without_context
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import inherited
-from fastselfie.protocol.settings import RESNET50, Asked, stage_flag
+from fastselfie.protocol.settings import Asked
 
 
 def own_pretraining(asked: Asked) -> PretrainConfig:
@@ -36,12 +36,12 @@ def check_same_shape(asked: Asked, given: dict[str, Any] | None) -> None:
         value = getattr(asked.finetune, name)
         require(
             value in (theirs, getattr(asked.recipe[1], name)),
-            f"{stage_flag('finetune', name)} {value}: {whose} has {theirs}, and finetuning takes it over; leave"
+            f"{flag(name, 'finetune')} {value}: {whose} has {theirs}, and finetuning takes it over; leave"
             " this out, or say it to both stages",
         )
-    poolless = settings["pooler"] == "none" or settings["pooler_depth"] == 0
     require(
-        not poolless or asked.protocol.encoder_names == (RESNET50,),
+        not without_context(settings["pooler"], settings["pooler_depth"])
+        or asked.protocol.encoder_names == (RESNET50,),
         f"--encoders {asked.protocol.encoders}: {whose} has no pooler that an image could be classified by;"
         f" take --encoders {RESNET50}",
     )
@@ -55,8 +55,7 @@ def check_given_has(asked: Asked, given: Mapping[str, Any], settings: Mapping[st
     """
     for name, value in settings.items():
         if given.get(name) != value:
-            flag = "--" + name.replace("_", "-")
             raise UserError(
-                f"--from {asked.protocol.pretrained}: has {flag} {given.get(name)}, and {variant} needs {value}; leave"
-                " --from out, so that every pretraining is made here"
+                f"--from {asked.protocol.pretrained}: has {flag(name)} {given.get(name)}, and {variant} needs {value};"
+                " leave --from out, so that every pretraining is made here"
             )

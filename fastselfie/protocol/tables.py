@@ -1,21 +1,25 @@
-"""The papers' Tables 1 and 2 of a protocol, its probes and its tuning. The ablations' are in `ablations`."""
+"""The papers' Tables 1 and 2 of a protocol, and its probes. The ablations' are in `ablations`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fastselfie.config import ENCODERS, RESNET36_ATTENTION, RESNET50
 from fastselfie.protocol import paper
 from fastselfie.protocol.cells import (
     COUNT,
     ENCODER,
     LABELS,
     PAIRED,
+    PAIRS,
     POINTS,
     SHARE,
     SPREAD,
     TEXT,
     VARIANT,
+    VERDICT,
     Column,
+    Failed,
     Grid,
     Line,
 )
@@ -41,10 +45,8 @@ def table_1(measured: Measured) -> Grid:
             )
             found, theirs = gain(measured, **of), paper.table_1(measured, labels, encoder)
             gains.append(found)
-            no_gain = failed[False] or failed[True]
             cells = (
-                encoder, labels, scratch, pretrained, found or no_gain, found.verdict if found else no_gain,
-                found.n if found else 0,
+                encoder, labels, scratch, pretrained, *_compared(found, failed[False] or failed[True]),
                 theirs and theirs.first, paper.accuracy(measured, labels, encoder, True), theirs and theirs.gain,
             )  # fmt: skip
             lines.append(Line(cells=cells, first=bool(lines) and labels == measured.labels[0]))
@@ -53,9 +55,7 @@ def table_1(measured: Measured) -> Grid:
         Column(name="supervised", heading="supervised", kind=SPREAD),
         Column(name="pretrained", heading="pretrained", kind=SPREAD),
         Column(name="gain", heading="gain, 95% interval", kind=PAIRED),
-        Column(name="verdict", heading="verdict", kind=TEXT),
-        Column(name="pairs", heading="seeds", kind=COUNT),
-        *_paper_columns(supervised="supervised", pretrained="pretrained"),
+        VERDICT, PAIRS, *_paper_columns(supervised="supervised", pretrained="pretrained"),
     )  # fmt: skip
     caption = f"Table 1. Test accuracy {IN_PERCENT}; gain in points, paired by seed."
     notes = (*_notes(gains), *footnotes.notes())
@@ -64,25 +64,23 @@ def table_1(measured: Measured) -> Grid:
 
 def table_2(measured: Measured) -> Grid | None:
     """The paper's Table 2: both encoders after pretraining. None where only one of them was asked for."""
-    if not {paper.RESNET50, paper.ATTENTION} <= set(measured.encoders):
+    if not set(ENCODERS) <= set(measured.encoders):
         return None
     lines, differences, footnotes = [], [], Footnotes(measured)
     for labels in measured.labels:
         failed = {
             encoder: footnotes.cell("finetune", variant=BASE, encoder=encoder, labels=labels, pretrained=True)
-            for encoder in (paper.RESNET50, paper.ATTENTION)
+            for encoder in ENCODERS
         }
         resnet50, attention = (
-            accuracies(measured, encoder=encoder, labels=labels, pretrained=True)
-            for encoder in (paper.RESNET50, paper.ATTENTION)
+            accuracies(measured, encoder=encoder, labels=labels, pretrained=True) for encoder in ENCODERS
         )
         found, theirs = paired(attention, resnet50), paper.table_2(measured, labels)
         differences.append(found)
-        no_difference = failed[paper.RESNET50] or failed[paper.ATTENTION]
         cells = (
-            labels, spread(resnet50.values()) or failed[paper.RESNET50],
-            spread(attention.values()) or failed[paper.ATTENTION], found or no_difference,
-            found.verdict if found else no_difference, found.n if found else 0,
+            labels, spread(resnet50.values()) or failed[RESNET50],
+            spread(attention.values()) or failed[RESNET36_ATTENTION],
+            *_compared(found, failed[RESNET50] or failed[RESNET36_ATTENTION]),
             theirs and theirs.first, theirs and theirs.second, theirs and theirs.gain,
         )  # fmt: skip
         lines.append(Line(cells=cells))
@@ -91,9 +89,7 @@ def table_2(measured: Measured) -> Grid | None:
         Column(name="resnet50", heading="ResNet-50", kind=SPREAD),
         Column(name="attention", heading="ResNet-36 + attention pooling", kind=SPREAD),
         Column(name="difference", heading="difference, 95% interval", kind=PAIRED),
-        Column(name="verdict", heading="verdict", kind=TEXT),
-        Column(name="pairs", heading="seeds", kind=COUNT),
-        *_paper_columns(resnet50="ResNet-50", attention="attention pooling"),
+        VERDICT, PAIRS, *_paper_columns(resnet50="ResNet-50", attention="attention pooling"),
     )  # fmt: skip
     caption = f"Table 2. Test accuracy of both encoders after pretraining, {IN_PERCENT}; difference in points."
     notes = (*_notes(differences), *footnotes.notes())
@@ -144,40 +140,9 @@ def latest(probes: Sequence[Probed]) -> list[Probed]:
     return [probed for group in by_variant.values() for probed in group if probed.step == last[probed.variant]]
 
 
-_OUTCOMES = {"complete": "complete", "pruned": "stopped early", "diverged": "diverged"}
-
-
-def tuning_table(measured: Measured) -> Grid | None:
-    """Every setting that was tried, with those that were stopped early and those that were chosen."""
-    lines: list[Line] = []
-    for task in dict.fromkeys(trial.task for trial in measured.trials):
-        for index, trial in enumerate(trial for trial in measured.trials if trial.task == task):
-            settings = ", ".join(f"{name} {value:g}" for name, value in trial.settings.items())
-            outcome = "chosen" if trial.chosen else _OUTCOMES.get(trial.state) or f"failed: {trial.why}"
-            cells = task, settings, trial.validation_accuracy, trial.step, outcome
-            lines.append(Line(cells=cells, first=bool(lines) and index == 0))
-    columns = (
-        Column(name="task", heading="task", kind=TEXT),
-        Column(name="settings", heading="settings", kind=TEXT),
-        Column(name="validation_accuracy", heading="validation accuracy", kind=SHARE),
-        Column(name="step", heading="steps", kind=COUNT),
-        Column(name="outcome", heading="outcome", kind=TEXT),
-    )
-    caption = "Tuning. Accuracy in % on a tenth of the training labels that was held back; no test image was seen."
-    notes = _at_an_end(measured)
-    return Grid(name="tuning", caption=caption, columns=columns, lines=tuple(lines), notes=notes) if lines else None
-
-
-def _at_an_end(measured: Measured) -> tuple[str, ...]:
-    """A remark where the chosen rate is the lowest or the highest that was tried: a better one may lie beyond."""
-    tried: dict[str, set[float]] = {}
-    for trial in measured.trials:
-        tried.setdefault(trial.task, set()).add(trial.settings["lr"])
-    chosen = {trial.task: trial.settings["lr"] for trial in measured.trials if trial.chosen}
-    ends = [task for task, lr in chosen.items() if len(tried[task]) > 1 and lr in (min(tried[task]), max(tried[task]))]
-    return (
-        (f"The chosen rate is an end of those tried, a better one may lie beyond: {'; '.join(ends)}.",) if ends else ()
-    )
+def _compared(found: Paired | None, failed: Failed | None) -> tuple[Paired | Failed | None, str | Failed | None, int]:
+    """Cells of a difference, its verdict and how many seeds it is of; ``failed`` where there is none."""
+    return found or failed, found.verdict if found else failed, found.n if found else 0
 
 
 def _paper_columns(**headings: str) -> tuple[Column, ...]:

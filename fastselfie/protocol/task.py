@@ -15,7 +15,7 @@ PRUNED = "pruned.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class RunTask:
     """A command of ours that makes a folder.
 
     Attributes:
@@ -28,7 +28,7 @@ class Task:
     folder: Path
     words: tuple[str, ...]
     steps: int
-    needs: Task | None = None
+    needs: RunTask | None = None
 
     @property
     def done(self) -> bool:

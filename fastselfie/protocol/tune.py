@@ -6,7 +6,6 @@ median rule stops a trial that from half of its steps on is behind the median of
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -16,11 +15,11 @@ from fastselfie.errors import UserError
 from fastselfie.protocol.measured import Failure, Trial
 from fastselfie.protocol.plan import SCRATCH, Kind, Planner, Point
 from fastselfie.protocol.settings import Asked, numbers
-from fastselfie.protocol.task import PRUNED, Task, read_object
+from fastselfie.protocol.task import PRUNED, RunTask, read_object
 
 JUDGED = "validation_accuracy"
 DIVERGED = re.compile(r"the loss is (?:nan|-?inf) at step ([0-9]+)")
-"""What `fastselfie.training.loop.Trainer.report` refuses to go on with."""
+"""What `fastselfie.training.observer.Observer` refuses to go on with."""
 _BEFORE_ANY_IS_STOPPED = 2  # trials that a median needs
 
 
@@ -28,7 +27,7 @@ class Tuning:
     """The trials of a protocol. Ablations take what was chosen for their base."""
 
     def __init__(self, asked: Asked, planner: Planner) -> None:
-        self.trials: dict[Kind, dict[Point, Task]] = {}
+        self.trials: dict[Kind, dict[Point, RunTask]] = {}
         for kind in planner.kinds():
             if kind.base not in self.trials:
                 points = grid(asked, kind.start)
@@ -39,13 +38,13 @@ class Tuning:
         self._looked: dict[str, int] = {}
         self._optuna = _optuna()
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[RunTask]:
         """Every trial, with the pretraining runs that they need in front."""
         trials = [task for points in self.trials.values() for task in points.values()]
         needed = {task.needs.name: task.needs for task in trials if task.needs is not None}
         return [*needed.values(), *trials]
 
-    def hopeless(self, task: Task) -> dict[str, float] | None:
+    def hopeless(self, task: RunTask) -> dict[str, float] | None:
         """Why a running trial may be stopped; None while it may not. See `Runner.run`.
 
         The study is made anew from the completed trials' folders, so that nothing has to be kept beside them.
@@ -68,7 +67,7 @@ class Tuning:
             trial.report(value, step)
         return {"step": judged[-1][0], JUDGED: judged[-1][1]} if trial.should_prune() else None
 
-    def diverged(self, task: Task, words: str) -> dict[str, float] | None:
+    def diverged(self, task: RunTask, words: str) -> dict[str, float] | None:
         """What is kept of a trial that failed with those last words because its rate is too high; None of any other.
 
         A grid is there to find that out, and the other trials go on.
@@ -77,7 +76,7 @@ class Tuning:
             return None
         return {"step": int(found[1])}
 
-    def trials_of(self, kind: Kind) -> list[Task]:
+    def trials_of(self, kind: Kind) -> list[RunTask]:
         """Every trial by which the settings of ``kind`` are chosen."""
         return list(self.trials[kind.base].values())
 
@@ -116,7 +115,7 @@ class Tuning:
         return found
 
 
-def _trial(kind: Kind, point: Point, task: Task, failure: Failure | None, *, chosen: bool) -> Trial:
+def _trial(kind: Kind, point: Point, task: RunTask, failure: Failure | None, *, chosen: bool) -> Trial:
     told: dict[str, Any] = {"state": "complete", "validation_accuracy": accuracy(task), "step": task.steps}
     if failure is not None:
         told |= {"state": "failed", "step": 0, "why": f"{failure.why}; its log is {failure.log}"}
@@ -126,7 +125,7 @@ def _trial(kind: Kind, point: Point, task: Task, failure: Failure | None, *, cho
         told = {"state": state, "validation_accuracy": stopped.get(JUDGED), "step": int(stopped["step"])}
     return Trial(
         task=f"{kind.encoder}, {kind.labels}, {kind.start}", chosen=chosen,
-        settings={n: v for n, v in dataclasses.asdict(point).items() if v is not None}, **told,
+        settings=point.chosen, **told,
     )  # fmt: skip
 
 
@@ -141,12 +140,12 @@ def grid(asked: Asked, start: str) -> list[Point]:
     return [Point(keep=keep, pretrain_lr=rate, lr=lr) for keep, rate, lr in itertools.product(keeps, rates, lrs)]
 
 
-def accuracy(task: Task) -> float | None:
+def accuracy(task: RunTask) -> float | None:
     """What a completed trial was judged by; None of one that was stopped early."""
     return float(task.result()[JUDGED]) if task.done and not (task.folder / PRUNED).exists() else None
 
 
-def _judged(task: Task) -> list[tuple[int, float]]:
+def _judged(task: RunTask) -> list[tuple[int, float]]:
     return [(int(line["step"]), float(line[JUDGED])) for line in task.lines() if JUDGED in line]
 
 

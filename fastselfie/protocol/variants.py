@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastselfie.config import POOLER_DEPTH
+from fastselfie.config import ENCODERS, POOLER_DEPTH, RESNET36_ATTENTION, RESNET50
 from fastselfie.errors import UserError
 from fastselfie.protocol.measured import BASE, CONTROL
 
@@ -29,12 +29,12 @@ class Variant:
     about: str
     pretrain: Mapping[str, Any] = field(default_factory=dict)
     finetune: Mapping[str, Any] = field(default_factory=dict)
-    encoders: tuple[str, ...] = ("resnet50", "resnet36-attention")
+    encoders: tuple[str, ...] = ENCODERS
 
     def other_network(self, encoder: str) -> bool:
         """Whether it finetunes another network than base does, so that it has a baseline of its own from scratch."""
         of_pooler = {"pooler", "pooler_depth", "positions"}.intersection(self.pretrain)
-        return "trunk_input" in self.finetune or (encoder == "resnet36-attention" and bool(of_pooler))
+        return "trunk_input" in self.finetune or (encoder == RESNET36_ATTENTION and bool(of_pooler))
 
 
 def _without_blocks(pooler: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def _without_blocks(pooler: str) -> dict[str, Any]:
 VARIANTS: dict[str, Variant] = {
     BASE: Variant(about="the recipe as asked for"),
     CONTROL: Variant(
-        about="pretrained without context, u = 0", pretrain=_without_blocks("none"), encoders=("resnet50",)
+        about="pretrained without context, u = 0", pretrain=_without_blocks("none"), encoders=(RESNET50,)
     ),
     "keep-0.75": Variant(about="three quarters of the patches are seen", pretrain={"keep": 0.75}),
     "keep-0.5": Variant(about="half of the patches is seen", pretrain={"keep": 0.5}),
@@ -54,7 +54,7 @@ VARIANTS: dict[str, Variant] = {
     "pooler-mean": Variant(about="u is the mean of the visible patches", pretrain=_without_blocks("mean")),
     "pooler-max": Variant(about="u is their maximum", pretrain=_without_blocks("max")),
     "pooler-depth-0": Variant(
-        about="u is u0: learned, the same for every image", pretrain={"pooler_depth": 0}, encoders=("resnet50",)
+        about="u is u0: learned, the same for every image", pretrain={"pooler_depth": 0}, encoders=(RESNET50,)
     ),
     **{
         f"pooler-depth-{depth}": Variant(about=f"attention blocks: {depth}", pretrain={"pooler_depth": depth})
@@ -70,7 +70,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "pooler-fresh": Variant(
         about="finetuning starts from a fresh pooler", finetune={"pooler_weights": "fresh"},
-        encoders=("resnet36-attention",),
+        encoders=(RESNET36_ATTENTION,),
     ),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from fastselfie.protocol import record
 from fastselfie.protocol.measured import Failure, Missing
 from fastselfie.protocol.plan import PRETRAINED, Kind, Planner, Point
-from fastselfie.protocol.task import Task
+from fastselfie.protocol.task import RunTask
 from fastselfie.protocol.tune import Tuning
 
 
@@ -25,7 +25,7 @@ class Work:
         self.before = {failure.run: failure for failure in record.noted_failures(planner.folder)}
         self.failures: dict[str, Failure] = {}
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[RunTask]:
         """Every task that can be named so far, of a kind that is decided one seed after another; which folder answers
         what is put down."""
         points = {
@@ -57,17 +57,17 @@ class Work:
         )  # fmt: skip
         return tasks
 
-    def _look_for_failures(self, tasks: Iterable[Task]) -> None:
+    def _look_for_failures(self, tasks: Iterable[RunTask]) -> None:
         known = {**self._now, **{name: failure for name, failure in self.before.items() if name not in self._now}}
         undone = {task.name for task in tasks if not task.done}
         self.failures = {name: failure for name, failure in known.items() if name in undone}
         if self._tuning is not None:
             self.failures |= {failure.run: failure for failure in self._tuning.without_choice().values()}
 
-    def _pretrainings(self, points: Mapping[Kind, Point]) -> list[tuple[str, Path, Task | None]]:
+    def _pretrainings(self, points: Mapping[Kind, Point]) -> list[tuple[str, Path, RunTask | None]]:
         """Which pretraining runs a variant has, more than one where the share that is seen was tuned; None for the
         task of one that was given."""
-        found: dict[tuple[str, Path], Task | None] = {}
+        found: dict[tuple[str, Path], RunTask | None] = {}
         for kind, point in points.items():
             if kind.start == PRETRAINED:
                 task = self._planner.pretraining(kind.variant, point)
@@ -77,8 +77,8 @@ class Work:
         return [(variant, folder, task) for (variant, folder), task in found.items()]
 
     def _missing(
-        self, points: Mapping[Kind, Point], runs: Iterable[tuple[Kind, int, Task]],
-        pretrainings: Iterable[tuple[str, Path, Task | None]], probes: Iterable[tuple[str, Task]],
+        self, points: Mapping[Kind, Point], runs: Iterable[tuple[Kind, int, RunTask]],
+        pretrainings: Iterable[tuple[str, Path, RunTask | None]], probes: Iterable[tuple[str, RunTask]],
     ) -> Iterable[Missing]:  # fmt: skip
         """What is not there because a run failed, be it one that another needs."""
         for variant, _, pretraining in pretrainings:
@@ -95,7 +95,7 @@ class Work:
                 for seed in range(self._planner.asked.protocol.seeds):
                     yield _missing_run(kind, seed, failure)
 
-    def _failure(self, task: Task) -> Failure | None:
+    def _failure(self, task: RunTask) -> Failure | None:
         """Why a task is not done, None where it is or may come to be."""
         if task.done:
             return None

@@ -120,7 +120,7 @@ def quantities_of(chart: Chart, runs: Sequence[Run[RunConfig]]) -> list[Quantity
     return [quantity for quantity in chart.quantities if any(run.series(quantity.metric) for run in runs)]
 
 
-def points(run: Run[RunConfig], quantity: Quantity) -> list[tuple[int, float]]:
+def curve_points(run: Run[RunConfig], quantity: Quantity) -> list[tuple[int, float]]:
     """Step and value of every point of a curve: the logged ones, or means over neighbours of many.
 
     A line of training figures is the mean over the steps since the line before it, so the mean of neighbours at the

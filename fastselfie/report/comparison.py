@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, label_share
+from fastselfie.config import RESNET50, FinetuneConfig, PretrainConfig, label_share
 from fastselfie.report.runs import Run
 from fastselfie.report.tables import NONE, Row, Table, difference, percent, steps
 from fastselfie.training.run_folder import FREE
@@ -47,7 +47,7 @@ def finetuning_table(runs: Sequence[Run[FinetuneConfig]], pretraining: Sequence[
 
 def comparable(run: Run[FinetuneConfig]) -> dict[str, Any]:
     """What two finetuned runs must have in common for their test accuracies to compare."""
-    beside = _BESIDE | {"positions"} if run.config.encoder == "resnet50" else _BESIDE  # it has none
+    beside = _BESIDE | {"positions"} if run.config.encoder == RESNET50 else _BESIDE  # it has none
     settings = {name: value for name, value in dataclasses.asdict(run.config).items() if name not in beside}
     return settings | {"images": run.images, "labels": label_share(run.config.labels)}
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from fastselfie.config import RunConfig
 from fastselfie.report import drawing
-from fastselfie.report.charts import EVALUATED, Chart, Quantity, chance_levels, points, quantities_of
+from fastselfie.report.charts import EVALUATED, Chart, Quantity, chance_levels, curve_points, quantities_of
 from fastselfie.report.palette import colour_of, dashes_of
 from fastselfie.report.runs import Run
 
@@ -54,7 +54,7 @@ def _draw_curve(
     axes: Axes, run: Run[RunConfig], quantity: Quantity, colour: str, dashes: tuple[float, ...], inside: str
 ) -> None:
     """One quantity of one run. Quantities differ by weight and marks, so that dashes are free to tell runs apart."""
-    steps, values = zip(*points(run, quantity), strict=True)
+    steps, values = zip(*curve_points(run, quantity), strict=True)
     marked = len(steps) == 1 or (quantity.metric in EVALUATED and len(steps) <= _FEW)
     axes.plot(
         steps, values, label=quantity.label, color=colour, alpha=0.55 if quantity.role == "faint" else 1,

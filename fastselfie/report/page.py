@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig
 from fastselfie.errors import UserError
+from fastselfie.files import replace_bytes
 from fastselfie.report import comparison, curves, pictures, tables
 from fastselfie.report.charts import CHARTS, MOST_POINTS, Chart, Quantity, chance, chance_levels, quantities_of
 from fastselfie.report.machines import machines_table
@@ -18,14 +19,14 @@ from fastselfie.report.placements import Placements, read_placements
 from fastselfie.report.probes import Probe, is_probe, probes_table, read_probes
 from fastselfie.report.runs import Run, of_kind, read_runs
 from fastselfie.report.template import render
-from fastselfie.training.files import replace_bytes
 
 FIGURES = "figures"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Panel:
-    """A chart on the page. ``key`` tells its curves apart where there are several; ``averaged``: see `charts.points`"""
+class ChartPanel:
+    """A chart on the page. ``key`` tells its curves apart where there are several; ``averaged``: see
+    `charts.curve_points`."""
 
     chart: Chart
     svg: Markup
@@ -117,7 +118,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number > 1)}" if number else ""
 
 
-def _panels(runs: Sequence[Run[RunConfig]], section: str) -> list[Panel]:
+def _panels(runs: Sequence[Run[RunConfig]], section: str) -> list[ChartPanel]:
     """A section's charts, without those that no run has a figure for."""
     panels = []
     for chart in CHARTS:
@@ -125,7 +126,7 @@ def _panels(runs: Sequence[Run[RunConfig]], section: str) -> list[Panel]:
         if quantities:
             longest = max(len(run.series(quantity.metric)) for run in runs for quantity in quantities)
             panels.append(
-                Panel(
+                ChartPanel(
                     chart=chart,
                     svg=Markup(curves.svg(chart, runs, f"{section}-{chart.name}")),
                     key=quantities if len(quantities) > 1 else [],

@@ -11,15 +11,15 @@ from typing import Any
 from fastselfie.errors import UserError
 from fastselfie.report.runs import different_folders, distinct_names
 from fastselfie.report.tables import Row, Table, percent
+from fastselfie.training.config_file import read_config
 from fastselfie.training.reporter import say
-from fastselfie.training.run_folder import read_config
 from fastselfie.training.session import RESULT
 
 _CLASSIFIERS = ("linear", "knn")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Features:
+class ProbedFeatures:
     """One kind of features: test accuracies, by network and classifier, of those that were asked for."""
 
     kind: str
@@ -39,13 +39,11 @@ class Probe:
     network: str
     labels: str
     most_frequent_class: float
-    features: tuple[Features, ...]
+    features: tuple[ProbedFeatures, ...]
 
 
 def is_probe(path: Path) -> bool:
     """Whether ``path`` is the folder of a probe. Raises `UserError`: it is no run's, or its config.json is damaged."""
-    if not path.is_dir():
-        raise UserError(f"{path}: there is no such folder; name the folder of a run")
     return read_config(path)["command"] == "probe"
 
 
@@ -80,7 +78,7 @@ def _read(file: Path, name: str) -> Probe:
         raise UserError(f"{file}: cannot be read ({reason}); restore the file or leave the probe out") from None
 
 
-def _features(probes: Sequence[dict[str, Any]]) -> Iterator[Features]:
+def _features(probes: Sequence[dict[str, Any]]) -> Iterator[ProbedFeatures]:
     for kind in dict.fromkeys(str(probe["features"]) for probe in probes):
         accuracies = {
             (str(probe["network"]), classifier): _share(probe[classifier])
@@ -88,7 +86,7 @@ def _features(probes: Sequence[dict[str, Any]]) -> Iterator[Features]:
             for classifier in _CLASSIFIERS
             if probe["features"] == kind and probe.get(classifier) is not None
         }
-        yield Features(kind=kind, accuracies=accuracies)
+        yield ProbedFeatures(kind=kind, accuracies=accuracies)
 
 
 def _share(value: Any) -> float:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig
+from fastselfie.config import RunConfig
 from fastselfie.errors import UserError
+from fastselfie.training.config_file import config_of, read_config
 from fastselfie.training.reporter import say
-from fastselfie.training.run_folder import RunFolder, read_config
+from fastselfie.training.run_folder import RunFolder
 from fastselfie.training.session import RESULT
 from fastselfie.training.starts import Start, read_starts
 
@@ -27,7 +26,6 @@ METRICS = (
 )  # fmt: skip
 """What a report reads of a line of metrics.jsonl and of result.json, beside the step."""
 _LARGEST = 1e100
-_CONFIGS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,39 +116,14 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _read(path: Path, name: str) -> Run[RunConfig]:
-    if not path.is_dir():
-        raise UserError(f"{path}: there is no such folder; name the folder of a run")
     record = read_config(path)
-    config = _config(path, record)
+    config = config_of(path, record)
     lines = tuple(read_lines(RunFolder(path).metrics))
     images, weights = (str(record["facts"].get(fact)) for fact in ("images", "weights"))
     result, starts = _result(path / RESULT), tuple(read_starts(path))
     return Run(
         path=path, name=name, config=config, images=images, weights=weights, lines=lines, result=result, starts=starts
     )
-
-
-def _config(path: Path, record: dict[str, Any]) -> RunConfig:
-    """The settings of a run. One that this version does not know is none of the report's business."""
-    file, kind = path / "config.json", _CONFIGS.get(str(record["command"]))
-    if kind is None:
-        raise UserError(f"{file}: holds no pretrain or finetune run; restore the file or leave the run out")
-    fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}
-    settings = {name: value for name, value in record["settings"].items() if name in fields}
-    try:
-        for name, value in settings.items():
-            _check_type(name, value, fields[name])
-        return kind(**settings)
-    except (UserError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{file}: {error}; restore the file or leave the run out") from None
-
-
-def _check_type(name: str, value: Any, annotation: str) -> None:
-    """Refuse what JSON can hold in a setting's place and the setting cannot be."""
-    types: dict[str, type | tuple[type, ...]] = {"int": int, "float": (int, float), "bool": bool, "tuple": list}
-    optional = annotation.endswith("| None")
-    if not (optional and value is None) and not isinstance(value, types.get(re.split(r"\W", annotation)[0], str)):
-        raise TypeError(f"{name} is {json.dumps(value)[:40]}")
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastselfie.config import PretrainConfig, RunConfig
+from fastselfie.config import PretrainConfig, RunConfig, without_context
 from fastselfie.report.charts import chance
 from fastselfie.report.runs import Run
 
@@ -79,8 +79,7 @@ def headlines(run: Run[PretrainConfig]) -> list[Headline]:
     low, high = run.figure("context_gap_low"), run.figure("context_gap_high")
     if low is not None and high is not None:  # runs of earlier versions have none
         beside = f"95% {_points(low)} to {difference(high)}; {beside}"
-    if run.config.pooler == "none" or run.config.pooler_depth == 0:
-        flag = "--pooler none" if run.config.pooler == "none" else "--pooler-depth 0"
+    if flag := without_context(run.config.pooler, run.config.pooler_depth):
         beside = f"by construction, with {flag}"
     guessing = percent(chance(run.config))
     return [

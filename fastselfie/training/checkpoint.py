@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fastselfie.errors import UserError
-from fastselfie.training.files import sync_folder, write_bytes
+from fastselfie.files import sync_folder, write_bytes
+from fastselfie.models.weights import to_safetensors
 
 _PREFIX = "step-"
 _MANIFEST = "manifest.json"
@@ -49,8 +50,8 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     final = folder / f"{_PREFIX}{checkpoint.step:09d}"
     partial = folder / f".{final.name}.partial"
     files = {
-        "model.safetensors": safetensors.torch.save(_contiguous(checkpoint.weights)),
-        "training.safetensors": safetensors.torch.save(_contiguous(checkpoint.training)),
+        "model.safetensors": to_safetensors(checkpoint.weights),
+        "training.safetensors": to_safetensors(checkpoint.training),
         "state.json": json.dumps({"step": checkpoint.step, "window": checkpoint.window}).encode(),
     }
     manifest = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
@@ -141,8 +142,3 @@ def saved_steps(folder: Path) -> list[int]:
     """Steps of the checkpoints below ``folder``, ascending."""
     names = (path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*"))
     return sorted(int(name) for name in names if name.isdigit())
-
-
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU in plain row-major order, which is what safetensors stores: channels-last strides would be refused."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -6,12 +6,15 @@ import dataclasses
 from pathlib import Path
 from typing import TypeVar
 
-from fastselfie.config import RunConfig, require
+from fastselfie.config import RunConfig, flag, require
 from fastselfie.pipelines.allotment import cores
 from fastselfie.pipelines.decoders import HARDWARE_SHARE, DecoderName, choose_decoder
 from fastselfie.pipelines.footprint import footprint
 from fastselfie.pipelines.loading import Loading
-from fastselfie.pipelines.source import EncodedImages, Source
+from fastselfie.pipelines.opening import open_pipeline
+from fastselfie.pipelines.pipeline import Pipeline
+from fastselfie.pipelines.rows import Rows
+from fastselfie.pipelines.source import AnySplit, EncodedImages, Source
 from fastselfie.pipelines.sources import fetch, open_source
 from fastselfie.pipelines.view import View
 from fastselfie.training.job import micro_batch_size
@@ -72,11 +75,11 @@ def check_loading(config: RunConfig, source: Source) -> None:
         return
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name in ("loader_threads", "prefetch", "decoder", "hardware_share", "index", "max_bad_share"):
-        value, flag = getattr(config, name), "--" + name.replace("_", "-")
+        value = getattr(config, name)
         require(
             value == defaults[name],
-            f"{flag} {value}: has no effect, the images of {source.name} lie in memory and none is decoded; leave it"
-            " out",
+            f"{flag(name)} {value}: has no effect, the images of {source.name} lie in memory and none is decoded;"
+            " leave it out",
         )
 
 
@@ -98,6 +101,14 @@ def fits(config: RunConfig, images: int) -> None:
         config.batch_size <= images,
         f"--batch-size {config.batch_size}: there are only {images} images to train on; take at most that many",
     )
+
+
+def pipeline_over(
+    config: RunConfig, world: World, split: AnySplit, rows: Rows, view: View, batch: int
+) -> Pipeline:  # fmt: skip
+    """This process's pipeline of ``view`` over the images ``rows`` of ``split``, ``batch`` at a time at most."""
+    how = loading(config, world, batch)
+    return open_pipeline(split, view=view, seed=config.seed, device=world.device, rows=rows, loading=how)
 
 
 def loading(config: RunConfig, world: World, batch: int) -> Loading:

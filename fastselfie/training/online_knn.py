@@ -8,13 +8,12 @@ from torch import Tensor
 from fastselfie.config import PretrainConfig
 from fastselfie.errors import UserError
 from fastselfie.models.selfie import Selfie
-from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.source import AnySplit, Source
 from fastselfie.pipelines.view import Batch, View
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.randomness import epoch_order
-from fastselfie.training.data import loading
+from fastselfie.training.data import pipeline_over
 from fastselfie.training.features import POOLER, TRUNK_IMAGE, Extractor, gather_features
 from fastselfie.training.job import Evaluation
 from fastselfie.training.neighbours import nearest_classes
@@ -52,9 +51,7 @@ def online_knn(
     """
     labels_S, view = torch.from_numpy(train.labels_S), View.of(config, config.grid).plain()
     rows = epoch_order(config.seed, 0, len(train), config.knn_images).sort().values
-    known = open_pipeline(
-        train, view=view, seed=config.seed, device=world.device, rows=rows, loading=loading(config, world, _CHUNK)
-    )
+    known = pipeline_over(config, world, train, rows, view, _CHUNK)
     extract = Extractor(network=network, pixels=pixels, patch=config.patch, wanted=tuple(_METRICS))
     kinds = extract.kinds
 

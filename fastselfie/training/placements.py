@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fastselfie.files import replace_bytes
 from fastselfie.pipelines.view import Batch
-from fastselfie.training.files import replace_bytes
 from fastselfie.training.step_lines import cut_back
 
 FOLDER, MOMENTS = "placements", "moments.jsonl"
@@ -30,7 +30,7 @@ def moments(steps: int) -> list[int]:
     return sorted({round(share * steps) for share in _SHARES})
 
 
-class Placements:
+class PlacementRecorder:
     """Writes the ``placements/`` of a run's folder. For the main process alone."""
 
     def __init__(

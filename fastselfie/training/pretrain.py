@@ -12,17 +12,16 @@ from torch import Tensor
 
 from fastselfie.config import PretrainConfig, require
 from fastselfie.models.selfie import Selfie
-from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.rows import AllBut, Rows
 from fastselfie.pipelines.source import AnySplit, Source
 from fastselfie.pipelines.view import View
 from fastselfie.pretext.selfie import SelfieTask, context_gap, context_gap_interval
 from fastselfie.pretext.task import PixelFormat
 from fastselfie.randomness import Purpose, scalar_key, shuffled
-from fastselfie.training.data import fits, loading, open_data, with_decoder
-from fastselfie.training.job import Job, micro_batch_size
+from fastselfie.training.data import fits, open_data, pipeline_over, with_decoder
+from fastselfie.training.job import Evaluation, Job, micro_batch_size
 from fastselfie.training.online_knn import check_labels, online_knn
-from fastselfie.training.placements import IMAGES, Placements
+from fastselfie.training.placements import IMAGES, PlacementRecorder
 from fastselfie.training.quarantine import Quarantine
 from fastselfie.training.session import count_over, make_network, run, session
 from fastselfie.training.starting_point import TRUNK_ALONE, StartingPoint, read_starting_point
@@ -116,32 +115,27 @@ def pretraining_job(config: PretrainConfig, world: World, parts: Parts, start: S
     network = make_network(make, config, world)
     pixels = PixelFormat.of(config, world.device)
     task = SelfieTask(config, network, pixels)
-    pipeline = open_pipeline(
-        parts.train, view=task.view, seed=config.seed, device=world.device, rows=parts.rows,
-        loading=loading(config, world, micro_batch_size(config, world)),
-    )  # fmt: skip
+    pipeline = pipeline_over(config, world, parts.train, parts.rows, task.view, micro_batch_size(config, world))
     quarantine = Quarantine(len(parts.rows) + len(parts.held_out_rows), config.max_bad_share)
     if not config.held_out:
-        return Job(config=config, task=task, pipeline=pipeline, evaluate=dict, quarantine=quarantine)
-    plain = open_pipeline(
-        parts.held_out, view=task.view.plain(), seed=config.seed, device=world.device, rows=parts.held_out_rows,
-        loading=loading(config, world, _EVALUATION_CHUNK),
+        return Job(config=config, task=task, pipeline=pipeline, quarantine=quarantine)
+    plain = pipeline_over(
+        config, world, parts.held_out, parts.held_out_rows, task.view.plain(), _EVALUATION_CHUNK
     )  # fmt: skip
 
+    images = len(parts.held_out_rows)
+
     def evaluate() -> dict[str, float]:
-        images = len(parts.held_out_rows)
         counts = count_over(world, plain, images, _EVALUATION_CHUNK, 5, task.context_counts, quarantine)
         return context_gap(counts) | context_gap_interval(counts)
 
-    watch = Placements(config.steps, lambda: next(plain.in_order([(0, IMAGES)])), task.placements)
-    also = []
+    watch = PlacementRecorder(config.steps, lambda: next(plain.in_order([(0, IMAGES)])), task.placements)
+    evaluations = [Evaluation(every=config.evaluate_every, measure=evaluate)]
     if config.knn_every:
-        images = len(parts.held_out_rows)
-        also.append(online_knn(config, world, network, parts.train, pixels, plain, images, quarantine))
+        evaluations.append(online_knn(config, world, network, parts.train, pixels, plain, images, quarantine))
     return Job(
-        config=config, task=task, pipeline=pipeline, evaluate=evaluate, quarantine=quarantine, watch=watch,
-        also=tuple(also),
-    )  # fmt: skip
+        config=config, task=task, pipeline=pipeline, quarantine=quarantine, evaluations=tuple(evaluations), watch=watch
+    )
 
 
 def _drawn(seed: int, images: int, count: int) -> Tensor:

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fastselfie.errors import UserError, one_line
+from fastselfie.files import replace_bytes
 from fastselfie.pipelines.refusal import Refused
-from fastselfie.training.files import replace_bytes
 from fastselfie.training.reporter import say
 from fastselfie.training.world import World
 

@@ -10,11 +10,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastselfie.config import contrast, require
+from fastselfie.config import contrast, flag, require
 from fastselfie.errors import UserError
+from fastselfie.files import LOCK, held, occupied, replace_json
 from fastselfie.pipelines.source import Probes
 from fastselfie.randomness import STREAM
-from fastselfie.training.files import held, replace_json
+from fastselfie.training import config_file
+from fastselfie.training.config_file import as_json, read_config, with_defaults
 from fastselfie.training.step_lines import cut_back, lines_of, step_of
 from fastselfie.training.versions import versions
 from fastselfie.training.world import World
@@ -41,7 +43,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
-        self._config = path / "config.json"
+        self._config = path / config_file.FILE
 
     def claim(self, config: DataclassInstance, command: str, facts: dict[str, Any]) -> None:
         """Make the folder, or check that it holds a run of the same settings.
@@ -53,7 +55,7 @@ class RunFolder:
         Raises:
             UserError: the folder holds something else; names the first setting that differs.
         """
-        settings = _as_json(dataclasses.asdict(config))
+        settings = as_json(dataclasses.asdict(config))
         try:
             if not self._config.exists():
                 made = facts | {"stream": STREAM}
@@ -67,8 +69,7 @@ class RunFolder:
     def _make(self, record: dict[str, Any]) -> None:
         """Write config.json, which is a run's first file, unless another process was quicker."""
         there = self.path.exists()
-        taken = there and (not self.path.is_dir() or any(not file.name.startswith(".") for file in self.path.iterdir()))
-        if taken and not self._config.exists():
+        if occupied(self.path) and not self._config.exists():
             raise UserError(f"--out {self.path}: is not an empty folder and holds no run; choose another")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ class RunFolder:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with held(self.path) as free:
+        with held(self.path / LOCK) as free:
             require(free, f"--out {self.path}: another process is training in it")
             yield
 
@@ -99,9 +100,9 @@ class RunFolder:
                         f"--out {self.path}: was made with other {name} ({theirs.get(name)}, now {value}): a file more,"
                         " less, renamed or changed will do; bring those back to go on, or choose another folder"
                     )
-                flag = name if name == "recipe" else "--" + name.replace("_", "-")
+                said = name if name == "recipe" else flag(name)
                 raise UserError(
-                    f"--out {self.path}: holds a run with {contrast(flag, theirs.get(name), value)};"
+                    f"--out {self.path}: holds a run with {contrast(said, theirs.get(name), value)};"
                     " repeat its settings to go on with it or choose another folder"
                 )
 
@@ -162,35 +163,3 @@ def differs(theirs: Any, ours: Any) -> bool:
     if isinstance(ours, Probes) and isinstance(theirs, list) and len(theirs) == len(ours):
         return 2 * sum(old != new for old, new in zip(theirs, ours, strict=True)) > len(ours)
     return bool(theirs != ours)
-
-
-def with_defaults(kind: type[Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run, with those that are younger than it at their defaults: that is what it did."""
-    fields = [field for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING]
-    return {**_as_json({field.name: field.default for field in fields}), **settings}
-
-
-def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
-    """As config.json gives them back."""
-    read: dict[str, Any] = json.loads(json.dumps(settings, default=str))
-    return read
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The record in a run's config.json.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    try:
-        record = json.loads((path / "config.json").read_text())
-        if not isinstance(record["settings"], dict) or not isinstance(record["facts"], dict):
-            raise TypeError("settings or facts are none")
-        return {name: record[name] for name in ("command", "settings", "facts")}
-    except (FileNotFoundError, NotADirectoryError):
-        what = "is not a run's folder (no config.json)" if path.is_dir() else "there is no such folder"
-        raise UserError(f"{path}: {what}; name the folder of a run") from None
-    except PermissionError as error:
-        raise UserError(f"{path}/config.json: cannot be read ({error.strerror}); see to its permissions") from None
-    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
-        raise UserError(f"{path}/config.json: cannot be read ({error}); remove the folder or restore it") from None

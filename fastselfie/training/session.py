@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from fastselfie.config import RunConfig, require
 from fastselfie.errors import LocalError
+from fastselfie.files import replace_bytes, replace_json
 from fastselfie.kernels import using
 from fastselfie.kernels.dispatch import Norm, Trunk
 from fastselfie.models.convolution import channels_last
 from fastselfie.models.statistics import synchronised
+from fastselfie.models.weights import to_safetensors
 from fastselfie.pipelines.pipeline import Pipeline
 from fastselfie.pipelines.view import Batch
 from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import hardware
 from fastselfie.training.determinism import determinism
-from fastselfie.training.files import replace_bytes, replace_json
-from fastselfie.training.job import Job
+from fastselfie.training.job import Job, micro_batch_size
 from fastselfie.training.loop import train
 from fastselfie.training.memory import keep_freed_memory
 from fastselfie.training.quarantine import Quarantine
@@ -71,10 +71,9 @@ def session(config: C) -> Iterator[Session[C]]:
             f"--batch-size {config.batch_size}: must be a multiple of the {world.size} processes",
         )
         share = config.batch_size // world.size
-        micro_batch = config.micro_batch_size or share
         require(
-            share % micro_batch == 0,
-            f"--micro-batch-size {micro_batch}: must divide a process's share of {share} images",
+            share % micro_batch_size(config, world) == 0,
+            f"--micro-batch-size {config.micro_batch_size}: must divide a process's share of {share} images",
         )
         if device.value == "cpu" and (allocator := keep_freed_memory()):
             choices["allocator"] = allocator
@@ -160,8 +159,7 @@ def run(
 
 
 def _close(job: Job, folder: RunFolder, summary: dict[str, Any]) -> None:
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in job.task.network.state_dict().items()}
-    replace_bytes(folder.path / ENCODER, safetensors.torch.save(weights))
+    replace_bytes(folder.path / ENCODER, to_safetensors(job.task.network.state_dict()))
     result = summary | folder.last_metrics() | {"seed": job.config.seed, "made_by": versions()}
     replace_json(folder.path / RESULT, result)
     say(f"{folder.path}: done, {job.config.steps} steps")

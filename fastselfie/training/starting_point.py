@@ -5,7 +5,6 @@ What `fastselfie export` writes, or what was saved from timm's ``resnetv2_50``: 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from fastselfie.errors import UserError
 from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier
 from fastselfie.models.resnet50_weights import COUNTER, HEAD, expected_by_timm, load_resnet50
 from fastselfie.models.selfie import Selfie
+from fastselfie.models.weights import fingerprint
 from fastselfie.training.weights_header import STEM, read_header
 
 
@@ -67,7 +67,7 @@ def read_starting_point(config: ModelConfig, path: Path) -> StartingPoint:
     classes = len(head) if head is not None and head.dim() else None
     return StartingPoint(
         path=path, weights=_fitting(config, path, tensors, classes), classes=classes,
-        fingerprint=hashlib.sha256(data).hexdigest()[:16], tells_pixels={"mean", "std"} <= header.metadata.keys(),
+        fingerprint=fingerprint(data), tells_pixels={"mean", "std"} <= header.metadata.keys(),
     )  # fmt: skip
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastselfie.config import RunConfig, contrast
+from fastselfie.config import RunConfig, contrast, flag
 from fastselfie.errors import UserError
-from fastselfie.training.files import replace_bytes
+from fastselfie.files import replace_bytes
 from fastselfie.training.reporter import say
 from fastselfie.training.versions import versions
 
@@ -75,7 +75,7 @@ def read_starts(folder: Path) -> list[Start]:
 def _changes(before: Start, now: Start) -> Iterator[str]:
     for name, value in now.settings.items():
         if before.settings.get(name) != value:
-            yield contrast("--" + name.replace("_", "-"), value, before.settings.get(name))
+            yield contrast(flag(name), value, before.settings.get(name))
     for name, value in now.made_by.items():
         if before.made_by.get(name) != value:
             yield contrast(name.replace("_", " "), value, before.made_by.get(name))

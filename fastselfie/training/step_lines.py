@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fastselfie.training.files import replace_bytes
+from fastselfie.files import replace_bytes
 
 
 def lines_of(file: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and folders that one process at a time works in."""
+"""Files that are either whole or not there, and locks that one process at a time holds."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 LOCK = ".lock"
+"""The file in a folder by which a process has it for itself."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write and flush to the disk; for files in a folder that does not count yet."""
     with path.open("wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        flush_to_disk(file)
+
+
+def flush_to_disk(file: IO[bytes]) -> None:
+    """Past all buffers: a file that a power cut leaves empty must not be taken for a finished one."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
@@ -36,13 +42,18 @@ def replace_json(path: Path, value: dict[str, Any]) -> None:
     replace_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def occupied(folder: Path) -> bool:
+    """Whether anything but an empty folder is there already. Hidden files do not count: a killed start leaves some."""
+    return folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir()))
+
+
 @contextmanager
-def held(folder: Path) -> Iterator[bool]:
-    """Hold the folder's lock for the block; yields False where another process holds it.
+def held(lock: Path) -> Iterator[bool]:
+    """Hold the file ``lock``, made where it is missing, for the block; yields False where another process holds it.
 
     A file system without locks, as Lustre is mounted at times, lets everybody in.
     """
-    with (folder / LOCK).open("ab") as file:
+    with lock.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             free = True
