@@ -21,6 +21,7 @@ from bench.report.sides import Side, Step, measure
 from bench.report.tables import show
 from bench.report.whole_step import compile_lacks, trainer
 from bench.training_step import scenes, steps_of
+from fastselfie.training.wrapping import compiled
 
 MODES, ORDERS = "torch.compile mode", "DDP order"
 OFF = "off"
@@ -70,7 +71,7 @@ def compile_modes(bench: Bench, machine: Machine) -> list[Row]:
 
     sides = [
         side(OFF, lambda: steps_of(trainer(bench)), ""),
-        side("default", partial(_compiled, bench, None), lacks),
+        side("default", partial(_compiled, bench, "default"), lacks),
         *(
             side(mode, partial(_compiled, bench, mode), lacks or (why if on_cpu else ""))
             for mode, why in _ON_CUDA.items()
@@ -99,11 +100,9 @@ def ddp_orders(bench: Bench, machine: Machine) -> list[Row]:
     return rows
 
 
-def _compiled(bench: Bench, mode: str | None) -> Step:
+def _compiled(bench: Bench, mode: str) -> Step:
     made = trainer(bench)
-    # The backend of a smoke run has no modes.
-    options: dict[str, Any] = {"backend": bench.backend} if bench.smoke else {"mode": mode}
-    made.forward = torch.compile(made.network, **options)
+    made.forward = compiled(made.network, bench.backend, mode)
     return steps_of(made)
 
 

@@ -29,7 +29,7 @@ from fastselfie.kernels import using
 from fastselfie.training.hardware import set_convolutions
 from fastselfie.training.memory import keep_freed_memory
 from fastselfie.training.world import World, join_world
-from fastselfie.training.wrapping import wrap
+from fastselfie.training.wrapping import INDUCTOR, wrap
 
 Step = Callable[[], object]
 
@@ -47,7 +47,8 @@ def ordered(network: nn.Module, order: str, config: PretrainConfig, world: World
 def _own(backend: str) -> Callable[..., Any]:
     """A backend that equals no other: graphs are kept by it, and a variant would take over the one before's."""
     compiler = lookup_backend(backend)
-    return lambda graph, inputs: compiler(graph, inputs)
+    settings: dict[str, Any] = {"config_patches": INDUCTOR} if backend == "inductor" else {}
+    return lambda graph, inputs: compiler(graph, inputs, **settings)
 
 
 def step_of(variant: dict[str, Any], config: PretrainConfig, world: World, backend: str) -> Step:

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from fastselfie.kernels import using
 from fastselfie.kernels.dispatch import Kernels
 from fastselfie.models.selfie import Selfie
 from fastselfie.training.statistics import RunningStatistics
+from tests.kernel_checks import assert_as_exact
 from tests.small_networks import pretrain_config, question
 from tests.test_host_sync import pretraining, trainer
 
@@ -39,22 +41,28 @@ def test_it_is_compiled_before_the_first_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kernels", ["off", "on"])
 def test_one_graph_gives_the_same_loss_and_statistics(kernels: Kernels) -> None:
-    """With kernels on these are nodes of the graph; interpreted where there is no GPU."""
+    """With kernels on these are nodes of the graph; interpreted where there is no GPU. Truth is the eager network in
+    fp64."""
     config = pretrain_config(dropout=0.0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     patches, places_BN = question(config, images=4)
-    results = []
-    for compiled in (False, True):
+
+    def results(kernels: Kernels, dtype: torch.dtype, compiled: bool) -> list[Tensor]:
         torch.manual_seed(0)
-        network = Selfie(config).to(device)
+        network = Selfie(config).to(device, dtype)
         statistics = RunningStatistics(network, groups=1)
         forward = torch.compile(network, fullgraph=True, backend="aot_eager") if compiled else network
         with using(kernels):
-            loss, right = forward(patches.float().to(device), places_BN.to(device))
+            loss, right = forward(patches.to(device, dtype), places_BN.to(device))
             loss.backward()
         statistics.collect(0)
         gradient = network.trunk.stem.conv.weight.grad
         assert gradient is not None
-        results.append((loss.detach(), right, gradient, statistics.values_A2C))
-    for eager, graph in zip(*results, strict=True):
-        torch.testing.assert_close(graph, eager, rtol=1e-5, atol=1e-6)
+        return [loss.detach(), gradient, statistics.values_A2C, right]
+
+    *truth, right = results("off", torch.float64, compiled=False)
+    *eager, _ = results(kernels, torch.float32, compiled=False)
+    *graph, found = results(kernels, torch.float32, compiled=True)
+    assert found == right
+    for name, ours, plain, exact in zip(("loss", "gradient", "statistics"), graph, eager, truth, strict=True):
+        assert_as_exact(ours, plain, exact.double(), name)

@@ -34,6 +34,7 @@ from fastselfie.models.positions import Positions
 from fastselfie.models.resnet import trunk
 from fastselfie.models.selfie import Selfie
 from fastselfie.training.optimizer import make_optimizer
+from fastselfie.training.wrapping import compiled
 
 Compiler = Callable[[Any], Any]
 """Compiles a call, or gives it back as it is."""
@@ -87,7 +88,7 @@ def trunk_alone(bench: Bench, machine: Machine) -> list[Row]:
     around = {FUSED, COMPILED_FUSED}  # there are no such kernels in it
     sides = [side for side in sides_of(bench, ours, plain) if side.name not in around]
     sides.insert(2, Side(
-        name=FUSED_TRUNK, dtype=config.precision, build=lambda: ours(partial(torch.compile, backend=bench.backend)),
+        name=FUSED_TRUNK, dtype=config.precision, build=lambda: ours(partial(compiled, backend=bench.backend)),
         lacks=whole_step.trunk_lacks(bench), counted_as=EAGER, kernels="on", trunk="fused",
     ))  # fmt: skip
     return measure(TRUNK, sides, bench, machine, images=config.batch_size)[0]
@@ -123,21 +124,24 @@ def sides_of(bench: Bench, ours: Callable[[Compiler], Step], plain: Callable[[st
     def eager(call: Any) -> Any:
         return call
 
-    def compiled(call: Any) -> Any:
+    def as_training(call: Any) -> Any:
+        return compiled(call, bench.backend)
+
+    def as_it_comes(call: Any) -> Any:
         return torch.compile(call, backend=bench.backend)
 
     return [
         Side(name=EAGER, dtype=dtype, build=lambda: ours(eager)),
-        Side(name=COMPILED, dtype=dtype, build=lambda: ours(compiled), lacks=slow, counted_as=EAGER),
+        Side(name=COMPILED, dtype=dtype, build=lambda: ours(as_training), lacks=slow, counted_as=EAGER),
         Side(name=FUSED, dtype=dtype, build=lambda: ours(eager), lacks=fast, kernels="on"),
         Side(
-            name=COMPILED_FUSED, dtype=dtype, build=lambda: ours(compiled), lacks=fast or slow, counted_as=EAGER,
+            name=COMPILED_FUSED, dtype=dtype, build=lambda: ours(as_training), lacks=fast or slow, counted_as=EAGER,
             kernels="on",
         ),
         Side(name=PLAIN, dtype="fp32", build=lambda: plain("fp32", eager)),
         Side(name=CHANNELS_LAST, dtype="bf16", build=lambda: plain("bf16", eager), lacks=bf16),
         Side(
-            name=COMPILED_PLAIN, dtype="bf16", build=lambda: plain("bf16", compiled), lacks=bf16 or slow,
+            name=COMPILED_PLAIN, dtype="bf16", build=lambda: plain("bf16", as_it_comes), lacks=bf16 or slow,
             counted_as=CHANNELS_LAST,
         ),
     ]  # fmt: skip

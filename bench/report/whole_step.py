@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from bench.baselines import steps as peers
 from bench.report.machine import Machine, bf16_lacks
 from bench.report.rows import Row
@@ -13,6 +11,7 @@ from bench.report.settings import Bench
 from bench.report.sides import Side, Step, measure
 from bench.training_step import resident_trainer, scenes, steps_of
 from fastselfie.errors import UserError
+from fastselfie.training import wrapping
 from fastselfie.training.hardware import choose_compile, choose_kernels, choose_trunk
 from fastselfie.training.trainer import Trainer
 from fastselfie.training.world import World
@@ -75,7 +74,7 @@ def trainer(bench: Bench) -> Trainer:
 def compiled(bench: Bench) -> Step:
     """The training loop's step with its network compiled, as ``--compile on`` does."""
     made = trainer(bench)
-    made.forward = torch.compile(made.network, backend=bench.backend)
+    made.forward = wrapping.compiled(made.network, bench.backend)
     return steps_of(made)
 
 

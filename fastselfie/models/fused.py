@@ -54,7 +54,7 @@ def _block(block: Bottleneck, x: Tensor, sums_2C: Tensor | None) -> tuple[Tensor
     if block.training:
         positions = x.shape[0] * x.shape[2] * x.shape[3], y.shape[0] * y.shape[2] * y.shape[3]
         for norm, its_values, count in zip(norms[1:], values, positions, strict=True):
-            update(norm, its_values, count * processes)
+            update(norm, its_values[0], its_values[1], count * processes)
     return y, sums
 
 

@@ -1,13 +1,14 @@
-"""Batch norm, ReLU and the branches around them as one node of the graph, for training on a CPU.
+"""Batch norm, ReLU and the branches around them, for training on a CPU as one node of the graph.
 
 PyTorch's kernels, the same as the modules', but ReLU works in place, and so do the sums of gradients that meet at a
 branch: memory that was just written is still in the cache, fresh memory is not. Or, for bf16 maps and where numba is
-there, `fastselfie.kernels.cpu.norm_relu`, which goes over memory half as often.
+there, `fastselfie.kernels.cpu.norm_relu`, which goes over memory half as often. torch.compile gets
+`fastselfie.models.compiled.norm_relu`, and a CUDA device without it the modules.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fastselfie.kernels.dispatch import numba_norm
+from fastselfie.models import compiled
 from fastselfie.models.statistics import update
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, None, None]
@@ -32,22 +34,29 @@ def pre_activation(norm: nn.Module, x: Tensor, step: int | None = None) -> tuple
     go into a convolution alone: the backward pass writes into its gradient.
     """
     plain = type(norm) is nn.BatchNorm2d and norm.momentum is not None and norm.num_batches_tracked is None
-    if not plain or not norm.training or x.device.type != "cpu" or torch.compiler.is_compiling():
+    compiling = torch.compiler.is_compiling()
+    if plain and norm.training and not compiling and x.device.type == "cpu":
+        kernels = NumbaNormRelu if numba_norm(x) and _is_in_fp32(norm) else NormRelu
+        outputs: tuple[Tensor, Tensor | None, Tensor] = kernels.apply(x, norm.weight, norm.bias, norm, step)
+        return outputs
+    if plain and norm.training and compiling and all(map(torch.is_tensor, _held(norm))):
+        activated = compiled.norm_relu(cast(nn.BatchNorm2d, norm), x)
+    else:
         activated = F.relu(norm(x), inplace=True)
-        return activated, _picked(activated, step) if step else None, x
-    kernels = CompiledNormRelu if numba_norm(x) and _is_in_fp32(norm) else NormRelu
-    activated, picked, residual = kernels.apply(x, norm.weight, norm.bias, norm, step)
-    return activated, picked, residual
+    return activated, _picked(activated, step), x
 
 
-def _picked(x: Tensor, step: int) -> Tensor:
-    return x[:, :, ::step, ::step]
+def _picked(x: Tensor, step: int | None) -> Tensor | None:
+    return x[:, :, ::step, ::step] if step else None
+
+
+def _held(norm: nn.Module) -> tuple[Any, ...]:
+    return norm.weight, norm.bias, norm.running_mean, norm.running_var
 
 
 def _is_in_fp32(norm: nn.Module) -> bool:
     """Whether the norm has weights and running statistics, all of them fp32."""
-    held = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    return all(isinstance(tensor, Tensor) and tensor.dtype == torch.float32 for tensor in held)
+    return all(isinstance(tensor, Tensor) and tensor.dtype == torch.float32 for tensor in _held(norm))
 
 
 def _met(g: Tensor | None, g_picked: Tensor | None, like: Tensor, step: int | None) -> Tensor:
@@ -55,8 +64,7 @@ def _met(g: Tensor | None, g_picked: Tensor | None, like: Tensor, step: int | No
     if g is None:
         g = torch.zeros_like(like)
     if g_picked is not None:
-        assert step is not None
-        _picked(g, step).add_(g_picked)
+        g[:, :, ::step, ::step].add_(g_picked)
     return g
 
 
@@ -76,7 +84,7 @@ class NormRelu(torch.autograd.Function):
         ctx.save_for_backward(x, weight_C, activated, mean_C, rstd_C)
         ctx.eps, ctx.step = norm.eps, step
         ctx.set_materialize_grads(False)
-        return activated, _picked(activated, step) if step else None, x.view_as(x)
+        return activated, _picked(activated, step), x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Gradients:
@@ -91,7 +99,7 @@ class NormRelu(torch.autograd.Function):
         return gx if g_residual is None else gx.add_(g_residual), gweight_C, gbias_C, None, None
 
 
-class CompiledNormRelu(torch.autograd.Function):
+class NumbaNormRelu(torch.autograd.Function):
     """`NormRelu` by the kernels that numba compiles: bf16 maps, fp32 weights and running statistics."""
 
     @staticmethod
@@ -101,11 +109,11 @@ class CompiledNormRelu(torch.autograd.Function):
         from fastselfie.kernels.cpu import norm_relu as kernels  # numba is an extra
 
         activated, affine_4C = kernels.forward(x, weight_C, bias_C, norm.eps)
-        update(norm, affine_4C[:2], x.numel() // x.shape[1])
+        update(norm, affine_4C[0], affine_4C[1], x.numel() // x.shape[1])
         ctx.save_for_backward(x, affine_4C)
         ctx.eps, ctx.step = norm.eps, step
         ctx.set_materialize_grads(False)
-        return activated, _picked(activated, step) if step else None, x.view_as(x)
+        return activated, _picked(activated, step), x.view_as(x)
 
     @staticmethod
     @once_differentiable

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastselfie.config import EXPANSION, ModelConfig
-from fastselfie.models import fused
+from fastselfie.models import compiled, fused
 from fastselfie.models.convolution import Conv1x1, Conv3x3
 from fastselfie.models.norm import norm_relu, pre_activation
 from fastselfie.models.patches import cut, join
@@ -66,7 +67,9 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, P, P) to (B, channels, P, P), or to (B, channels, P / 4, P / 4) with max-pooling."""
         x = self.conv(x)
-        return F.max_pool2d(x, 3, stride=2, padding=1) if self.pool else x
+        if not self.pool:
+            return x
+        return compiled.max_pool(x) if torch.compiler.is_compiling() else F.max_pool2d(x, 3, stride=2, padding=1)
 
 
 class ResNetV2(nn.Module):

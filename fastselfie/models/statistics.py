@@ -53,18 +53,19 @@ def statistics(norm: _BatchNorm, maps: Tensor, sums_2D: Tensor | None = None) ->
         sums_2D = added_up(sums_2D, group)
     count = maps.shape[0] * maps.shape[2] * maps.shape[3] * processes
     values_2D = moments(sums_2D, count).to(running_mean.dtype)
-    update(norm, values_2D, count)
+    update(norm, values_2D[0], values_2D[1], count)
     return Statistics(values_2D=values_2D, count=count, group=group)
 
 
 @torch.no_grad()
-def update(norm: _BatchNorm, values_2D: Tensor, count: int) -> None:
-    """Move the running statistics towards those of a batch of ``count`` values a channel, as a batch norm's forward."""
+def update(norm: _BatchNorm, mean_D: Tensor, var_D: Tensor, count: int) -> None:
+    """Move the running statistics towards those of a batch of ``count`` values a channel, its mean and biased variance,
+    as a batch norm's forward."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.momentum is not None
-    norm.running_mean.lerp_(values_2D[0].to(norm.running_mean.dtype), norm.momentum)
-    unbiased_D = values_2D[1] * (count / max(count - 1, 1))
+    norm.running_mean.lerp_(mean_D.to(norm.running_mean.dtype), norm.momentum)
+    unbiased_D = var_D * (count / max(count - 1, 1))
     norm.running_var.lerp_(unbiased_D.to(norm.running_var.dtype), norm.momentum)
 
 

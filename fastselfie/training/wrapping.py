@@ -18,12 +18,28 @@ def autocast(config: RunConfig) -> Any:
     return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16")
 
 
+INDUCTOR = {"realize_reads_threshold": 6}
+"""Inductor's settings. What has more than four inputs and several uses it would first write to memory; ReLU's gradient
+has five where a shortcut branches off."""
+
+
+def compiled(network: Callable[..., Any], backend: str = "inductor", mode: str = "default") -> Any:
+    """The network as ``--compile on`` has it.
+
+    Args:
+        mode: of Inductor, as `torch.compile` names them; other backends have none.
+    """
+    if backend != "inductor":
+        return torch.compile(network, backend=backend)
+    return torch.compile(network, options=torch._inductor.list_mode_options(mode) | INDUCTOR)
+
+
 def wrap(network: torch.nn.Module, config: RunConfig, world: World) -> Callable[..., Any]:
     """The network as training calls it: compiled inside, distributed outside, each where asked for.
 
     Buffers are not broadcast: the running statistics are `RunningStatistics`' affair.
     """
-    forward = torch.compile(network) if config.compile == "on" else network
+    forward = compiled(network) if config.compile == "on" else network
     if not world.distributed:
         return forward
     ids = [world.device] if world.device.type == "cuda" else None
