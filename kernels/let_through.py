@@ -2,7 +2,8 @@
 
 Where autograd is left to say which elements ReLU let through, a compiled graph keeps that from the forward pass, a byte
 an element or the whole activation, and reads it twice. An operator's inside is not seen when a graph is cut in two, so
-only its arguments are kept, and batch norm's backward reads the map anyway.
+only its arguments are kept, and batch norm's backward reads the map anyway. To be imported where a graph is traced:
+Inductor takes as long to import as torch.
 
 Shapes: B maps, C channels, h x w positions.
 """
@@ -14,6 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._inductor.ir import Pointwise
+from torch._inductor.lowering import register_lowering
+from torch._inductor.virtualized import ops
 
 from fastselfie.kernels.operator import operator
 
@@ -30,29 +34,19 @@ def _(g: Tensor, x: Tensor, slope_C: Tensor, offset_C: Tensor) -> Tensor:
     return torch.empty_like(x, dtype=slope_C.dtype)
 
 
-def teach_inductor() -> bool:
-    """Have Inductor put `let_through` into the kernels around it. To be called where a graph is traced."""
-    from torch._inductor.ir import Pointwise
-    from torch._inductor.lowering import lowerings, register_lowering
-    from torch._inductor.virtualized import ops
+def _lowered(g: Any, x: Any, slope_C: Any, offset_C: Any) -> Any:
+    """`let_through` as Inductor's own operations, which it puts into the kernels around them."""
+    dtype = slope_C.get_dtype()
+    for coefficient in (slope_C, offset_C):
+        coefficient.realize()  # else every element would read what it is made of
+    load_g, load_x, load_slope, load_offset = (each.make_loader() for each in (g, x, slope_C, offset_C))
 
-    def lowered(g: Any, x: Any, slope_C: Any, offset_C: Any) -> Any:
-        dtype = slope_C.get_dtype()
-        for coefficient in (slope_C, offset_C):
-            coefficient.realize()  # else every element would read what it is made of
-        load_g, load_x, load_slope, load_offset = (each.make_loader() for each in (g, x, slope_C, offset_C))
+    def element(index: Sequence[Any]) -> Any:
+        channel, zero = index[1:2], ops.constant(0.0, dtype)
+        z = ops.add(ops.mul(ops.to_dtype(load_x(index), dtype), load_slope(channel)), load_offset(channel))
+        return ops.where(ops.gt(z, zero), ops.to_dtype(load_g(index), dtype), zero)
 
-        def element(index: Sequence[Any]) -> Any:
-            channel, zero = index[1:2], ops.constant(0.0, dtype)
-            z = ops.add(ops.mul(ops.to_dtype(load_x(index), dtype), load_slope(channel)), load_offset(channel))
-            return ops.where(ops.gt(z, zero), ops.to_dtype(load_g(index), dtype), zero)
-
-        return Pointwise.create(device=x.get_device(), dtype=dtype, inner_fn=element, ranges=list(x.get_size()))
-
-    if let_through not in lowerings:
-        register_lowering(let_through, type_promotion_kind=None)(lowered)
-    return True
+    return Pointwise.create(device=x.get_device(), dtype=dtype, inner_fn=element, ranges=list(x.get_size()))
 
 
-# As in `fastselfie.kernels.dispatch`: while a graph is traced it is called as it is.
-teach_inductor._dynamo_marked_constant = True  # type: ignore[attr-defined]
+register_lowering(let_through, type_promotion_kind=None)(_lowered)

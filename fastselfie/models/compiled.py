@@ -16,14 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fastselfie.kernels.let_through import let_through, teach_inductor
 from fastselfie.models.statistics import update
 
 
 def norm_relu(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """``relu(norm(x))``, (B, C, H, W), of a norm in training with weights and running statistics, which are updated as
     its own forward would."""
-    teach_inductor()
     with torch.no_grad():
         var_C, mean_C = torch.var_mean(_wide(x), dim=(0, 2, 3), correction=0)
         update(norm, mean_C, var_C, x.numel() // x.shape[1])
@@ -45,6 +43,8 @@ class _NormRelu(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        from fastselfie.kernels.let_through import let_through  # it brings torch.compile's Inductor
+
         x, slope_C, offset_C, mean_C, rstd_C = ctx.saved_tensors
         deviation, count = _wide(x) - _of(mean_C), x.numel() // x.shape[1]
         dz = let_through(gradients[0], x, slope_C, offset_C)

@@ -73,5 +73,5 @@ def read_object(file: Path) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError("not an object")
         return value
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read ({error}); remove its folder to make it again") from None
