@@ -22,17 +22,20 @@ from fastselfie.pipelines.shrinking import Shrinking
 from fastselfie.pipelines.shrinking_process import ProcessEndedError, ShrinkingProcess
 from tests.command import TIMEOUT_S, Process, as_in_a_terminal, assert_refused, contents, end, fastselfie, start
 from tests.packing import members, refused
-from tests.photographs import jpeg, noise, write
+from tests.photographs import jpeg, noise, png, write
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs that give several shards of a megabyte, and damaged ones among them."""
+    """Photographs that give several shards of a megabyte, and damaged ones among them. The last four take a third of a
+    second each: time for who is to stop a pass while it writes a shard."""
     folder = tmp_path_factory.mktemp("many") / "source"
     image = noise(300, 450)
     for number in range(34):
         data = jpeg(np.roll(image, number * 31, axis=1), quality=90)
         write(folder / "train" / "ab"[number // 20], [(f"{number:02}.jpg", data if number % 9 else data[:-500])])
+    large = png(np.full((7000, 7000, 3), 128, np.uint8), compress_level=1)
+    write(folder / "train" / "b", [(f"{number}.png", large) for number in range(34, 38)])
     write(folder / "val", [("a/0.jpg", jpeg(noise(300, 300)))])
     return folder
 
@@ -61,8 +64,8 @@ def test_keys_go_on_over_shards(undisturbed: Path) -> None:
         names = [name for name in members(path) if name.endswith(".jpg")]
         assert (index["shard"] == number).sum() == len(names)
         keys += names
-    assert keys == [f"{key:09d}.jpg" for key in range(30)]
-    assert (index["label"] == 1).sum() == sum(1 for number in range(20, 34) if number % 9)
+    assert keys == [f"{key:09d}.jpg" for key in range(34)]
+    assert (index["label"] == 1).sum() == sum(1 for number in range(20, 38) if number % 9 or number > 34)
 
 
 def test_the_number_of_processes_changes_nothing(many: Path, undisturbed: Path) -> None:
@@ -158,7 +161,7 @@ def test_killed_in_mid_shard_it_goes_on(many: Path, undisturbed: Path, capsys: A
         capsys, many, folder, *OPTIONS, "--quality", "80"
     )
     pack(many, folder, "--workers", "1")
-    assert "30 images in train and 1 images in val" in capsys.readouterr().out
+    assert "34 images in train and 1 images in val" in capsys.readouterr().out
     assert contents(folder) == contents(undisturbed)
     assert (folder / "train-000000.tar").stat().st_ino == untouched.st_ino
 
