@@ -63,8 +63,8 @@ def max_pool(x: Tensor) -> Tensor:
 
 
 class _MaxPool(torch.autograd.Function):
-    """Window i is centred on row 2i: a row is in window i // 2 and, where it is odd, in the next; so with columns. Kept
-    is which of its 3x3 positions each window has chosen, row by row."""
+    """Window i is centred on row 2i, so row r is in window r // 2 and, where r is odd, in the next; so with columns.
+    Kept is which of its 3x3 positions each window has chosen, row by row."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
