@@ -102,7 +102,7 @@ def ddp_orders(bench: Bench, machine: Machine) -> list[Row]:
 
 def _compiled(bench: Bench, mode: str) -> Step:
     made = trainer(bench)
-    made.forward = compiled(made.network, bench.backend, mode)
+    made.forward = compiled(made.network, bench.device.type, bench.backend, mode)
     return steps_of(made)
 
 

@@ -5,8 +5,8 @@ also cuts its batch out of resident uint8 images, draws masks and keeps running 
 side is handed its fp32 patches. Excluded on both: logging, evaluation, checkpoints.
 
 On a CPU FastSelfie changes how the C library keeps memory. The plain side therefore runs twice there: in a process of
-its own, as it would be run, and beside ours, where it gains from that change too. Where numba is, ours runs twice as
-well, the second time with PyTorch's batch norm.
+its own, as it would be run, and beside ours, where it gains from that change too. Ours runs as it does by default, with
+PyTorch's batch norm where numba is there, and compiled where a compiler is.
 
     python -m bench.training_step --out bench/results/training_step_cpu.json
 """
@@ -35,7 +35,7 @@ from fastselfie.pipelines.source import Source
 from fastselfie.pipelines.synthetic import synthetic_source
 from fastselfie.recipes import recipe
 from fastselfie.training.garbage import frozen_garbage
-from fastselfie.training.hardware import choose_device, resolve, resolved, set_convolutions
+from fastselfie.training.hardware import choose_device, compiling_lacks, resolve, resolved, set_convolutions
 from fastselfie.training.memory import keep_freed_memory
 from fastselfie.training.pretrain import divide, pretraining_job
 from fastselfie.training.run_folder import RunFolder
@@ -45,7 +45,7 @@ from fastselfie.training.world import World
 ENDLESS = 10**6
 """Steps of a run that is timed: more than there is time for."""
 OURS, PLAIN, LENT = "fastselfie", "plain", "plain, with our memory settings"
-THEIR_NORM = "fastselfie, with PyTorch's batch norm"
+THEIR_NORM, COMPILED = "fastselfie, with PyTorch's batch norm", "fastselfie, compiled"
 
 
 def ours(config: PretrainConfig, device: torch.device) -> Callable[[], object]:
@@ -128,6 +128,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         sides = {OURS: ours(config, device)}
         if config.norm == "numba":
             sides[THEIR_NORM] = with_their_norm(ours(config, device), kernels)
+        if kind == "cpu" and config.compile == "off" and not compiling_lacks(kind):
+            sides[COMPILED] = ours(dataclasses.replace(config, compile="on"), device)
         sides[LENT if kind == "cpu" else PLAIN] = eager_fp32(config, device)
         if kind == "cpu":
             sides[PLAIN] = stack.enter_context(apart(eager_fp32, config, device))
@@ -138,13 +140,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "settings": {"recipe": config.recipe, "width": config.width, "batch_size": config.batch_size,
                      **{name: dataclasses.asdict(choice) for name, choice in choices.items()}},
         "images_per_second": rates,
-        "ratio_of_medians": {name: rates[OURS]["median"] / rates[name]["median"] for name in sides if name != OURS},
+        "ratio_of_medians": {
+            own: {name: rates[own]["median"] / rates[name]["median"] for name in sides if name != own}
+            for own in (OURS, COMPILED) if own in sides
+        },
         "ratio_by_round": {
-            name: sorted(theirs / own for theirs, own in zip(seconds[name], seconds[OURS], strict=True))
-            for name in sides if name != OURS
+            own: {name: _ratios(seconds[name], seconds[own]) for name in sides if name != own}
+            for own in (OURS, COMPILED) if own in sides
         },
         "matrix_rate": matrix_rates(config, device, rates),
     }  # fmt: skip
+
+
+def _ratios(theirs: list[float], own: list[float]) -> list[float]:
+    """How many times as fast ours was, round by round, in order of size."""
+    return sorted(seconds / mine for seconds, mine in zip(theirs, own, strict=True))
 
 
 def main() -> None:
@@ -164,9 +174,10 @@ def main() -> None:
     write(arguments.out, result, torch.device(choose_device(arguments.device).value))
     for name, rate in result["images_per_second"].items():
         spread = f"n = {rate['n']}, {rate['lowest']:.1f} to {rate['highest']:.1f}"
-        ratio = result["ratio_of_medians"].get(name)
-        told = f"; fastselfie is {ratio:.2f} times as fast" if ratio else ""
-        print(f"{name}: {rate['median']:.1f} images/s ({spread}){told}")
+        told = (
+            f"; {own} is {of[name]:.2f} times as fast" for own, of in result["ratio_of_medians"].items() if name in of
+        )
+        print(f"{name}: {rate['median']:.1f} images/s ({spread}){''.join(told)}")
     for name in (OURS, PLAIN):
         share = result["matrix_rate"][name]
         print(f"{name}: {share['tflops']:.3f} TFLOP/s executed, {share['share']:.0%} of a large product's")

@@ -121,7 +121,7 @@ def test_what_inductor_makes_of_them() -> None:
 
     def there_and_back(x: Tensor) -> list[Tensor]:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            return with_gradient(compiled(network), x)
+            return with_gradient(compiled(network, "cpu"), x)
 
     # What another version of this code compiled, caches would give again: they know operators by their names.
     with torch._inductor.config.patch(force_disable_caches=True):

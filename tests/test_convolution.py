@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastselfie.models.convolution import Conv1x1, Conv3x3, channels_last, dense_2x2
-from fastselfie.models.small_maps import SmallMapConvolution
+from fastselfie.models.convolution import Conv1x1, Conv3x3, SmallMapConvolution, channels_last, dense_2x2
 from tests.small_networks import assert_near
 
 ROUNDING = 1e-14  # fp64, sums of at most 36 * C products

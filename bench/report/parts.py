@@ -125,7 +125,7 @@ def sides_of(bench: Bench, ours: Callable[[Compiler], Step], plain: Callable[[st
         return call
 
     def as_training(call: Any) -> Any:
-        return compiled(call, bench.backend)
+        return compiled(call, bench.device.type, bench.backend)
 
     def as_it_comes(call: Any) -> Any:
         return torch.compile(call, backend=bench.backend)

@@ -74,7 +74,7 @@ def trainer(bench: Bench) -> Trainer:
 def compiled(bench: Bench) -> Step:
     """The training loop's step with its network compiled, as ``--compile on`` does."""
     made = trainer(bench)
-    made.forward = wrapping.compiled(made.network, bench.backend)
+    made.forward = wrapping.compiled(made.network, bench.device.type, bench.backend)
     return steps_of(made)
 
 

@@ -7,13 +7,15 @@ together and the rows of the products below are views.
 from __future__ import annotations
 
 from itertools import product
+from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from fastselfie.models.small_maps import SmallMapConvolution
+from fastselfie.kernels import small_maps
 
 
 class Conv1x1(nn.Conv2d):
@@ -104,10 +106,42 @@ def channels_last(network: nn.Module) -> None:
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
 
 
+class SmallMapConvolution(torch.autograd.Function):
+    """(B, C, h, w) and (O, C, 3, 3) to (B, O, h', w'), padding 1, by `fastselfie.kernels.small_maps` in ``dtype``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> Tensor:
+        ctx.stride, ctx.dtypes = stride, (x.dtype, weight.dtype)
+        x, weight = x.to(dtype), weight.to(dtype)
+        ctx.save_for_backward(x, weight)
+        y: Tensor = _small_maps().forward(x, weight, stride)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (x, weight), (g,), arithmetic = ctx.saved_tensors, gradients, _small_maps()
+        gx = gweight = None
+        if ctx.needs_input_grad[0]:
+            gx = arithmetic.input_gradient(g, weight, *x.shape[2:], ctx.stride).to(ctx.dtypes[0])
+        if ctx.needs_input_grad[1]:
+            gweight = arithmetic.weight_gradient(g, x, ctx.stride).to(ctx.dtypes[1])
+        return gx, gweight, None, None
+
+
+def _small_maps() -> ModuleType:
+    """`fastselfie.kernels.small_maps`, for a graph as operators."""
+    if not torch.compiler.is_compiling():
+        return small_maps
+    from fastselfie.kernels import small_map_operators  # it brings torch.compile
+
+    return small_map_operators
+
+
 def _gathering_wins(x: Tensor, stride: int) -> bool:
     """Whether `SmallMapConvolution` is measured to be faster than oneDNN: forward and backward of 512 maps on an AMD
     EPYC with AVX-512 took 0.5 of the time from 4x4 to 2x2 in bf16 and 0.6 in fp32, 0.8 and 1.1 from 8x8 to 4x4."""
-    if x.device.type != "cpu" or stride != 2 or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or stride != 2:
         return False
     return x.shape[2:] == (4, 4) or (x.shape[2:] == (8, 8) and _product_dtype(x) == torch.bfloat16)
 

@@ -73,7 +73,7 @@ def choose_compile(asked: str, device: str) -> Choice:
     Raises:
         UserError: compilation was asked for and something that it needs is missing.
     """
-    lacks = _compiling_lacks(device)
+    lacks = compiling_lacks(device)
     if asked == "on" and lacks:
         raise UserError(f"--compile on: needs {lacks}; install it or use --compile off")
     if asked != "auto":
@@ -85,7 +85,7 @@ def choose_compile(asked: str, device: str) -> Choice:
     return Choice(value="on", why="expected to win on CUDA; not measured yet")
 
 
-def _compiling_lacks(device: str) -> str | None:
+def compiling_lacks(device: str) -> str | None:
     """What torch.compile would miss on ``device``, None if nothing."""
     if device == "cuda" and importlib.util.find_spec("triton") is None:
         return "triton"

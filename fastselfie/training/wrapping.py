@@ -18,12 +18,7 @@ def autocast(config: RunConfig) -> Any:
     return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16")
 
 
-INDUCTOR = {"realize_reads_threshold": 6}
-"""Inductor's settings. What has more than four inputs and several uses it would first write to memory; ReLU's gradient
-has five where a shortcut branches off."""
-
-
-def compiled(network: Callable[..., Any], backend: str = "inductor", mode: str = "default") -> Any:
+def compiled(network: Callable[..., Any], device_type: str, backend: str = "inductor", mode: str = "default") -> Any:
     """The network as ``--compile on`` has it.
 
     Args:
@@ -31,7 +26,14 @@ def compiled(network: Callable[..., Any], backend: str = "inductor", mode: str =
     """
     if backend != "inductor":
         return torch.compile(network, backend=backend)
-    return torch.compile(network, options=torch._inductor.list_mode_options(mode) | INDUCTOR)
+    return torch.compile(network, options=torch._inductor.list_mode_options(mode) | _inductor(device_type))
+
+
+def _inductor(device_type: str) -> dict[str, Any]:
+    """Inductor's settings. What has more than four inputs and several uses it would first write to memory; ReLU's
+    gradient has five where a shortcut branches off. On a CPU its random numbers take longer than PyTorch's own, with
+    which dropout leaves out what it does in an eager network."""
+    return {"realize_reads_threshold": 6, "fallback_random": device_type == "cpu"}
 
 
 def wrap(network: torch.nn.Module, config: RunConfig, world: World) -> Callable[..., Any]:
@@ -39,7 +41,7 @@ def wrap(network: torch.nn.Module, config: RunConfig, world: World) -> Callable[
 
     Buffers are not broadcast: the running statistics are `RunningStatistics`' affair.
     """
-    forward = compiled(network) if config.compile == "on" else network
+    forward = compiled(network, config.device) if config.compile == "on" else network
     if not world.distributed:
         return forward
     ids = [world.device] if world.device.type == "cuda" else None
