@@ -82,7 +82,7 @@ def forward(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """(B, C, h, w) and (O, C, 3, 3) of one dtype to (B, O, h', w'), padding 1."""
     (B, _, h, w), O = x.shape, weight.shape[0]
     if h * w > _GATHERED:
-        return F.conv2d(x, weight, stride=stride, padding=1)
+        return F.conv2d(x.contiguous(memory_format=torch.channels_last), weight, stride=stride, padding=1)
     rows, columns = output_runs(h, stride), output_runs(w, stride)
     y_BhwO = x.new_empty(B, outputs(h, stride), outputs(w, stride), O)
     _gather_products(x.permute(0, 2, 3, 1), _taps_outermost(weight).transpose(2, 3), rows, columns, y_BhwO)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._inductor.utils import run_and_get_code
 
+from fastselfie.kernels import small_map_operators
 from fastselfie.kernels.let_through import let_through
 from fastselfie.models import norm
 from fastselfie.models.compiled import max_pool, norm_relu
@@ -92,13 +93,23 @@ def test_the_operator() -> None:
         assert dz[b, c, i, j].item() == (g[b, c, i, j].item() if z > 0 else 0)
 
 
+@pytest.mark.parametrize("side", [4, 7])
+def test_operators_of_small_maps(side: int) -> None:
+    """As above. What they compute is tested with the convolutions."""
+    x, weight, after = torch.randn(2, 3, side, side), torch.randn(5, 3, 3, 3), (side + 1) // 2
+    g = torch.randn(2, 5, after, after).contiguous(memory_format=torch.channels_last)
+    torch.library.opcheck(small_map_operators.forward, (x, weight, 2))
+    torch.library.opcheck(small_map_operators.input_gradient, (g, weight, side, side, 2))
+    torch.library.opcheck(small_map_operators.weight_gradient, (g.bfloat16(), x.bfloat16(), 2))
+
+
 class Small(nn.Module):
-    """The stem of 32-pixel patches, two blocks and what ends a trunk."""
+    """The stem of 32-pixel patches, four blocks, of which two shrink maps, and what ends a trunk."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.norm = Stem(16, patch=32), made_norm(32)
-        self.blocks = nn.Sequential(Bottleneck(16, 8, 1), Bottleneck(32, 8, 1))
+        self.blocks = nn.Sequential(Bottleneck(16, 8, 1), *(Bottleneck(32, 8, stride) for stride in (1, 2, 2)))
 
     def forward(self, x: Tensor) -> Tensor:
         return norm.norm_relu(self.norm, self.blocks(self.stem(x))).mean(dim=(2, 3))
@@ -106,7 +117,7 @@ class Small(nn.Module):
 
 def test_what_inductor_makes_of_them() -> None:
     """The eager modules' numbers, from kernels that have `let_through` inside, nothing of PyTorch's max-pooling on the
-    way back, and no mask kept for that."""
+    way back, no mask kept for that, and small maps' convolutions as one call each."""
     torch.manual_seed(0)
     network = Small()
     channels_last(network)
@@ -131,5 +142,17 @@ def test_what_inductor_makes_of_them() -> None:
     assert "let_through" in backward
     assert "let_through.default(buf" not in backward
     assert "max_pool2d_with_indices_backward" not in backward
+    for name in ("small_map_input_gradient", "small_map_weight_gradient"):
+        assert backward.count(f"torch.ops.fastselfie.{name}.default(") == 1, name
     assert torch.float32 in kept
     assert torch.bool not in kept
+
+
+def test_dropout_leaves_out_what_it_does_in_an_eager_network() -> None:
+    network = nn.Sequential(nn.Dropout(0.3), nn.ReLU(), nn.Dropout(0.5))
+    x, results = torch.randn(64, 64), []
+    for call in (network, compiled(network, "cpu")):
+        torch.manual_seed(3)
+        results.append(with_gradient(call, x))
+    torch.testing.assert_close(results[1], results[0])
+    assert (results[0][1] == 0).double().mean() > 0.5
