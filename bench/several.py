@@ -29,7 +29,7 @@ from fastselfie.kernels import using
 from fastselfie.training.hardware import set_convolutions
 from fastselfie.training.memory import keep_freed_memory
 from fastselfie.training.world import World, join_world
-from fastselfie.training.wrapping import INDUCTOR, wrap
+from fastselfie.training.wrapping import inductor_settings, wrap
 
 Step = Callable[[], object]
 
@@ -39,15 +39,15 @@ def ordered(network: nn.Module, order: str, config: PretrainConfig, world: World
     eager = replace(config, compile="off")
     if order == "inside":
         # What is compiled is a module again.
-        return wrap(torch.compile(network, backend=_own(backend)), eager, world)  # type: ignore[arg-type]
+        return wrap(torch.compile(network, backend=_own(backend, config)), eager, world)  # type: ignore[arg-type]
     distributed = wrap(network, eager, world)
-    return torch.compile(distributed, backend=_own(backend)) if order == "outside" else distributed
+    return torch.compile(distributed, backend=_own(backend, config)) if order == "outside" else distributed
 
 
-def _own(backend: str) -> Callable[..., Any]:
+def _own(backend: str, config: PretrainConfig) -> Callable[..., Any]:
     """A backend that equals no other: graphs are kept by it, and a variant would take over the one before's."""
     compiler = lookup_backend(backend)
-    settings: dict[str, Any] = {"config_patches": INDUCTOR} if backend == "inductor" else {}
+    settings: dict[str, Any] = {"config_patches": inductor_settings(config.device)} if backend == "inductor" else {}
     return lambda graph, inputs: compiler(graph, inputs, **settings)
 
 

@@ -15,18 +15,18 @@ input_gradient = operator("small_map_input_gradient", "CPU")(small_maps.input_gr
 weight_gradient = operator("small_map_weight_gradient", "CPU")(small_maps.weight_gradient)
 
 
-@torch.library.register_fake("fastselfie::small_map_convolution")
+@torch.library.register_fake("fastselfie::small_map_convolution")  # type: ignore[untyped-decorator]
 def _(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     h, w = (small_maps.outputs(side, stride) for side in x.shape[2:])
     return _channels_last(x, x.shape[0], h, w, weight.shape[0])
 
 
-@torch.library.register_fake("fastselfie::small_map_input_gradient")
+@torch.library.register_fake("fastselfie::small_map_input_gradient")  # type: ignore[untyped-decorator]
 def _(g: Tensor, weight: Tensor, h: int, w: int, stride: int) -> Tensor:
     return _channels_last(g, g.shape[0], h, w, weight.shape[1])
 
 
-@torch.library.register_fake("fastselfie::small_map_weight_gradient")
+@torch.library.register_fake("fastselfie::small_map_weight_gradient")  # type: ignore[untyped-decorator]
 def _(g: Tensor, x: Tensor, stride: int) -> Tensor:
     return _channels_last(g.to(torch.promote_types(g.dtype, torch.float32)), g.shape[1], 3, 3, x.shape[1])
 

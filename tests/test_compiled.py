@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -98,9 +99,13 @@ def test_operators_of_small_maps(side: int) -> None:
     """As above. What they compute is tested with the convolutions."""
     x, weight, after = torch.randn(2, 3, side, side), torch.randn(5, 3, 3, 3), (side + 1) // 2
     g = torch.randn(2, 5, after, after).contiguous(memory_format=torch.channels_last)
-    torch.library.opcheck(small_map_operators.forward, (x, weight, 2))
-    torch.library.opcheck(small_map_operators.input_gradient, (g, weight, side, side, 2))
-    torch.library.opcheck(small_map_operators.weight_gradient, (g.bfloat16(), x.bfloat16(), 2))
+    operators: list[tuple[Any, tuple[Any, ...]]] = [
+        (small_map_operators.forward, (x, weight, 2)),
+        (small_map_operators.input_gradient, (g, weight, side, side, 2)),
+        (small_map_operators.weight_gradient, (g.bfloat16(), x.bfloat16(), 2)),
+    ]
+    for operator, arguments in operators:
+        torch.library.opcheck(operator, arguments)
 
 
 class Small(nn.Module):

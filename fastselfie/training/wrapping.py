@@ -26,13 +26,16 @@ def compiled(network: Callable[..., Any], device_type: str, backend: str = "indu
     """
     if backend != "inductor":
         return torch.compile(network, backend=backend)
-    return torch.compile(network, options=torch._inductor.list_mode_options(mode) | _inductor(device_type))
+    return torch.compile(network, options=torch._inductor.list_mode_options(mode) | inductor_settings(device_type))
 
 
-def _inductor(device_type: str) -> dict[str, Any]:
-    """Inductor's settings. What has more than four inputs and several uses it would first write to memory; ReLU's
-    gradient has five where a shortcut branches off. On a CPU its random numbers take longer than PyTorch's own, with
-    which dropout leaves out what it does in an eager network."""
+def inductor_settings(device_type: str) -> dict[str, Any]:
+    """Inductor's, on top of those of a mode.
+
+    What has more than four inputs and several uses it would first write to memory; ReLU's gradient has five where a
+    shortcut branches off. On a CPU its random numbers take longer than PyTorch's own, with which dropout leaves out
+    what it does in an eager network.
+    """
     return {"realize_reads_threshold": 6, "fallback_random": device_type == "cpu"}
 
 
