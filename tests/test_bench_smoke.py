@@ -151,9 +151,11 @@ def test_operations_are_of_the_side_that_is_named(report: Result) -> None:
     # and those of the tail's, which both count.
     assert sum(parts) == pytest.approx(plain["gflop"], rel=0.02)
     stem = 4 * 16 * 2 * (8 * 8) * 4 * 3 * 9 / 1e9  # has no gradient of its input
-    for side in ("fastselfie eager", "eager fp32 NCHW"):
+    # Of what shrinks 8x8 maps our forward pass counts the padding's zeros, 23 of 144 taps, our gradients do not.
+    zeros = 2 * 4 * 16 * 2 * (12**2 - 11**2) * 8**2 / 1e9
+    for side, left_out in (("fastselfie eager", zeros), ("eager fp32 NCHW", 0)):
         step, forward = (report.side(section, side)["gflop"] for section in ("whole step", "evaluation"))
-        assert 3 * forward == pytest.approx(step + stem, rel=1e-3)
+        assert 3 * forward == pytest.approx(step + stem + left_out, rel=1e-3)
     assert report.side("end to end", "from JPEG files")["gflop"] == pytest.approx(eager["gflop"])
 
 
