@@ -47,7 +47,11 @@ def test_settings_without_effect_on_finetuning(words: str, said: str) -> None:
     with pytest.raises(UserError) as refused:
         parse_finetune(words.split())
     assert str(refused.value).startswith(said)
-    parse_finetune("tiny --scratch --encoder resnet36-attention --dropout 0.3".split())
+
+
+def test_dropout_where_there_is_attention() -> None:
+    words = "tiny --scratch --encoder resnet36-attention --dropout 0.3"
+    assert parse_finetune(words.split()).dropout == 0.3
 
 
 @pytest.mark.parametrize(

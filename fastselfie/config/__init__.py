@@ -20,5 +20,6 @@ from fastselfie.config.run import IMAGENET_MEAN, IMAGENET_STD, RunConfig
 __all__ = [
     "ENCODERS", "EXPANSION", "IMAGENET_MEAN", "IMAGENET_STD", "KNN_NEIGHBOURS", "KNN_TEMPERATURE", "POOLER_DEPTH",
     "RESNET36_ATTENTION", "RESNET50", "STAGE_WIDTHS", "Encoder", "FinetuneConfig", "ModelConfig", "PretrainConfig",
-    "RunConfig", "check_effect", "contrast", "flag", "label_share", "require", "require_local", "without_context", "without_idle_dropout",
+    "RunConfig", "check_effect", "contrast", "flag", "label_share", "require", "require_local", "without_context",
+    "without_idle_dropout",
 ]  # fmt: skip
