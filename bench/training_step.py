@@ -6,7 +6,7 @@ side is handed its fp32 patches. Excluded on both: logging, evaluation, checkpoi
 
 On a CPU FastSelfie changes how the C library keeps memory. The plain side therefore runs twice there: in a process of
 its own, as it would be run, and beside ours, where it gains from that change too. Ours runs as it does by default, with
-PyTorch's batch norm where numba is there, and compiled where a compiler is.
+PyTorch's batch norm where numba is there, and compiled where a compiler is and ``--compile`` does not decide.
 
     python -m bench.training_step --out bench/results/training_step_cpu.json
 """
@@ -128,7 +128,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         sides = {OURS: ours(config, device)}
         if config.norm == "numba":
             sides[THEIR_NORM] = with_their_norm(ours(config, device), kernels)
-        if kind == "cpu" and config.compile == "off" and not compiling_lacks(kind):
+        if kind == "cpu" and arguments.compile == "auto" and not compiling_lacks(kind):
             sides[COMPILED] = ours(dataclasses.replace(config, compile="on"), device)
         sides[LENT if kind == "cpu" else PLAIN] = eager_fp32(config, device)
         if kind == "cpu":

@@ -10,15 +10,8 @@ from torch import Tensor
 from fastselfie.kernels import small_maps
 from fastselfie.kernels.operator import operator
 
-forward = operator("small_map_convolution", "CPU")(small_maps.forward)
 input_gradient = operator("small_map_input_gradient", "CPU")(small_maps.input_gradient)
 weight_gradient = operator("small_map_weight_gradient", "CPU")(small_maps.weight_gradient)
-
-
-@torch.library.register_fake("fastselfie::small_map_convolution")  # type: ignore[untyped-decorator]
-def _(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    h, w = (small_maps.outputs(side, stride) for side in x.shape[2:])
-    return _channels_last(x, x.shape[0], h, w, weight.shape[0])
 
 
 @torch.library.register_fake("fastselfie::small_map_input_gradient")  # type: ignore[untyped-decorator]

@@ -1,10 +1,9 @@
-"""3x3 convolutions of small maps on a CPU: matrix products that leave the padding's zeros out.
+"""Gradients of 3x3 convolutions of small maps on a CPU: matrix products that leave the padding's zeros out.
 
 On a 4x4 map a padded convolution of stride 2 spends 11 of 36 multiply-adds on zeros, and oneDNN's gradients of it run
 at a third of the processor's speed. Here positions that see the same taps are multiplied together: their windows are
 copied into rows, and one product does them all. The input's gradient is gathered in the same way, from the outputs
-that a position went into, so every number is a single sum in the product's own accuracy. oneDNN's forward pass is the
-faster one on larger maps.
+that a position went into, so every number is a single sum in the product's own accuracy.
 
 Shapes: B maps, C input and O output channels, h x w positions, R = B * positions rows, k taps. Maps are channels-last.
 """
@@ -17,12 +16,7 @@ from functools import cache
 from itertools import product
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-_GATHERED = 16
-"""Input positions up to which the forward pass is gathered. 512 maps in bf16 on an AMD EPYC with AVX-512: from 4x4 to
-2x2 6.6 ms, and 6.8 by oneDNN; from 8x8 to 4x4 8.1, and 5.6 by oneDNN."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +43,7 @@ class PositionRun:
 @cache
 def output_runs(side: int, stride: int) -> tuple[PositionRun, ...]:
     """How outputs gather from ``side`` inputs: output i reads input stride * i + t - 1 through tap t."""
-    taps = ([(stride * i + t - 1, t) for t in range(3)] for i in range(outputs(side, stride)))
+    taps = ([(stride * i + t - 1, t) for t in range(3)] for i in range(_outputs(side, stride)))
     seen = [tuple((source, t) for source, t in each if 0 <= source < side) for each in taps]
     return tuple(_runs(seen, step=1))
 
@@ -58,7 +52,7 @@ def output_runs(side: int, stride: int) -> tuple[PositionRun, ...]:
 def input_runs(side: int, stride: int) -> tuple[PositionRun, ...]:
     """How inputs' gradients gather from outputs': the same pairs from the other end, windows in order of output."""
     reads: list[list[tuple[int, int]]] = [[] for _ in range(side)]
-    for i, t in product(range(outputs(side, stride)), range(3)):
+    for i, t in product(range(_outputs(side, stride)), range(3)):
         if 0 <= stride * i + t - 1 < side:
             reads[stride * i + t - 1].append((i, t))
     return tuple(_runs([tuple(read) for read in reads], step=stride))
@@ -78,19 +72,8 @@ def _runs(seen: list[tuple[tuple[int, int], ...]], step: int) -> Iterator[Positi
             position = stop
 
 
-def forward(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """(B, C, h, w) and (O, C, 3, 3) of one dtype to (B, O, h', w'), padding 1."""
-    (B, _, h, w), O = x.shape, weight.shape[0]
-    if h * w > _GATHERED:
-        return F.conv2d(x.contiguous(memory_format=torch.channels_last), weight, stride=stride, padding=1)
-    rows, columns = output_runs(h, stride), output_runs(w, stride)
-    y_BhwO = x.new_empty(B, outputs(h, stride), outputs(w, stride), O)
-    _gather_products(x.permute(0, 2, 3, 1), _taps_outermost(weight).transpose(2, 3), rows, columns, y_BhwO)
-    return y_BhwO.permute(0, 3, 1, 2)
-
-
 def input_gradient(g: Tensor, weight: Tensor, h: int, w: int, stride: int) -> Tensor:
-    """The gradient of what `forward` was given, (B, C, h, w), from that of what it gave."""
+    """The gradient of a convolution's input, (B, C, h, w), from that of its output, (B, O, h', w'), and the kernel."""
     gx_BhwC = g.new_empty(g.shape[0], h, w, weight.shape[1])
     rows, columns = input_runs(h, stride), input_runs(w, stride)
     _gather_products(g.permute(0, 2, 3, 1), _taps_outermost(weight), rows, columns, gx_BhwC)
@@ -109,8 +92,7 @@ def weight_gradient(g: Tensor, x: Tensor, stride: int) -> Tensor:
     return total_O33C.permute(0, 3, 1, 2)
 
 
-def outputs(side: int, stride: int) -> int:
-    """Positions along an axis after a convolution of ``side`` of them."""
+def _outputs(side: int, stride: int) -> int:
     return (side - 1) // stride + 1
 
 
@@ -128,7 +110,7 @@ def _rows(x_BhwC: Tensor, down: PositionRun, across: PositionRun) -> Tensor:
 def _gather_products(
     x_BhwC: Tensor, weight_33CO: Tensor, rows: tuple[PositionRun, ...], columns: tuple[PositionRun, ...], y_BhwO: Tensor
 ) -> None:
-    """Fill ``y_BhwO``: each position is the product of its window with the taps that it sees."""
+    """Fill ``y_BhwO``: each position is the product of its window with the taps that it meets."""
     O = weight_33CO.shape[3]
     for down, across in product(rows, columns):
         taps = [weight_33CO[t, u] for t, u in product(down.taps, across.taps)]

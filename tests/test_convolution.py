@@ -126,7 +126,7 @@ def test_channels_last_changes_strides_alone() -> None:
         torch.testing.assert_close(parameter, value, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("shape", "stride"), [((4, 8), 2), ((5, 7), 2), ((3, 5), 2), ((2, 7), 1), ((1, 2), 2)])
+@pytest.mark.parametrize(("shape", "stride"), [((4, 8), 2), ((5, 7), 2), ((6, 3), 1), ((1, 2), 2)])
 def test_small_maps_of_any_shape(random: Callable[..., Tensor], shape: tuple[int, int], stride: int) -> None:
     x, weight = random(3, 5, *shape), random(6, 5, 3, 3)
 

@@ -19,39 +19,12 @@ from fastselfie.recipes import RECIPES
         ("cifar10 --pad 0 --pad-mode reflect", "--pad-mode reflect: has no effect, --pad 0 pads nothing"),
         ("cifar10 --knn-images 9", "--knn-images 9: has no effect, without --knn-every there are no neighbours"),
         ("tiny --held-out 0 --evaluate-every 7", "--evaluate-every 7: has no effect, --held-out 0 leaves nothing"),
-        ("tiny --pooler mean --dropout 0", "--dropout 0.0: has no effect, --pooler mean has no dropout"),
-        ("tiny --pooler none --dropout 0.3", "--dropout 0.3: has no effect, --pooler none has no dropout"),
-        ("tiny --pooler-depth 0 --dropout 0.3", "--dropout 0.3: has no effect, --pooler-depth 0 has no dropout"),
     ],
 )
 def test_settings_without_effect(words: str, said: str) -> None:
     with pytest.raises(UserError) as refused:
         parse_pretrain(words.split())
     assert str(refused.value).startswith(said)
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (
-            "tiny --scratch --dropout 0.3",
-            "--dropout 0.3: has no effect, --encoder resnet50 has no dropout; leave it out or take",
-        ),
-        (
-            "tiny --scratch --encoder resnet36-attention --pooler max --dropout 0.3",
-            "--dropout 0.3: has no effect, --pooler max has no dropout",
-        ),
-    ],
-)
-def test_settings_without_effect_on_finetuning(words: str, said: str) -> None:
-    with pytest.raises(UserError) as refused:
-        parse_finetune(words.split())
-    assert str(refused.value).startswith(said)
-
-
-def test_dropout_where_there_is_attention() -> None:
-    words = "tiny --scratch --encoder resnet36-attention --dropout 0.3"
-    assert parse_finetune(words.split()).dropout == 0.3
 
 
 @pytest.mark.parametrize(

@@ -219,21 +219,6 @@ def test_what_is_said_to_both_stages_and_means_something_to_one_goes_there() -> 
     assert told(planner("cifar10 --data d --probes 1").asked) is None
 
 
-def test_dropout_goes_to_the_runs_that_have_it() -> None:
-    both = "--encoders resnet50,resnet36-attention --variants pooler-mean"
-    plan = planner(f"cifar10 --data d --dropout 0.3 {both}")
-    found = {}
-    for variant in ("base", "control", "pooler-mean"):
-        pretraining = plan.pretraining(variant)
-        assert pretraining is not None
-        found[variant] = settings(pretraining).dropout
-    assert found == {"base": 0.3, "control": 0.1, "pooler-mean": 0.1}
-    said = {(kind.encoder, kind.variant): "--dropout" in plan.finetuning(kind, 0).words for kind in plan.kinds()}
-    assert {kind for kind, is_said in said.items() if is_said} == {("resnet36-attention", "base")}
-    assert ("resnet50", "base") in said
-    assert ("resnet36-attention", "pooler-mean") in said
-
-
 def test_moments_that_a_run_is_past_without_a_checkpoint(tmp_path: Path) -> None:
     plan = planner("cifar10 --data d --steps 90 --probes 3", tmp_path)
     checkpoints = tmp_path / "pretrain" / "base" / "checkpoints"

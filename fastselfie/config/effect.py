@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TypeVar
-
 from fastselfie.config.checks import flag, require
-from fastselfie.config.finetuning import RESNET50, FinetuneConfig
 from fastselfie.config.pretraining import PretrainConfig
 from fastselfie.config.run import RunConfig
-
-C = TypeVar("C", bound=RunConfig)
 
 
 def check_effect(config: RunConfig, default: RunConfig) -> None:
@@ -31,7 +25,6 @@ def check_effect(config: RunConfig, default: RunConfig) -> None:
         "min_area": "" if resized else "--crop pad takes whole images; leave it out or take --crop resized",
         "pad": pads_nothing if resized else "",
         "pad_mode": pads_nothing,
-        "dropout": _without_attention(config),
     }
     if isinstance(config, PretrainConfig):
         if not config.knn_every:
@@ -41,21 +34,3 @@ def check_effect(config: RunConfig, default: RunConfig) -> None:
     for name, why in idle.items():
         value = getattr(config, name)
         require(not why or value == getattr(default, name), f"{flag(name)} {value}: has no effect, {why}")
-
-
-def without_idle_dropout(config: C, default: C) -> C:
-    """``config`` with the dropout of ``default`` where there is no attention to leave out of: of several runs that are
-    asked for together some may have it."""
-    return dataclasses.replace(config, dropout=default.dropout) if _without_attention(config) else config
-
-
-def _without_attention(config: RunConfig) -> str:
-    """Why dropout has nothing to do, and the remedy; empty where it has."""
-    if isinstance(config, FinetuneConfig) and config.encoder == RESNET50:
-        return f"--encoder {RESNET50} has no dropout; leave it out or take --encoder resnet36-attention"
-    if isinstance(config, PretrainConfig | FinetuneConfig):
-        if config.pooler != "attention":
-            return f"--pooler {config.pooler} has no dropout; leave it out or take --pooler attention"
-        if config.pooler_depth == 0:
-            return "--pooler-depth 0 has no dropout; leave one of them out"
-    return ""

@@ -31,13 +31,17 @@ def norm_relu(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel, (C,), from two sums of what a position is away from the first one: a
-    mean far from 0 costs no digits, and Inductor's `var_mean` divides for every element."""
+    """Mean and biased variance of each channel, (C,). On a CPU from two sums of what positions are away from the first
+    maps' mean, so that neither a mean far from 0 nor a single position costs digits: there Inductor's `var_mean`
+    divides for every element."""
     x, count = _wide(x), x.numel() // x.shape[1]
-    first_1C11 = x[:1, :, :1, :1]
-    away = x - first_1C11
+    if x.device.type != "cpu":
+        var_C, mean_C = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+        return mean_C, var_C
+    about_C = x[:16].mean(dim=(0, 2, 3))
+    away = x - _of(about_C)
     mean_C, square_C = (sums.sum(dim=(0, 2, 3)) / count for sums in (away, away * away))
-    return first_1C11.flatten() + mean_C, (square_C - mean_C * mean_C).clamp_min(0)
+    return about_C + mean_C, (square_C - mean_C * mean_C).clamp_min(0)
 
 
 class _NormRelu(torch.autograd.Function):
@@ -48,7 +52,7 @@ class _NormRelu(torch.autograd.Function):
         slope_C = weight_C * rstd_C
         offset_C = bias_C - mean_C * slope_C
         ctx.save_for_backward(x, slope_C, offset_C, mean_C, rstd_C)
-        return _in((_wide(x) * _of(slope_C) + _of(offset_C)).clamp_min(0), x.dtype)
+        return in_dtype((_wide(x) * _of(slope_C) + _of(offset_C)).clamp_min(0), x.dtype)
 
     @staticmethod
     @once_differentiable
@@ -64,7 +68,7 @@ class _NormRelu(torch.autograd.Function):
         # between _of's parentheses for every element, where a division would take longer than the rest.
         through_statistics = _of(dbias_C * (1 / count)) + deviation * _of(dweight_C * rstd_C * (1 / count))
         dx = (dz - through_statistics) * _of(slope_C)
-        return _in(dx, x.dtype), dweight_C, dbias_C, None, None
+        return in_dtype(dx, x.dtype), dweight_C, dbias_C, None, None
 
 
 def max_pool(x: Tensor) -> Tensor:
@@ -97,7 +101,7 @@ class _MaxPool(torch.autograd.Function):
         for (i_H, down_H), (j_W, right_W) in product(rows, columns):
             at = slice(None), slice(None), i_H[:, None], j_W
             parts.append(torch.where(place[at] == 3 * down_H[:, None] + right_W, _wide(g[at]), 0.0))
-        return _in(parts[0] + parts[1] + parts[2] + parts[3], g.dtype)
+        return in_dtype(parts[0] + parts[1] + parts[2] + parts[3], g.dtype)
 
 
 def _windows(count: int, side: int, following: bool, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -111,13 +115,13 @@ def _windows(count: int, side: int, following: bool, device: torch.device) -> tu
     return window.clamp(max=count - 1), within
 
 
-def _in(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Torch 2.11 compiles what is the same tensor as another, as ``x.to(x.dtype)`` is, to gradients of 0."""
+def in_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x.to(dtype)``, but for x itself: torch 2.11 compiles what is the same tensor as another to gradients of 0."""
     return x if x.dtype == dtype else x.to(dtype)
 
 
 def _wide(x: Tensor) -> Tensor:
-    return _in(x, torch.promote_types(x.dtype, torch.float32))
+    return in_dtype(x, torch.promote_types(x.dtype, torch.float32))
 
 
 def _of(values_C: Tensor) -> Tensor:

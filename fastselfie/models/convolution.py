@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fastselfie.kernels import small_maps
+from fastselfie.models.compiled import in_dtype
 
 
 class Conv1x1(nn.Conv2d):
@@ -107,15 +108,15 @@ def channels_last(network: nn.Module) -> None:
 
 
 class SmallMapConvolution(torch.autograd.Function):
-    """(B, C, h, w) and (O, C, 3, 3) to (B, O, h', w'), padding 1, by `fastselfie.kernels.small_maps` in ``dtype``."""
+    """(B, C, h, w) and (O, C, 3, 3) to (B, O, h', w'), padding 1, in ``dtype``, with the gradients of
+    `fastselfie.kernels.small_maps`. The forward pass is oneDNN's: leaving out zeros gains nothing there."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> Tensor:
         ctx.stride, ctx.dtypes = stride, (x.dtype, weight.dtype)
-        x, weight = x.to(dtype), weight.to(dtype)
+        x, weight = in_dtype(x, dtype), in_dtype(weight, dtype)
         ctx.save_for_backward(x, weight)
-        y: Tensor = _small_maps().forward(x, weight, stride)
-        return y
+        return F.conv2d(x, weight, stride=stride, padding=1)
 
     @staticmethod
     @once_differentiable
@@ -123,9 +124,9 @@ class SmallMapConvolution(torch.autograd.Function):
         (x, weight), (g,), arithmetic = ctx.saved_tensors, gradients, _small_maps()
         gx = gweight = None
         if ctx.needs_input_grad[0]:
-            gx = arithmetic.input_gradient(g, weight, *x.shape[2:], ctx.stride).to(ctx.dtypes[0])
+            gx = in_dtype(arithmetic.input_gradient(g, weight, *x.shape[2:], ctx.stride), ctx.dtypes[0])
         if ctx.needs_input_grad[1]:
-            gweight = arithmetic.weight_gradient(g, x, ctx.stride).to(ctx.dtypes[1])
+            gweight = in_dtype(arithmetic.weight_gradient(g, x, ctx.stride), ctx.dtypes[1])
         return gx, gweight, None, None
 
 
@@ -140,7 +141,7 @@ def _small_maps() -> ModuleType:
 
 def _gathering_wins(x: Tensor, stride: int) -> bool:
     """Whether `SmallMapConvolution` is measured to be faster than oneDNN: forward and backward of 512 maps on an AMD
-    EPYC with AVX-512 took 0.5 of the time from 4x4 to 2x2 in bf16 and 0.6 in fp32, 0.8 and 1.1 from 8x8 to 4x4."""
+    EPYC with AVX-512 took 0.6 of the time from 4x4 to 2x2 in bf16 and in fp32, 0.8 and 1.1 from 8x8 to 4x4."""
     if x.device.type != "cpu" or stride != 2:
         return False
     return x.shape[2:] == (4, 4) or (x.shape[2:] == (8, 8) and _product_dtype(x) == torch.bfloat16)

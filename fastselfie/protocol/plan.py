@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, check_effect, without_idle_dropout
+from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, check_effect
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import inherited, read_settings
 from fastselfie.protocol.command import words_of
@@ -80,8 +80,6 @@ class Planner:
         for name in names:
             try:
                 changed = dataclasses.replace(self._pretrain, **VARIANTS[name].pretrain)
-                if name != BASE:
-                    changed = without_idle_dropout(changed, self.asked.recipe[0])
                 check_effect(changed, self.asked.recipe[0])
             except UserError as error:
                 if name == BASE:
@@ -129,7 +127,6 @@ class Planner:
         changes = {name: value for name, value in changes.items() if value != getattr(base, name)}
         name = f"pretrain/{_named(changes) or BASE}"
         config = dataclasses.replace(base, **changes, data=self.asked.protocol.data, out=self.folder / name)
-        config = without_idle_dropout(config, self.asked.recipe[0])
         return self._task(name, "pretrain", config, None)
 
     def finetuning(self, kind: Kind, seed: int, point: Point = Point(), *, tuning: bool = False) -> RunTask:
@@ -165,7 +162,6 @@ class Planner:
             self.asked.finetune, **changes, data=protocol.data, out=self.folder / name, labels=kind.labels,
             label_seed=label_seed, seed=seed,
         )  # fmt: skip
-        config = without_idle_dropout(config, self.asked.recipe[1])
         check_effect(config, self.asked.recipe[1])
         return config
 
