@@ -64,8 +64,8 @@ class _NormRelu(torch.autograd.Function):
         dz = let_through(gradients[0], x, slope_C, offset_C)
         dbias_C = dz.sum(dim=(0, 2, 3))
         dweight_C = (dz * deviation).sum(dim=(0, 2, 3)) * rstd_C
-        # slope * (dz - mean of dz - xhat * mean of dz * xhat), where xhat = deviation * rstd. A CPU's graph has what is
-        # between _of's parentheses for every element, where a division would take longer than the rest.
+        # slope * (dz - mean of dz - xhat * mean of dz * xhat), where xhat = deviation * rstd. A CPU's graph computes
+        # what is between _of's parentheses for every element, so nothing there divides.
         through_statistics = _of(dbias_C * (1 / count)) + deviation * _of(dweight_C * rstd_C * (1 / count))
         dx = (dz - through_statistics) * _of(slope_C)
         return in_dtype(dx, x.dtype), dweight_C, dbias_C, None, None
