@@ -20,6 +20,7 @@ from fastselfie.protocol.tune import Tuning, grid
 from fastselfie.protocol.variants import VARIANTS, variant_names
 from fastselfie.protocol_arguments import parse_protocol
 from fastselfie.recipes import RECIPES, recipe
+from fastselfie.training.run_folder import RunFolder
 
 
 def planner(words: str, folder: Path = Path("out")) -> Planner:
@@ -84,6 +85,7 @@ def test_what_is_pretrainings_alone_goes_there_alone() -> None:
 
 def tasks(words: str) -> list[RunTask]:
     plan = planner(f"cifar10 --data d {words}")
+    plan.check_said()
     return [plan.finetuning(kind, 0) for kind in plan.kinds()]
 
 
@@ -96,10 +98,19 @@ def tasks(words: str) -> list[RunTask]:
         ("--pooler none", "--encoders resnet50,resnet36-attention: pretraining has no pooler that an image could be"),
         ("--pad 0 --variants pad-reflect", "--variants pad-reflect: --pad-mode reflect: has no effect, --pad 0 pads"),
         ("--pooler mean --variants pooler-depth-1", "--variants pooler-depth-1: --pooler-depth 1: --pooler mean has"),
-        ("--min-area 0.3", "--min-area 0.3: has no effect"),
+        ("--min-area 0.3", "--min-area 0.3: has no effect, --crop pad takes whole images"),
+        ("--pooler mean --dropout 0.3 --encoders resnet50", "--dropout 0.3: has no effect, --pooler mean has no"),
+        ("--finetune.dropout 0.3 --encoders resnet50", "--finetune.dropout 0.3: has no effect, --encoder resnet50 has"),
+        ("--finetune.pad 0 --finetune.pad-mode reflect", "--finetune.pad-mode reflect: has no effect, --pad 0 pads"),
+        ("--labels 100% --label-seed 3 --probes 0", "--finetune.label-seed 3: has no effect, every label is learned"),
+        ("--pooler mean --variants positions-query --heads 8", "--heads 8: has no effect, --pooler mean has no"),
+        (
+            "--pooler none --encoders resnet50 --variants positions-query",
+            "--variants positions-query: --positions query: has no effect, with --pooler none nothing reads",
+        ),
         (
             "--held-out 0 --pretrain.evaluate-every 7",
-            "--evaluate-every 7: has no effect, --held-out 0 leaves nothing to evaluate on",
+            "--pretrain.evaluate-every 7: has no effect, --held-out 0 leaves nothing to evaluate on",
         ),
     ],
 )
@@ -107,6 +118,47 @@ def test_stages_that_do_not_go_together(words: str, said: str) -> None:
     with pytest.raises(UserError) as refused:
         tasks(words)
     assert str(refused.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--dropout 0.3 --heads 8 --variants all", "--pretrain.pad-mode reflect --label-seed 3 --labels 5%,100%",
+        "--positions query --held-out 0 --evaluate-every 7", "--vary-labels --labels 8%,100% --finetune.crop resized",
+        "--labels 100% --label-seed 3", "--labels 100% --label-seed 3 --probes 0 --tune", "--width 0.015625 --heads 4",
+        "--pooler mean --finetune.crop resized --finetune.min-area 0.3 --encoders resnet36-attention",
+    ],
+)  # fmt: skip
+def test_every_run_takes_its_words_and_has_what_means_something_to_it(words: str, tmp_path: Path) -> None:
+    """A setting may be for some of the runs: the others are not told, and their command lines would refuse it."""
+    plan = planner(f"cifar10 --data d --variants pooler-mean,pooler-max,pad-none,trunk-patches {words}", tmp_path)
+    plan.check_said()
+    asked = plan.asked
+    for kind in plan.kinds():
+        task, runs = plan.finetuning(kind, 3), []
+        if task.needs is not None:
+            pretraining = settings(task.needs)
+            runs.append((pretraining, asked.pretrain))
+            if not task.needs.folder.exists():
+                RunFolder(task.needs.folder).claim(pretraining, "pretrain", {})
+        for config, said in [*runs, (settings(task), asked.finetune)]:
+            blocks = config.pooler_depth if config.pooler == "attention" else 0
+            attends = blocks and getattr(config, "encoder", "") != "resnet50"
+            assert config.dropout == (said.dropout if attends else 0.1), task.words
+            if isinstance(config, FinetuneConfig):
+                of_seed = 3 if asked.protocol.vary_labels else asked.finetune.label_seed
+                assert config.label_seed == (of_seed if config.labels != "100%" else 0)
+            if kind.variant != "pad-reflect":
+                assert config.pad_mode == (said.pad_mode if config.pad and config.crop == "pad" else "zero")
+
+
+def test_a_setting_in_vain_beside_a_run_that_is_given(tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    RunFolder(given).claim(recipe("cifar10").pretrain, "pretrain", {})
+    plan = planner(f"cifar10 --data d --from {given} --dropout 0.3 --encoders resnet50", tmp_path / "out")
+    with pytest.raises(UserError, match=r"^--dropout 0.3: has no effect, --encoder resnet50 has no attention"):
+        plan.check_said()
+    planner(f"cifar10 --data d --from {given} --dropout 0.3", tmp_path / "out").check_said()
 
 
 def test_all_variants_are_all_that_make_sense() -> None:
@@ -380,6 +432,7 @@ def test_a_trial_above_the_median_goes_on(tmp_path: Path) -> None:
         ("--from run --keep 0.5", "--pretrain.keep 0.5: has no effect, --from names a run that is done"),
         ("--from run --pretrain.steps 9", "--pretrain.steps 9: has no effect, --from names a run"),
         ("--from run --pretrain.from x", "--pretrain.from x: has no effect, --from names a run"),
+        ("--vary-labels --labels 100%", "--vary-labels: has no effect, --labels 100% leaves none out"),
         ("--vary-labels --label-seed 3", "--label-seed 3: has no effect, with --vary-labels every seed has its own"),
         ("--finetune.seed 3", "there is no such option"),
         ("--pooler-weights fresh", "there is no such option"),

@@ -5,7 +5,7 @@ Nothing here imports torch, so that the command line answers at once. Field name
 """
 
 from fastselfie.config.checks import contrast, flag, label_share, require, require_local
-from fastselfie.config.effect import check_effect
+from fastselfie.config.effect import check_effect, effective, idle
 from fastselfie.config.finetuning import ENCODERS, RESNET36_ATTENTION, RESNET50, Encoder, FinetuneConfig
 from fastselfie.config.model import EXPANSION, STAGE_WIDTHS, ModelConfig
 from fastselfie.config.pretraining import (
@@ -20,5 +20,6 @@ from fastselfie.config.run import IMAGENET_MEAN, IMAGENET_STD, RunConfig
 __all__ = [
     "ENCODERS", "EXPANSION", "IMAGENET_MEAN", "IMAGENET_STD", "KNN_NEIGHBOURS", "KNN_TEMPERATURE", "POOLER_DEPTH",
     "RESNET36_ATTENTION", "RESNET50", "STAGE_WIDTHS", "Encoder", "FinetuneConfig", "ModelConfig", "PretrainConfig",
-    "RunConfig", "check_effect", "contrast", "flag", "label_share", "require", "require_local", "without_context",
+    "RunConfig", "check_effect", "contrast", "effective", "flag", "idle", "label_share", "require", "require_local",
+    "without_context",
 ]  # fmt: skip

@@ -11,7 +11,15 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fastselfie.config import RESNET36_ATTENTION, FinetuneConfig, ModelConfig, PretrainConfig, flag, without_context
+from fastselfie.config import (
+    RESNET36_ATTENTION,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    flag,
+    idle,
+    without_context,
+)
 from fastselfie.errors import UserError
 from fastselfie.models.encoders import AttentionClassifier, ResNet50Classifier
 from fastselfie.models.weights import fingerprint
@@ -89,13 +97,10 @@ def read_pretrained(config: FinetuneConfig, path: Path) -> Pretrained:
     return read_encoder(path)
 
 
-def _must_agree(config: FinetuneConfig, takes_pooler: bool) -> tuple[str, ...]:
+def _must_agree(config: FinetuneConfig, takes_pooler: bool) -> list[str]:
     """Settings in which ``config`` must agree with the run that it starts from."""
-    if takes_pooler:
-        return (*SHARED, *POOLER)
-    if config.pooler_weights == "fresh":
-        return SHAPE
-    return SHARED
+    names = (*SHARED, *POOLER) if takes_pooler else SHAPE
+    return [name for name in names if name not in idle(config)]
 
 
 def read_encoder(path: Path) -> Pretrained:

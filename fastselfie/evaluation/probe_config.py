@@ -76,4 +76,9 @@ class ProbeConfig:
                 self.knn or value == default,
                 f"--{name} {value}: has no effect, --no-knn has no neighbours; leave one of them out",
             )
+        require(
+            self.label_seed == 0 or self.linear or label_share(self.labels) < 1,
+            f"--label-seed {self.label_seed}: has no effect, every label is a neighbour's; leave it out or take fewer"
+            " --labels",
+        )
         require(self.batch_size >= 1, f"--batch-size {self.batch_size}: must be at least 1")

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, check_effect
+from fastselfie.config import FinetuneConfig, PretrainConfig, RunConfig, check_effect, effective
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import inherited, read_settings
 from fastselfie.protocol.command import words_of
 from fastselfie.protocol.measured import BASE
 from fastselfie.protocol.probing import moments, probe_tasks
 from fastselfie.protocol.settings import Asked
-from fastselfie.protocol.stages import check_given_has, check_same_shape, own_pretraining
+from fastselfie.protocol.stages import check_given_has, check_said, check_same_shape
 from fastselfie.protocol.task import RunTask
 from fastselfie.protocol.variants import ALL, VARIANTS, variant_names
 
@@ -65,7 +65,6 @@ class Planner:
         started = asked.protocol.pretrained
         self._given = None if started is None else read_settings(started)
         check_same_shape(asked, self._given)
-        self._pretrain = own_pretraining(asked)
         self.left_out: dict[str, str] = {}
         """Variants that `all` would have and these settings cannot, and why."""
         self.variants = self._variants()
@@ -78,16 +77,24 @@ class Planner:
         """
         names = variant_names(self.asked.protocol.variants)
         for name in names:
+            settings = VARIANTS[name].pretrain
             try:
-                changed = dataclasses.replace(self._pretrain, **VARIANTS[name].pretrain)
-                check_effect(changed, self.asked.recipe[0])
+                check_effect(dataclasses.replace(self.asked.pretrain, **settings), self.asked.recipe[0], settings)
             except UserError as error:
-                if name == BASE:
-                    raise
                 if ALL not in map(str.strip, self.asked.protocol.variants.split(",")):
                     raise UserError(f"--variants {name}: {error}") from None
                 self.left_out[name] = str(error)
         return tuple(name for name in names if name not in self.left_out)
+
+    def check_said(self) -> None:
+        """Refuse settings that have an effect on none of the runs. Raises as `stages.check_said` does."""
+        base, made = self.asked.pretrain, self.variants if self._given is None else ()
+        tuned = {False, self.asked.protocol.tune}
+        check_said(
+            self.asked,
+            [dataclasses.replace(base, **VARIANTS[name].pretrain) for name in made],
+            [self._finetuning(kind, 0, Point(), tuning=tuning) for kind in self.kinds() for tuning in tuned],
+        )
 
     def kinds(self) -> list[Kind]:
         """Every kind of finetuning run that is asked for: base from scratch and pretrained, then the ablations.
@@ -120,14 +127,14 @@ class Planner:
         if self._given is not None:
             check_given_has(self.asked, self._given, changes, variant)
             return None
-        base = self._pretrain
+        base = self.asked.pretrain
         if self.asked.protocol.probes > 1:
             steps = moments(self.asked)
             base = dataclasses.replace(base, checkpoint_every=steps[0], keep_checkpoints=len(steps))
         changes = {name: value for name, value in changes.items() if value != getattr(base, name)}
         name = f"pretrain/{_named(changes) or BASE}"
         config = dataclasses.replace(base, **changes, data=self.asked.protocol.data, out=self.folder / name)
-        return self._task(name, "pretrain", config, None)
+        return self._task(name, "pretrain", effective(config, self.asked.recipe[0]), None)
 
     def finetuning(self, kind: Kind, seed: int, point: Point = Point(), *, tuning: bool = False) -> RunTask:
         """One finetuning run; ``tuning`` judges it by labels held back.
@@ -162,8 +169,7 @@ class Planner:
             self.asked.finetune, **changes, data=protocol.data, out=self.folder / name, labels=kind.labels,
             label_seed=label_seed, seed=seed,
         )  # fmt: skip
-        check_effect(config, self.asked.recipe[1])
-        return config
+        return effective(config, self.asked.recipe[1])
 
     def probes(self, variant: str, point: Point = Point()) -> list[RunTask]:
         """Classifiers on the frozen features of a variant's pretraining run. Raises as `probe_tasks` does."""

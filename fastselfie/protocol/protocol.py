@@ -49,6 +49,7 @@ def protocol(asked: Asked) -> Path:
     device = choose_device(asked.finetune.device).value
     source = _source(asked, folder)
     planner = Planner(asked, folder)
+    planner.check_said()
     kinds = planner.kinds()
     for kind in kinds:  # what makes no sense together is refused here, before anything is written
         planner.finetuning(kind, 0)

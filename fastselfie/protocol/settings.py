@@ -63,6 +63,11 @@ class ProtocolConfig:
         for encoder in self.encoder_names:
             require(encoder in ENCODERS, f"--encoders {encoder}: must be among {', '.join(ENCODERS)}")
         variant_names(self.variants)
+        require(
+            not self.vary_labels or label_share(self.label_shares[0]) < 1,
+            f"--vary-labels: has no effect, --labels {self.labels} leaves none out; leave it out or take a smaller"
+            " share too",
+        )
         for name in ("learning_rates", "keeps", "pretrain_learning_rates"):
             numbers(flag(name), getattr(self, name))
             self._check_tried(name)

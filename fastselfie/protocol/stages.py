@@ -1,24 +1,50 @@
-"""Whether finetuning goes with the pretraining that it starts from, be that made here or given by ``--from``."""
+"""Whether what is asked of both stages makes sense together: finetuning goes with the pretraining that it starts from,
+be that made here or given by ``--from``, and no setting is asked for in vain."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fastselfie.config import RESNET50, PretrainConfig, flag, require, without_context
+from fastselfie.config import RESNET50, FinetuneConfig, PretrainConfig, RunConfig, flag, idle, require, without_context
 from fastselfie.errors import UserError
 from fastselfie.evaluation.pretrained import inherited
 from fastselfie.protocol.settings import Asked
 
 
-def own_pretraining(asked: Asked) -> PretrainConfig:
-    """Settings of pretraining, without what was said to both stages and has an effect on finetuning alone: with
-    nothing held out, ``--evaluate-every``."""
-    pretrain = asked.pretrain
-    if pretrain.held_out == 0 and pretrain.evaluate_every == asked.finetune.evaluate_every:
-        return dataclasses.replace(pretrain, evaluate_every=asked.recipe[0].evaluate_every)
-    return pretrain
+def check_said(asked: Asked, pretrainings: Sequence[PretrainConfig], finetunings: Sequence[FinetuneConfig]) -> None:
+    """Refuse what is asked for and has an effect on none of the runs. What was said to both stages may have it on one.
+
+    Args:
+        pretrainings, finetunings: settings of the runs, with what has no effect on some of them.
+
+    Raises:
+        UserError: names the first such setting.
+    """
+    pretrain, finetune = asked.pretrain, asked.finetune
+    heard = _heard(pretrain, pretrainings) | _heard(finetune, finetunings)
+    if asked.protocol.probes:
+        heard.add(("label_seed", finetune.label_seed))  # of probes it decides what their linear classifier holds back
+    stages: tuple[tuple[str, RunConfig, RunConfig, RunConfig, Sequence[RunConfig]], ...]
+    stages = (
+        ("pretrain", pretrain, finetune, asked.recipe[0], pretrainings),
+        ("finetune", finetune, pretrain, asked.recipe[1], finetunings),
+    )
+    for stage, said, other, default, runs in stages:
+        for name, why in idle(runs[0]).items() if runs else ():
+            value = getattr(said, name)
+            both = getattr(other, name, None) == value
+            require(
+                value == getattr(default, name) or (name, value) in heard,
+                f"{flag(name, '' if both else stage)} {value}: has no effect, {why}",
+            )
+
+
+def _heard(said: RunConfig, runs: Iterable[RunConfig]) -> set[tuple[str, Any]]:
+    """What is said to a stage and has an effect on one of its ``runs`` or more: name and value."""
+    names = {field.name for field in dataclasses.fields(said)}
+    return {(name, getattr(said, name)) for run in runs for name in names - idle(run).keys()}
 
 
 def check_same_shape(asked: Asked, given: dict[str, Any] | None) -> None:

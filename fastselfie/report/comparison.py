@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastselfie.config import RESNET50, FinetuneConfig, PretrainConfig, label_share
+from fastselfie.config import FinetuneConfig, PretrainConfig, idle, label_share
 from fastselfie.report.runs import Run
 from fastselfie.report.tables import NONE, Row, Table, difference, percent, steps
 from fastselfie.training.run_folder import FREE
@@ -47,7 +47,7 @@ def finetuning_table(runs: Sequence[Run[FinetuneConfig]], pretraining: Sequence[
 
 def comparable(run: Run[FinetuneConfig]) -> dict[str, Any]:
     """What two finetuned runs must have in common for their test accuracies to compare."""
-    beside = _BESIDE | {"positions"} if run.config.encoder == RESNET50 else _BESIDE  # it has none
+    beside = _BESIDE | idle(run.config).keys()
     settings = {name: value for name, value in dataclasses.asdict(run.config).items() if name not in beside}
     return settings | {"images": run.images, "labels": label_share(run.config.labels)}
 
@@ -81,7 +81,8 @@ def seeds_table(runs: Sequence[Run[FinetuneConfig]], pretraining: Sequence[Run[P
     groups: dict[tuple[str, str, str], dict[tuple[int, int], Run[FinetuneConfig]]] = {}
     for run in sorted(runs, key=lambda run: (_order(run), not run.config.scratch)):
         if run.result is not None and run.figure("test_accuracy") is not None:
-            seeds = (run.config.seed, run.config.label_seed)  # the same ones twice would make the spread too small
+            # The same ones twice would make the spread too small.
+            seeds = (run.config.seed, 0 if "label_seed" in idle(run.config) else run.config.label_seed)
             kind = _apart_from_seeds(run), origin(run, pretraining), run.weights  # runs of one name may be several
             groups.setdefault(kind, {}).setdefault(seeds, run)
     rows = []

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastselfie.config import contrast, flag, require
+from fastselfie.config import RunConfig, contrast, flag, idle, require
 from fastselfie.errors import UserError
 from fastselfie.files import LOCK, held, occupied, replace_json
 from fastselfie.pipelines.source import Probes
@@ -24,9 +24,9 @@ from fastselfie.training.world import World
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# What a run may change when it goes on: where things lie, how often it saves, and how a step is computed. The last
-# changes rounding, and micro-batches change batch norm's groups. The images and the pretrained weights are compared by
-# their checksums, which are among the facts.
+# What a run may change when it goes on, beside settings without effect: where things lie, how often it saves, and how
+# a step is computed. The last changes rounding, and micro-batches change batch norm's groups. The images and the
+# pretrained weights are compared by their checksums, which are among the facts.
 FREE = frozenset(
     {
         *("out", "data", "device", "compile", "kernels", "trunk", "norm", "sgd", "micro_batch_size"),
@@ -64,7 +64,9 @@ class RunFolder:
             raise _unwritable(self.path, error) from None
         record = read_config(self.path)
         theirs = {**with_defaults(type(config), record["settings"]), **record["facts"]}
-        self._compare(record["command"], theirs, command, settings, facts)
+        free = FREE | (idle(config).keys() if isinstance(config, RunConfig) else set())
+        compared = {name: value for name, value in settings.items() if name not in free}
+        self._compare(record["command"], theirs, command, compared, facts)
 
     def _make(self, record: dict[str, Any]) -> None:
         """Write config.json, which is a run's first file, unless another process was quicker."""
@@ -94,7 +96,7 @@ class RunFolder:
             raise UserError(f"--out {self.path}: holds a {their_command} run; choose another folder")
         settings = {"recipe": settings["recipe"], **settings}  # named first where it differs, not what follows from it
         for name, value in {**settings, **facts}.items():
-            if name not in FREE and differs(theirs.get(name), value):
+            if differs(theirs.get(name), value):
                 if name in facts:
                     raise UserError(
                         f"--out {self.path}: was made with other {name} ({theirs.get(name)}, now {value}): a file more,"
