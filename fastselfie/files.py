@@ -48,14 +48,17 @@ def occupied(folder: Path) -> bool:
 
 
 @contextmanager
-def held(lock: Path) -> Iterator[bool]:
+def held(lock: Path, *, wait: bool = False) -> Iterator[bool]:
     """Hold the file ``lock``, made where it is missing, for the block; yields False where another process holds it.
 
     A file system without locks, as Lustre is mounted at times, lets everybody in.
+
+    Args:
+        wait: until no other process holds it.
     """
     with lock.open("ab") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             free = True
         except OSError as error:
             free = not isinstance(error, BlockingIOError)

@@ -79,7 +79,7 @@ def choose_compile(asked: str, device: str) -> Choice:
     if asked != "auto":
         return Choice(value=asked, why="asked for")
     if device == "cpu":
-        return Choice(value="off", why="on a CPU it takes about a minute, for some 10% in speed")
+        return Choice(value="off", why="on a CPU it takes a minute or two, for some 10% in speed")
     if lacks:
         return Choice(value="off", why=f"compiling needs {lacks}")
     return Choice(value="on", why="expected to win on CUDA; not measured yet")

@@ -14,6 +14,7 @@ from fastselfie.pipelines.view import Batch
 from fastselfie.randomness import Purpose, scalar_key
 from fastselfie.training import checkpoint
 from fastselfie.training.checkpoint import Checkpoint
+from fastselfie.training.compile_cache import compiling
 from fastselfie.training.job import Job, micro_batch_size
 from fastselfie.training.metrics import Throughput, Window
 from fastselfie.training.optimizer import learning_rate, load_momentum, make_optimizer, momentum_of
@@ -48,8 +49,11 @@ class Trainer:
         gradients anew, and from three processes on they are then added up in another order. Without this, the first
         step after a resume would round otherwise than the unbroken run's.
         """
-        if self.forward is not self.network:
-            with autocast(self.job.config):
+        config = self.job.config
+        if self.forward is self.network:
+            return
+        with compiling() if config.compile == "on" and config.device == "cpu" else nullcontext():
+            with autocast(config):
                 loss = self.job.task.loss(self.forward, self.job.pipeline.batch(0, self.micro_batch))
             loss.value.backward()
 
