@@ -76,7 +76,7 @@ def outcomes(files: list[bytes], name: DecoderName, damage: Damage) -> Counter[s
 
 def _decoded(data: bytes, name: DecoderName) -> Tensor | None:
     """The view's pixels; None where the decoder refuses."""
-    decoder = make_decoder(name, View(size=_SIZE), batch=1, threads=1, device=_CPU, depth=1, hardware_share=0)
+    decoder = make_decoder(name, View(size=_SIZE), batch=1, threads=1, device=_CPU, depth=1)
     encoded: list[NDArray[np.uint8]] = [np.frombuffer(data, dtype=np.uint8)]
     decoder.schedule(Encoded(data=encoded))
     try:

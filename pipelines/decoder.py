@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from base64 import b64decode
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastselfie.errors import LocalError, UserError
+from fastselfie.pipelines.gpu_decoding import BY_DEFAULT, GpuDecoding
 from fastselfie.pipelines.graph_runner import DALI_ERRORS, Encoded, GraphRunner
 from fastselfie.pipelines.undecodable import Undecodable
 from fastselfie.pipelines.view import View
@@ -40,6 +44,14 @@ def dali_version() -> str | None:
     return None
 
 
+# Grey, 16 pixels a side.
+_GOOD_JPEG = (
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDABALDA4MChAODQ4SERATGCgaGBYWGDEjJR0oOjM9PDkzODdASFxOQERXRTc4UG1RV19iZ2hnPk1xeXBk"
+    "eFxlZ2P/wAALCAAQABABAREA/8QAFgABAQEAAAAAAAAAAAAAAAAABQMG/8QAFxABAAMAAAAAAAAAAAAAAAAABAAhMf/aAAgBAQAAPwDMjHlRwY8q"
+    "UGPKjgx5U//Z"
+)
+
+
 class DaliDecoder:
     """Decodes files to a view on a device.
 
@@ -47,12 +59,15 @@ class DaliDecoder:
     """
 
     def __init__(
-        self, view: View, *, batch: int, threads: int, device: torch.device, depth: int = 1, hardware_share: float = 0
-    ) -> None:
-        """Args: batch: images of a run at most. depth: runs under way at most. hardware_share: see `build_graph`."""
-        self._make = partial(GraphRunner, view, threads=threads, device=device, hardware_share=hardware_share)
-        self._batch, self._depth = batch, depth
-        self._runner = self._make(batch=batch, depth=depth)
+        self, view: View, *, batch: int, threads: int, device: torch.device, depth: int = 1,
+        gpu: GpuDecoding = BY_DEFAULT,
+    ) -> None:  # fmt: skip
+        """Args: batch: images of a run at most. depth: runs under way at most. gpu: how a GPU decodes."""
+        make = partial(GraphRunner, view, threads=threads, device=device)
+        self._make = partial(make, batch=batch, depth=depth, gpu=gpu)
+        # Not by the hardware decoder: what it takes is more, by itself, than in a batch others take.
+        self._make_for_one = partial(make, batch=1, depth=1, gpu=replace(gpu, hardware_share=0))
+        self._runner = self._make()
         self._under_way: deque[Encoded] = deque()
         self._failure: Exception | None = None
 
@@ -79,7 +94,7 @@ class DaliDecoder:
         except DALI_ERRORS as error:
             under_way = list(self._under_way)
             self._begin_anew()
-            bad = self._culprits(under_way)
+            bad = self._culprits(under_way, error)
             if bad:
                 raise Undecodable(bad) from error
             if _short_of_memory(error):
@@ -101,13 +116,22 @@ class DaliDecoder:
             self._begin_anew()
 
     def _begin_anew(self) -> None:
-        self._runner = self._make(batch=self._batch, depth=self._depth)
+        self._runner = self._make()
         self._under_way.clear()
         self._failure = None
 
-    def _culprits(self, under_way: Sequence[Encoded]) -> dict[tuple[int, int], str]:
-        """Decode image by image: what is wrong with those that fail, by run and position."""
-        runner, bad = self._make(batch=1, depth=1), {}
+    def _culprits(self, under_way: Sequence[Encoded], error: Exception) -> dict[tuple[int, int], str]:
+        """Decode image by image: what is wrong with those that fail, by run and position.
+
+        Raises:
+            RuntimeError: what is known to be good fails too, so that ``error`` is no image's.
+        """
+        runner, bad = self._make_for_one(), {}
+        try:
+            runner.schedule(replace(under_way[0].only(0), data=[np.frombuffer(b64decode(_GOOD_JPEG), np.uint8)]))
+            runner.take()
+        except DALI_ERRORS:
+            raise RuntimeError(f"DALI fails whatever the image: {error}") from error
         for run, encoded in enumerate(under_way):
             for position in range(len(encoded.data)):
                 try:
@@ -116,9 +140,10 @@ class DaliDecoder:
                 except DALI_ERRORS as error:
                     short = _short_of_memory(error)
                     bad[run, position] = "needs more memory to be decoded than there is" if short else "is damaged"
-                    runner = self._make(batch=1, depth=1)
+                    runner = self._make_for_one()
         return bad
 
 
 def _short_of_memory(error: Exception) -> bool:
-    return re.search("alloc|memory", str(error), re.IGNORECASE) is not None
+    """Not of an illegal memory access, which is CUDA's word for a fault of a kernel."""
+    return re.search("alloc|(?<!illegal )memory", str(error), re.IGNORECASE) is not None

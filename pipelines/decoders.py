@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from fastselfie.pipelines.decoder import DaliDecoder, require_dali
+from fastselfie.pipelines.gpu_decoding import BY_DEFAULT, GpuDecoding
 from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.image_decoding import require_turbo
 from fastselfie.pipelines.turbo_decoder import TurboDecoder
 from fastselfie.pipelines.view import View
 
 DecoderName: TypeAlias = Literal["dali", "turbo"]
-HARDWARE_SHARE = 0.65
-"""See `fastselfie.pipelines.graph.build_graph`; DALI's own default."""
 
 
 class AnyDecoder(Protocol):
@@ -47,12 +46,13 @@ def choose_decoder(asked: Literal["auto", "dali", "turbo"], device: torch.device
 
 
 def make_decoder(
-    name: DecoderName, view: View, *, batch: int, threads: int, device: torch.device, depth: int, hardware_share: float
-) -> AnyDecoder:
+    name: DecoderName, view: View, *, batch: int, threads: int, device: torch.device, depth: int,
+    gpu: GpuDecoding = BY_DEFAULT,
+) -> AnyDecoder:  # fmt: skip
     """A decoder; one on the CPU, whatever the device, where it is libjpeg-turbo's.
 
     Args:
-        batch: images of a run at most. depth: runs under way at most. hardware_share: see `HARDWARE_SHARE`.
+        batch: images of a run at most. depth: runs under way at most. gpu: of DALI on a GPU.
 
     Raises:
         UserError: it is not installed.
@@ -60,4 +60,4 @@ def make_decoder(
     if name == "turbo":
         return TurboDecoder(view, batch=batch, threads=threads, depth=depth)
     require_dali()
-    return DaliDecoder(view, batch=batch, threads=threads, device=device, depth=depth, hardware_share=hardware_share)
+    return DaliDecoder(view, batch=batch, threads=threads, device=device, depth=depth, gpu=gpu)

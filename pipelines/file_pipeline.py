@@ -20,6 +20,7 @@ from fastselfie.errors import LocalError
 from fastselfie.pipelines.decoders import make_decoder
 from fastselfie.pipelines.draws import window_draws
 from fastselfie.pipelines.gathering import Gatherer, Request
+from fastselfie.pipelines.gpu_decoding import BY_DEFAULT
 from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.rows import AllBut, Rows
@@ -51,7 +52,7 @@ class FilePipeline:
         self._gatherer = Gatherer(images, self._rows, seed, loading.threads)
         self._decoder = make_decoder(
             loading.decoder, view, batch=loading.batch, threads=loading.threads, device=device, depth=loading.prefetch,
-            hardware_share=loading.hardware_share,
+            gpu=loading.gpu if device.type == "cuda" else BY_DEFAULT,
         )  # fmt: skip
         self._announced: Iterator[_Announced] = iter(())
         self._substituted = True

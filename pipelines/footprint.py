@@ -24,6 +24,8 @@ _DALI_BYTES, _TURBO_BYTES = 30 << 20, 25 << 20  # threads, decoders and graph; m
 _DALI_HOLES, _KEPT_HOLES = 1.15, 1.8
 _LARGER = 0.9  # DALI's places for windows grow to the larger ones that they met: this share of images is smaller
 _IN_HAND = 2  # batches that are with who asked for them
+# What DALI's decoder on a GPU sets aside for each thread: its device_memory_padding, and twice its host_memory_padding.
+_OF_A_THREAD = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +60,12 @@ def footprint(
         copies = _IN_HAND * batch * view_bytes
         on_device = copies if device.type == "cuda" else 0
         return Footprint(host=round(holes * (host + copies + _TURBO_BYTES)), device=round(on_device))
+    if device.type == "cuda" and view.crop == "resized" and not loading.gpu.regions:
+        cropped += 1  # the whole image too
     held = _DALI_HOLES * depth * batch * (3 * pixels * cropped + 2 * view_bytes)  # windows, views, views flipped
     host = reading + depth * batch * 2 * encoded + _DALI_BYTES  # bytes: ours and DALI's copy
     if device.type == "cuda":
+        host, held = host + loading.threads * _OF_A_THREAD, held + loading.threads * _OF_A_THREAD
         return Footprint(host=round(host), device=round(held + _IN_HAND * batch * view_bytes))
     host += held + _IN_HAND * batch * view_bytes + loading.threads * 3 * largest
     return Footprint(host=round(host), device=0)

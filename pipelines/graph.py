@@ -14,6 +14,7 @@ from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
 from nvidia.dali.pipeline import Pipeline as Graph
 
+from fastselfie.pipelines.gpu_decoding import BY_DEFAULT, GpuDecoding
 from fastselfie.pipelines.view import View
 from fastselfie.pipelines.window import random_window
 
@@ -22,41 +23,47 @@ ENCODED, DRAWN, FLIP = "encoded", "draws", "flip"
 
 
 def build_graph(
-    view: View, *, batch: int, threads: int, device_id: int | None, depth: int, hardware_share: float = 0
+    view: View, *, batch: int, threads: int, device_id: int | None, depth: int, gpu: GpuDecoding = BY_DEFAULT
 ) -> Graph:
     """A built graph, whose one output is uint8 (G, P, G, P, 3) a sample.
 
     Args:
         view: ``resized`` crops at random and flips; any other is the plain view, which has no random inputs.
         batch: images at most a run. device_id: the CUDA device, None without one. depth: runs under way at most.
-        hardware_share: of a batch's JPEG images that a GPU's hardware decoder takes, where it has one. Which images
-            those are depends on the batch, and its pixels are not quite those of the other: 0 is the repeatable one.
+        gpu: of a CPU only its ``regions`` count.
     """
     graph = Graph(batch_size=batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=depth)
     with graph:
         encoded = fn.external_source(name=ENCODED, dtype=types.UINT8, ndim=1)
         shape = fn.cast(fn.peek_image_shape(encoded), dtype=types.FLOAT64)
-        decoder = {"device": "cpu"} if device_id is None else {"device": "mixed", "hw_decoder_load": hardware_share}
-        crop = _random_resized_crop if view.crop == "resized" else _centre_crop
-        graph.set_outputs(_as_patches(crop(encoded, shape, view, decoder), view))
+        decoder: dict[str, Any] = {"device": "cpu", "output_type": types.RGB}
+        if device_id is not None:
+            decoder |= {"device": "mixed", "hw_decoder_load": gpu.hardware_share}
+        if view.crop == "resized":
+            image = _random_resized_crop(encoded, shape, view, decoder, gpu.regions)
+        else:
+            image = _centre_crop(encoded, shape, view, decoder)
+        graph.set_outputs(_as_patches(image, view))
     graph.build()
     return graph
 
 
-def _random_resized_crop(encoded: Any, shape: Any, view: View, decoder: dict[str, Any]) -> Any:
-    """Only the window is decoded, as far as the format allows."""
+def _random_resized_crop(encoded: Any, shape: Any, view: View, decoder: dict[str, Any], regions: bool) -> Any:
+    """With ``regions`` only the window is decoded, as far as the format allows."""
     draws = fn.external_source(name=DRAWN, dtype=types.FLOAT64, ndim=1)
     flip = fn.external_source(name=FLIP, dtype=types.INT32, ndim=0)
     start, extent = random_window(shape, draws, view.min_area)
-    image = fn.decoders.image_slice(
-        encoded, start=start, shape=extent, axis_names="HW", **decoder, output_type=types.RGB
-    )
+    window = {"start": start, "shape": extent, "axis_names": "HW"}
+    if regions:
+        image = fn.decoders.image_slice(encoded, **window, **decoder)
+    else:
+        image = fn.slice(fn.decoders.image(encoded, **decoder), **window)
     return fn.flip(_resize(image, view), horizontal=flip)
 
 
 def _centre_crop(encoded: Any, shape: Any, view: View, decoder: dict[str, Any]) -> Any:
     """The shorter side resized to 256 for a view of 224 pixels, then the centre."""
-    image = fn.decoders.image(encoded, **decoder, output_type=types.RGB)
+    image = fn.decoders.image(encoded, **decoder)
     before = fn.stack(shape[0], shape[1])
     after = dali_math.floor(before * (view.shorter_side / dali_math.min(shape[0], shape[1])) + 0.5)
     start = dali_math.floor((after - view.size) * 0.5)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from fastselfie.pipelines.gpu_decoding import GpuDecoding
 from fastselfie.pipelines.view import View
 
 DALI_ERRORS = (RuntimeError, IndexError, ValueError)
@@ -49,15 +50,13 @@ class GraphRunner:
     """
 
     def __init__(
-        self, view: View, *, batch: int, threads: int, device: torch.device, depth: int, hardware_share: float
+        self, view: View, *, batch: int, threads: int, device: torch.device, depth: int, gpu: GpuDecoding
     ) -> None:
         """Args: batch: images of a run at most. depth: runs under way at most."""
         from fastselfie.pipelines.graph import build_graph  # DALI: heavy, and only there where files are read
 
         device_id = _device_id(device)
-        self._graph = build_graph(
-            view, batch=batch, threads=threads, device_id=device_id, depth=depth, hardware_share=hardware_share
-        )
+        self._graph = build_graph(view, batch=batch, threads=threads, device_id=device_id, depth=depth, gpu=gpu)
         self._depth, self._primed, self.usable = depth, False, True
         # Copies out of DALI's memory wait for DALI alone, not for what torch still has to do on its own stream.
         self._stream = None if device_id is None else torch.cuda.Stream(device)
@@ -66,7 +65,8 @@ class GraphRunner:
         """Start a run."""
         with self._to_its_end():
             if not self._primed:
-                self._prime(encoded.only(0))
+                # A GPU's hardware decoder takes for good as many images at once as its share of the first batch is.
+                self._prime(encoded.only(0) if self._stream is None else encoded)
             self._feed(encoded)
             self._graph.schedule_run()
 
@@ -87,7 +87,7 @@ class GraphRunner:
         self.usable = True
 
     def _prime(self, encoded: Encoded) -> None:
-        """The first call of schedule_run starts as many runs as the graph is deep: spend them on a single image."""
+        """The first call of schedule_run starts as many runs as the graph is deep: spend them on ``encoded``."""
         for _ in range(self._depth):
             self._feed(encoded)
         self._graph.schedule_run()

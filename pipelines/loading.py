@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from fastselfie.pipelines.decoders import HARDWARE_SHARE, DecoderName
+from fastselfie.pipelines.decoders import DecoderName
+from fastselfie.pipelines.gpu_decoding import GpuDecoding, choose_regions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,11 +14,11 @@ class Loading:
 
     Attributes:
         threads: that read, and as many that decode. prefetch: batches decoded ahead. batch: images of one at most.
-        decoder: whose pixels they are. hardware_share: see `fastselfie.pipelines.graph.build_graph`.
+        decoder: whose pixels they are. gpu: how DALI decodes on a GPU.
     """
 
     threads: int
     prefetch: int
     batch: int
     decoder: DecoderName = "dali"
-    hardware_share: float = HARDWARE_SHARE
+    gpu: GpuDecoding = field(default_factory=lambda: GpuDecoding(regions=choose_regions("auto")[0]))

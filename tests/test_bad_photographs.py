@@ -15,7 +15,7 @@ import torch
 from fastselfie.errors import LocalError
 from fastselfie.pipelines.decoder import DaliDecoder
 from fastselfie.pipelines.draws import ATTEMPTS, DRAWS, ROW
-from fastselfie.pipelines.graph_runner import Encoded
+from fastselfie.pipelines.graph_runner import Encoded, GraphRunner
 from fastselfie.pipelines.image_bytes import BadImage, check_bytes, fault, sides, size_fault
 from fastselfie.pipelines.reading import Reader
 from fastselfie.pipelines.source import Files
@@ -279,6 +279,44 @@ def decoded(data: bytes, *, at: float | None = None) -> bytes:
     contents = [np.frombuffer(data, dtype=np.uint8)]
     decoder.schedule(Encoded(data=contents, draws=draws, flip=flip))
     return images_of(decoder.take()).tobytes()
+
+
+@pytest.mark.parametrize("told", ["nvImageCodec failure: '#8'", "CUDA error: an illegal memory access", "bad_alloc"])
+@pytest.mark.parametrize("at", [None, 0.5])
+def test_what_fails_whatever_the_image_is_no_images_fault(
+    told: str, at: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would put good images into quarantine, and look at each of them first."""
+    taken = []
+
+    def take(runner: GraphRunner) -> None:
+        taken.append(runner)
+        raise RuntimeError(told)
+
+    monkeypatch.setattr(GraphRunner, "take", take)
+    with pytest.raises(RuntimeError, match=f"^DALI fails whatever the image: {re.escape(told)}"):
+        decoded(WHOLE, at=at)
+    assert len(taken) == 2
+
+
+def test_a_fault_of_a_kernel_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one batch alone; images by themselves decode."""
+    take = GraphRunner.take
+    for told, kind, said in (
+        ("an illegal memory access was encountered", RuntimeError, "DALI failed, though each file of the batch"),
+        ("CUDA allocation failed", LocalError, "--prefetch: decoding so many images at once"),
+        ("out of memory", LocalError, "--prefetch: decoding so many images at once"),
+    ):
+        errors = [RuntimeError(told)]
+
+        def take_or_fail(runner: GraphRunner, errors: list[RuntimeError] = errors) -> torch.Tensor:
+            if errors:
+                raise errors.pop()
+            return take(runner)
+
+        monkeypatch.setattr(GraphRunner, "take", take_or_fail)
+        with pytest.raises(kind, match=said):
+            decoded(WHOLE)
 
 
 @pytest.mark.parametrize("kept", [100, 700, len(WHOLE) // 2, len(WHOLE) - 200])

@@ -29,6 +29,7 @@ ATTENTION = "--encoder resnet36-attention"
     ("words", "said"),
     [
         ("cifar10 --min-area 0.3", "--min-area 0.3: has no effect, --crop pad takes whole images"),
+        ("cifar10 --region-decoding off", "--region-decoding off: has no effect, --crop pad takes whole images"),
         ("imagenet224 --pad 4", "--pad 4: has no effect, --crop resized pads nothing"),
         ("imagenet224 --pad-mode reflect", "--pad-mode reflect: has no effect, --crop resized pads nothing"),
         ("cifar10 --crop resized --pad 2", "--pad 2: has no effect, --crop resized pads nothing"),
@@ -36,7 +37,6 @@ ATTENTION = "--encoder resnet36-attention"
         ("cifar10 --knn-images 9", "--knn-images 9: has no effect, without --knn-every there are no neighbours"),
         ("tiny --held-out 0 --evaluate-every 7", "--evaluate-every 7: has no effect, --held-out 0 leaves nothing"),
         ("tiny --pooler mean --dropout 0.3", "--dropout 0.3: has no effect, --pooler mean has no attention"),
-        ("tiny --pooler none --heads 8", "--heads 8: has no effect, --pooler none has no attention"),
         ("tiny --pooler-depth 0 --dropout 0.3", "--dropout 0.3: has no effect, --pooler-depth 0 has no attention"),
         ("tiny --pooler-depth 0 --positions query", "--positions query: has no effect, with --pooler-depth 0 nothing"),
         ("tiny --pooler none --positions query", "--positions query: has no effect, with --pooler none nothing reads"),
@@ -52,7 +52,6 @@ def test_settings_without_effect(words: str, said: str) -> None:
     ("words", "said"),
     [
         ("--dropout 0.3", "--dropout 0.3: has no effect, --encoder resnet50 has no attention; leave it out or take"),
-        ("--heads 8", "--heads 8: has no effect, --encoder resnet50 has no attention"),
         ("--positions query", "--positions query: has no effect, --encoder resnet50 has none"),
         ("--positions both", "--positions both: has no effect, --encoder resnet50 has none"),
         (f"{ATTENTION} --pooler max --dropout 0.3", "--dropout 0.3: has no effect, --pooler max has no attention"),
@@ -70,7 +69,7 @@ def test_settings_without_effect_on_finetuning(words: str, said: str) -> None:
     "words",
     [
         f"{ATTENTION} --dropout 0.3 --heads 8 --positions query", f"{ATTENTION} --pooler mean --positions query",
-        "--labels 8% --label-seed 3", "--label-seed 3 --hold-back 0.1", "--width 0.015625 --heads 4",
+        "--labels 8% --label-seed 3", "--label-seed 3 --hold-back 0.1", "--width 0.0625 --heads 4",
     ],
 )  # fmt: skip
 def test_settings_with_an_effect_on_finetuning(words: str) -> None:
@@ -83,9 +82,7 @@ POOLERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("pooler", POOLERS)
-@pytest.mark.parametrize(
-    ("name", "value"), [("dropout", 0.5), ("heads", 4), ("positions", "query"), ("logit_scale", "none")]
-)
+@pytest.mark.parametrize(("name", "value"), [("dropout", 0.5), ("positions", "query"), ("logit_scale", "none")])
 def test_what_is_called_idle_changes_no_bit_of_pretraining(name: str, value: Any, pooler: str) -> None:
     """And what is not called so does. A step's loss and the gradients of the pooler's and the trunk's weights."""
     config = dataclasses.replace(recipe("tiny").pretrain, width=0.0625, **POOLERS[pooler])
@@ -101,7 +98,7 @@ def pretraining_step(config: PretrainConfig) -> list[float]:
 
 
 @pytest.mark.parametrize("encoder_of", ["resnet50", "resnet36-attention", "resnet36-attention, mean"])
-@pytest.mark.parametrize(("name", "value"), [("dropout", 0.5), ("heads", 4), ("positions", "query"), ("width", 0.125)])
+@pytest.mark.parametrize(("name", "value"), [("dropout", 0.5), ("positions", "query"), ("width", 0.125)])
 def test_what_is_called_idle_changes_no_bit_of_finetuning(name: str, value: Any, encoder_of: str) -> None:
     kind, _, pooler = encoder_of.partition(", ")
     changes: dict[str, Any] = {"encoder": kind, "width": 0.0625, "pooler": pooler or "attention"}

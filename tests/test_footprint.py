@@ -11,6 +11,7 @@ import torch
 
 from fastselfie.pipelines.decoders import DecoderName
 from fastselfie.pipelines.footprint import Footprint, footprint
+from fastselfie.pipelines.gpu_decoding import GpuDecoding
 from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.view import View
 from tests.photographs import CPU, jpeg, noise, write
@@ -86,6 +87,21 @@ def test_it_is_the_sum_of_what_is_held(tmp_path: Path) -> None:
     assert told == Footprint(host=round(expected), device=0)
     on_device = footprint(files, View(size=16), loading, torch.device("cuda"))
     assert on_device.device == 400 * 16 * 16 * 3
+
+
+def test_on_a_gpu(tmp_path: Path) -> None:
+    """By hand, where DALI decodes there: windows of half the area on average, and with them or not the whole images."""
+    files = write(tmp_path, [(f"{i}.jpg", jpeg(noise(8, 12, i))) for i in range(10)])
+    size = sum(path.stat().st_size for path in tmp_path.iterdir()) / 10
+    view, cuda, found = View(size=16, crop="resized", min_area=0.0), torch.device("cuda"), []
+    for regions in (True, False):
+        loading = Loading(threads=3, prefetch=5, batch=200, decoder="dali", gpu=GpuDecoding(regions=regions))
+        told = footprint(files, view, loading, cuda)
+        decoded = 3 * 8 * 12 * (0.5 if regions else 1.5)
+        held = 1.15 * 1000 * (decoded + 2 * 3 * 16 * 16) + 400 * 3 * 16 * 16 + 3 * (16 << 20)
+        assert told == Footprint(host=round(3000 * size + (30 << 20) + 3 * (16 << 20)), device=round(held))
+        found.append(footprint(files, view.plain(), loading, cuda))
+    assert found[0] == found[1], "a plain view has no regions"
 
 
 def test_unreadable_images_do_not_count(tmp_path: Path) -> None:

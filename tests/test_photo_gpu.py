@@ -12,6 +12,7 @@ import torch
 
 from fastselfie.pipelines.decoder import DaliDecoder
 from fastselfie.pipelines.file_pipeline import FilePipeline
+from fastselfie.pipelines.gpu_decoding import GpuDecoding
 from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.names import Names
@@ -25,9 +26,9 @@ pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 pytestmark = pytest.mark.gpu
 
 DEVICE = torch.device("cuda", 0)
-# Levels of 255. nvJPEG's inverse transform and chroma upsampling round otherwise than libjpeg-turbo's, and a region of
-# a file with subsampled chroma has other neighbours at its edge.
-MEAN, PERCENTILE_99 = 2.0, 12.0
+# Levels of 255. nvJPEG's inverse transform rounds otherwise than libjpeg-turbo's, and it repeats subsampled chroma where
+# libjpeg-turbo interpolates: this one, made to repeat it too, comes to 16 in these files.
+MEAN, PERCENTILE_99 = 2.0, 24.0
 IMAGES, BATCH = 60, 20
 VIEWS = {
     "resized": View(size=224, grid=7, crop="resized", flip=True),
@@ -126,7 +127,7 @@ def test_decoding_on_the_cpu_gives_the_same_there(files: Files) -> None:
 
 def test_without_the_hardware_decoder_a_batch_is_the_same_again(files: Files) -> None:
     """In other company too: no image's pixels depend on the batch that it comes in."""
-    loading = Loading(threads=2, prefetch=2, batch=BATCH, hardware_share=0)
+    loading = Loading(threads=2, prefetch=2, batch=BATCH, gpu=GpuDecoding(hardware_share=0, regions=False))
     one, other = (FilePipeline(files, view=VIEWS["resized"], seed=3, device=DEVICE, loading=loading) for _ in range(2))
     for start, stop in REQUESTS:
         whole, middle = one.batch(start, stop).pixels, (start + stop) // 2

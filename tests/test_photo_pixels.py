@@ -16,6 +16,7 @@ from PIL import Image
 
 from bench.plain_photos import DRAWS, plain_view, random_window, training_view
 from fastselfie.pipelines.decoder import DaliDecoder
+from fastselfie.pipelines.gpu_decoding import BY_DEFAULT, GpuDecoding
 from fastselfie.pipelines.graph_runner import Encoded
 from fastselfie.pipelines.view import View
 from tests.photographs import CPU, images_of, jpeg, picture, png, side_lengths
@@ -79,9 +80,11 @@ FORMATS: dict[str, Callable[[], bytes]] = {
 ORIENTATIONS = {f"orientation {value}": value for value in range(1, 9)}
 
 
-def dali_view(data: bytes, view: View, draws: NDArray[np.float64] | None = None, flip: int = 0) -> NDArray[np.uint8]:
+def dali_view(
+    data: bytes, view: View, draws: NDArray[np.float64] | None = None, flip: int = 0, gpu: GpuDecoding = BY_DEFAULT
+) -> NDArray[np.uint8]:
     """One image through the graph of ``view``: uint8 (H, H, 3)."""
-    decoder = DaliDecoder(view, batch=1, threads=1, device=CPU)
+    decoder = DaliDecoder(view, batch=1, threads=1, device=CPU, gpu=gpu)
     flips = None if draws is None else np.array([flip], dtype=np.int32)
     contents = [np.frombuffer(data, dtype=np.uint8)]
     decoder.schedule(Encoded(data=contents, draws=None if draws is None else draws[None], flip=flips))
@@ -126,6 +129,17 @@ def test_formats(name: str, size: int) -> None:
 def test_orientations(name: str, subsampling: int, size: int) -> None:
     """The window is one of the turned image, also where only a part of the file is decoded."""
     check(jpeg(PICTURE, orientation=ORIENTATIONS[name], subsampling=subsampling), size, seed=ORIENTATIONS[name])
+
+
+@pytest.mark.parametrize("name", FORMATS | ORIENTATIONS)
+def test_cut_out_of_the_whole_image_it_is_the_same(name: str) -> None:
+    """The way of a GPU that cannot decode regions, gone on the CPU."""
+    data = jpeg(PICTURE, orientation=ORIENTATIONS[name], subsampling=2) if name in ORIENTATIONS else FORMATS[name]()
+    view = View(size=96, crop="resized", min_area=MIN_AREA, flip=True)
+    for seed in range(2):
+        draws = np.random.default_rng(seed).random(DRAWS)
+        whole = dali_view(data, view, draws, seed, GpuDecoding(regions=False))
+        assert np.array_equal(whole, dali_view(data, view, draws, seed))
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -103,7 +103,6 @@ def tasks(words: str) -> list[RunTask]:
         ("--finetune.dropout 0.3 --encoders resnet50", "--finetune.dropout 0.3: has no effect, --encoder resnet50 has"),
         ("--finetune.pad 0 --finetune.pad-mode reflect", "--finetune.pad-mode reflect: has no effect, --pad 0 pads"),
         ("--labels 100% --label-seed 3 --probes 0", "--finetune.label-seed 3: has no effect, every label is learned"),
-        ("--pooler mean --variants positions-query --heads 8", "--heads 8: has no effect, --pooler mean has no"),
         (
             "--pooler none --encoders resnet50 --variants positions-query",
             "--variants positions-query: --positions query: has no effect, with --pooler none nothing reads",

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from fastselfie.config.checks import flag, label_share, require
 from fastselfie.config.finetuning import RESNET36_ATTENTION, RESNET50, FinetuneConfig
-from fastselfie.config.model import ModelConfig
 from fastselfie.config.pretraining import PretrainConfig, without_context
 from fastselfie.config.run import RunConfig
 
@@ -54,16 +53,18 @@ def _of_views(config: RunConfig) -> dict[str, str]:
         pads_nothing = "--crop resized pads nothing; leave it out or take --crop pad"
     elif config.pad == 0:
         pads_nothing = "--pad 0 pads nothing; leave one of them out"
+    whole = "" if resized else "--crop pad takes whole images; leave it out or take --crop resized"
     return {
-        "min_area": "" if resized else "--crop pad takes whole images; leave it out or take --crop resized",
+        "min_area": whole,
+        "region_decoding": whole,
         "pad": pads_nothing if resized else "",
         "pad_mode": pads_nothing,
     }
 
 
 def _of_attention(config: RunConfig) -> dict[str, str]:
-    """Where no attention blocks are: --heads is looked at there too, for a width that the usual number does not
-    divide."""
+    """Of attention blocks where there are none. --heads may be said all the same, with the rest of a network's shape:
+    pretraining and finetuning are then given the same words."""
     why = ""
     if isinstance(config, FinetuneConfig) and config.encoder == RESNET50:
         why = f"--encoder {RESNET50} has no attention; leave it out or take --encoder {RESNET36_ATTENTION}"
@@ -71,7 +72,7 @@ def _of_attention(config: RunConfig) -> dict[str, str]:
         why = f"--pooler {config.pooler} has no attention; leave it out or take --pooler attention"
     elif isinstance(config, PretrainConfig | FinetuneConfig) and config.pooler_depth == 0:
         why = "--pooler-depth 0 has no attention; leave one of them out"
-    return {"dropout": why, "heads": "" if config.features % ModelConfig.heads else why}
+    return {"dropout": why}
 
 
 def _of_pretraining(config: PretrainConfig) -> dict[str, str]:

@@ -63,6 +63,9 @@ class RunConfig(ModelConfig):
     the outermost ones of a view."""
     hardware_share: float | None = None
     """Share of the JPEG images that a GPU's hardware decoder takes. None: 0.65, or 0 with --deterministic."""
+    region_decoding: Literal["auto", "on", "off"] = "auto"
+    """Whether of a JPEG image that a GPU decodes for --crop resized the crop alone is decoded. `auto`: where the
+    installed nvImageCodec is not known to crash on it."""
     index: Path | None = None
     """Folder in which listings of the data are kept, so that the next start is quick. None: .index beside the run."""
     max_bad_share: float = 0.01

@@ -39,6 +39,7 @@ def frozen_settings(config: ProbeConfig, path: Path) -> PretrainConfig:
         "sgd": "torch",
         "deterministic": False,
         "sync_bn": False,
+        "region_decoding": "auto",
     }
     try:
         run = PretrainConfig(**{**settings, **plain, "micro_batch_size": None, "out": None, "index": None})

@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from fastselfie.config import RunConfig, flag, require
 from fastselfie.pipelines.allotment import cores
-from fastselfie.pipelines.decoders import HARDWARE_SHARE, DecoderName, choose_decoder
+from fastselfie.pipelines.decoders import DecoderName, choose_decoder
 from fastselfie.pipelines.footprint import footprint
+from fastselfie.pipelines.gpu_decoding import HARDWARE_SHARE, GpuDecoding, choose_regions
 from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.pipeline import Pipeline
@@ -55,14 +56,22 @@ def with_decoder(config: C, source: Source, view: View, world: World) -> tuple[C
     if not isinstance(source.train, EncodedImages):
         return config, ""
     name, why = choose_decoder(config.decoder, world.device)
-    _check_hardware_share(config, used=name == "dali" and world.device.type == "cuda")
+    on_gpu = name == "dali" and world.device.type == "cuda"
+    _check_gpu_decoding(config, used=on_gpu)
     config = dataclasses.replace(config, decoder=name)
     if not world.is_main:
         return config, ""
     how = loading(config, world, micro_batch_size(config, world))
     takes = footprint(source.train, view, how, world.device, kept=world.device.type == "cpu")
     remark = f"\n{source.name}: {source.remark}" if source.remark else ""
-    return config, f"{remark}\nloading by {how.threads} threads, decoder {name} ({why}), takes up to {takes.told()}"
+    regions = _told_regions(config) if on_gpu and view.crop == "resized" else ""
+    by = f"loading by {how.threads} threads, decoder {name} ({why}){regions}"
+    return config, f"{remark}\n{by}, takes up to {takes.told()}"
+
+
+def _told_regions(config: RunConfig) -> str:
+    regions, why = choose_regions(config.region_decoding)
+    return f" of {'crops alone' if regions else 'whole images'} ({why})"
 
 
 def check_loading(config: RunConfig, source: Source) -> None:
@@ -74,7 +83,8 @@ def check_loading(config: RunConfig, source: Source) -> None:
     if isinstance(source.train, EncodedImages):
         return
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    for name in ("loader_threads", "prefetch", "decoder", "hardware_share", "index", "max_bad_share"):
+    names = "loader_threads", "prefetch", "decoder", "hardware_share", "region_decoding", "index", "max_bad_share"
+    for name in names:
         value = getattr(config, name)
         require(
             value == defaults[name],
@@ -83,12 +93,13 @@ def check_loading(config: RunConfig, source: Source) -> None:
         )
 
 
-def _check_hardware_share(config: RunConfig, used: bool) -> None:
-    require(
-        used or config.hardware_share is None,
-        f"--hardware-share {config.hardware_share}: DALI's decoder on a GPU has one, and it is not used here;"
-        " leave it out",
-    )
+def _check_gpu_decoding(config: RunConfig, used: bool) -> None:
+    for name, default in (("hardware_share", None), ("region_decoding", "auto")):
+        value = getattr(config, name)
+        require(
+            used or value == default,
+            f"{flag(name)} {value}: is for DALI's decoder on a GPU, which is not used here; leave it out",
+        )
 
 
 def fits(config: RunConfig, images: int) -> None:
@@ -118,4 +129,5 @@ def loading(config: RunConfig, world: World, batch: int) -> Loading:
     share = config.hardware_share
     if share is None:
         share = 0.0 if config.deterministic else HARDWARE_SHARE
-    return Loading(threads=threads, prefetch=config.prefetch, batch=batch, decoder=decoder, hardware_share=share)
+    gpu = GpuDecoding(hardware_share=share, regions=choose_regions(config.region_decoding)[0])
+    return Loading(threads=threads, prefetch=config.prefetch, batch=batch, decoder=decoder, gpu=gpu)
