@@ -16,6 +16,7 @@ rendered scenes of 500 pixels a side are loaded. On a CPU the C library keeps fr
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from bench.measure import interleaved, summary, told, write
 from fastselfie.errors import UserError
 from fastselfie.pipelines.allotment import cores
 from fastselfie.pipelines.decoder import require_dali
+from fastselfie.pipelines.gpu_decoding import HARDWARE_SHARE, gpu_decoding
 from fastselfie.pipelines.image_decoding import require_turbo
 from fastselfie.pipelines.scene_files import write_scenes
 from fastselfie.pipelines.shards import Shards
@@ -47,23 +49,21 @@ _SCENES, _SCENE_SIZE = 2000, 500
 
 
 def measure(
-    images: EncodedImages, arguments: argparse.Namespace, device: torch.device, sides: Sequence[str] = REPORTED
+    images: EncodedImages, round: Round, rounds: int, device: torch.device, sides: Sequence[str] = REPORTED
 ) -> dict[str, Any]:
     """Images a second of each of ``sides``."""
     held = images if isinstance(images, ImagesInMemory) else read_into_memory(images)
     ours = images if isinstance(images, Shards) else held
-    round = Round(
-        batch=arguments.batch_size, batches=arguments.batches, threads=arguments.threads, prefetch=arguments.prefetch
-    )
-    with ThreadPoolExecutor(arguments.threads) as pool:
+    with ThreadPoolExecutor(round.threads) as pool:
         makers = all_sides(held, ours, round, device, pool)
         loads = {side: make() for side, make in makers.items() if side in sides}
-        seconds = interleaved(loads, arguments.rounds, 1, device)
+        seconds = interleaved(loads, rounds, 1, device)
     rates = {name: summary(values, round.batch * round.batches) for name, values in seconds.items()}
     return {
         "settings": {"images": len(held), "mean_kilobytes": held.mean_kilobytes, "threads": round.threads,
                      "prefetch": round.prefetch, "batch_size": round.batch, "batches": round.batches,
-                     "device": device.type, "from": "packed shards" if ours is not held else "memory"},
+                     "device": device.type, "from": "packed shards" if ours is not held else "memory",
+                     **(dataclasses.asdict(round.gpu) if device.type == "cuda" else {})},
         "images_per_second": rates,
     }  # fmt: skip
 
@@ -83,13 +83,19 @@ def _measured(arguments: argparse.Namespace, device: torch.device) -> dict[str, 
             raise UserError(f"--data: {folder} has images that are in memory whole; name photographs or packed shards")
         if arguments.shrink:
             images = read_into_memory(images, arguments.shrink)
-    result = measure(images, arguments, device, ALL if device.type == "cpu" else REPORTED)
+    round = Round(
+        batch=arguments.batch_size, batches=arguments.batches, threads=arguments.threads, prefetch=arguments.prefetch,
+        gpu=gpu_decoding(arguments.region_decoding, arguments.hardware_share),
+    )  # fmt: skip
+    sides = [OURS] if arguments.alone else ALL if device.type == "cpu" else REPORTED
+    result = measure(images, round, arguments.rounds, device, sides)
     result["settings"]["shrunk"] = SHRINKS[arguments.shrink]
     result["ratio_of_medians"] = ratios(result["images_per_second"])
     return result
 
 
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a folder with train/, or a flat one")
     parser.add_argument("--shrink", type=int, default=0, choices=SHRINKS, help="make images smaller first")
@@ -99,10 +105,20 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, default=4, help="batches a side in a round")
+    parser.add_argument("--alone", action="store_true", help="without the peers")
+    parser.add_argument("--hardware-share", type=float, default=HARDWARE_SHARE, help="as of pretrain; on a GPU")
+    parser.add_argument("--region-decoding", default="auto", choices=("auto", "on", "off"), help="likewise")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
     device = torch.device(choose_device(arguments.device).value)
+    asked = arguments.hardware_share, arguments.region_decoding
     try:
+        if device.type == "cpu" and asked != (HARDWARE_SHARE, "auto"):
+            raise UserError("--hardware-share, --region-decoding: are for a GPU; leave them out")
         require_dali()
         if device.type == "cpu":
             require_turbo()

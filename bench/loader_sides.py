@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from bench.plain_photos import decode, training_view
 from fastselfie.pipelines.decoders import DecoderName
 from fastselfie.pipelines.draws import window_draws
 from fastselfie.pipelines.file_pipeline import FilePipeline
+from fastselfie.pipelines.gpu_decoding import GpuDecoding, gpu_decoding
 from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.sampler import Sampler
 from fastselfie.pipelines.source import EncodedImages
@@ -36,12 +37,14 @@ VIEW = View(size=SIZE, grid=7, crop="resized", min_area=MIN_AREA, flip=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """What a round loads: ``batches`` of ``batch`` images; ``prefetch`` of them are worked on ahead within it."""
+    """What a round loads: ``batches`` of ``batch`` images; ``prefetch`` of them are worked on ahead within it. Where
+    FastSelfie decodes on a GPU, as ``gpu`` says."""
 
     batch: int
     batches: int
     threads: int
     prefetch: int
+    gpu: GpuDecoding = field(default_factory=gpu_decoding)
 
     def requests(self) -> Iterator[list[tuple[int, int]]]:
         """Each round's entries of the stream."""
@@ -51,7 +54,7 @@ class Round:
 
 def fastselfie(images: EncodedImages, round: Round, device: torch.device, decoder: DecoderName) -> Load:
     """The program's own pipeline. It announces no more than a round, so nothing is decoded in others' turns."""
-    loading = Loading(threads=round.threads, prefetch=round.prefetch, batch=round.batch, decoder=decoder)
+    loading = Loading(threads=round.threads, prefetch=round.prefetch, batch=round.batch, decoder=decoder, gpu=round.gpu)
     pipeline = FilePipeline(images, view=VIEW, seed=0, device=device, loading=loading)
     rounds = round.requests()
 

@@ -32,6 +32,11 @@ class GpuDecoding:
 BY_DEFAULT = GpuDecoding()
 
 
+def gpu_decoding(regions: Regions = "auto", hardware_share: float = HARDWARE_SHARE) -> GpuDecoding:
+    """As it is asked for, with regions where they may be."""
+    return GpuDecoding(hardware_share=hardware_share, regions=choose_regions(regions)[0])
+
+
 def choose_regions(asked: Regions) -> tuple[bool, str]:
     """`GpuDecoding.regions`, and why: a phrase for a message."""
     found = nvimagecodec_version()

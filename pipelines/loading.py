@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fastselfie.pipelines.decoders import DecoderName
-from fastselfie.pipelines.gpu_decoding import GpuDecoding, choose_regions
+from fastselfie.pipelines.gpu_decoding import GpuDecoding, gpu_decoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,4 +21,4 @@ class Loading:
     prefetch: int
     batch: int
     decoder: DecoderName = "dali"
-    gpu: GpuDecoding = field(default_factory=lambda: GpuDecoding(regions=choose_regions("auto")[0]))
+    gpu: GpuDecoding = field(default_factory=gpu_decoding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from bench import gpu_decoding
 from bench.baselines.dali_example import dali_example
 from bench.baselines.torch_loader import Photographs, torch_loader
 from bench.images_in_memory import read_into_memory
-from bench.loader import ALL, ratios
+from bench.loader import ALL, make_parser, ratios
 from bench.loader_parts import PARTS
 from bench.own_loop import SIDES
 from bench.plain_photos import DRAWS, decode
@@ -71,6 +73,38 @@ def test_the_dataset_normalises() -> None:
 def test_ratios_are_of_medians() -> None:
     rates = {"fastselfie": {"median": 300.0}, "pillow": {"median": 100.0}, "decode": {"median": 400.0}}
     assert ratios(rates) == {"pillow": 3.0, "decode": 0.75}
+
+
+def test_ways_of_a_gpus_decoder_that_fail_are_told(tmp_path: Path) -> None:
+    """Each is a process of its own: what that does is what is said of it."""
+    out = tmp_path / "loader.json"
+    rate = {"median": 5.0, "lowest": 4.0, "highest": 6.0, "n": 3, "all": [4.0, 5.0, 6.0]}
+    file = repr(json.dumps({"images_per_second": {"fastselfie": rate}}))
+    programs = {
+        "SIGSEGV: decoding": "import os; print('decoding', flush=True); os.kill(os.getpid(), 11)",
+        "status 1: RuntimeError: nvImageCodec failure: '#8'": "raise RuntimeError(\"nvImageCodec failure: '#8'\")",
+        "status 3: without a word": "raise SystemExit(3)",
+        "5 images/s": f"open({str(out)!r}, 'w').write({file}); print('HW decoder available num_hw_engines=7')",
+    }
+    tried = []
+    for (regions, share), program in zip(gpu_decoding.WAYS, programs.values(), strict=False):
+        found = gpu_decoding.attempt([sys.executable, "-c", program], out)
+        tried.append({"region_decoding": regions, "hardware_share": share} | found)
+    assert [line.split(": ", 1)[1] for line in gpu_decoding.told(tried).splitlines()] == list(programs)
+    assert tried[-1]["images_per_second"] == rate
+    assert tried[-1]["log"] == ["HW decoder available num_hw_engines=7"]
+
+
+@pytest.mark.parametrize(("regions", "share"), gpu_decoding.WAYS)
+def test_every_way_of_a_gpus_decoder_can_be_asked_for(regions: str, share: float, tmp_path: Path) -> None:
+    asked = gpu_decoding.words(tmp_path, regions, share, ["--batch-size=8", "--batches=2", "--rounds=3"], tmp_path)
+    given = make_parser().parse_args(asked)
+    assert (given.region_decoding, given.hardware_share, given.device, given.alone) == (regions, share, "cuda", True)
+    assert (given.batch_size, given.batches, given.rounds, given.data, given.out) == (8, 2, 3, tmp_path, tmp_path)
+    asked[asked.index("cuda")] = "cpu"
+    refused = run_module("bench.loader", *asked, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "--hardware-share, --region-decoding: are for a GPU" in refused.stderr
 
 
 @pytest.mark.parametrize("bench", ["loader", "loader_parts", "own_loop"])

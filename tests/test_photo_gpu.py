@@ -26,8 +26,8 @@ pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 pytestmark = pytest.mark.gpu
 
 DEVICE = torch.device("cuda", 0)
-# Levels of 255. nvJPEG's inverse transform rounds otherwise than libjpeg-turbo's, and it repeats subsampled chroma where
-# libjpeg-turbo interpolates: this one, made to repeat it too, comes to 16 in these files.
+# Levels of 255. nvJPEG's inverse transform rounds otherwise than libjpeg-turbo's, and it repeats subsampled chroma that
+# libjpeg-turbo interpolates: that one, made to repeat it too, comes to 16 here.
 MEAN, PERCENTILE_99 = 2.0, 24.0
 IMAGES, BATCH = 60, 20
 VIEWS = {

@@ -131,7 +131,7 @@ def test_orientations(name: str, subsampling: int, size: int) -> None:
     check(jpeg(PICTURE, orientation=ORIENTATIONS[name], subsampling=subsampling), size, seed=ORIENTATIONS[name])
 
 
-@pytest.mark.parametrize("name", FORMATS | ORIENTATIONS)
+@pytest.mark.parametrize("name", [*FORMATS, *ORIENTATIONS])
 def test_cut_out_of_the_whole_image_it_is_the_same(name: str) -> None:
     """The way of a GPU that cannot decode regions, gone on the CPU."""
     data = jpeg(PICTURE, orientation=ORIENTATIONS[name], subsampling=2) if name in ORIENTATIONS else FORMATS[name]()

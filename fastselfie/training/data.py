@@ -10,7 +10,7 @@ from fastselfie.config import RunConfig, flag, require
 from fastselfie.pipelines.allotment import cores
 from fastselfie.pipelines.decoders import DecoderName, choose_decoder
 from fastselfie.pipelines.footprint import footprint
-from fastselfie.pipelines.gpu_decoding import HARDWARE_SHARE, GpuDecoding, choose_regions
+from fastselfie.pipelines.gpu_decoding import HARDWARE_SHARE, choose_regions, gpu_decoding
 from fastselfie.pipelines.loading import Loading
 from fastselfie.pipelines.opening import open_pipeline
 from fastselfie.pipelines.pipeline import Pipeline
@@ -129,5 +129,5 @@ def loading(config: RunConfig, world: World, batch: int) -> Loading:
     share = config.hardware_share
     if share is None:
         share = 0.0 if config.deterministic else HARDWARE_SHARE
-    gpu = GpuDecoding(hardware_share=share, regions=choose_regions(config.region_decoding)[0])
+    gpu = gpu_decoding(config.region_decoding, share)
     return Loading(threads=threads, prefetch=config.prefetch, batch=batch, decoder=decoder, gpu=gpu)
