@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -20,11 +23,13 @@ from fastselfie.kernels.dispatch import triton_version
 
 _ROOT = Path(__file__).parent.parent
 LOG = "gpu-check.log"
-_LIMIT_S = 580  # a part; what hangs must not cost the parts after it
+_LIMIT_S = 580  # a part, and with --seconds all together; what hangs must not cost the parts after it
+_TOLD_WITHIN_S = 15  # pytest tells what failed at its end, and when it is interrupted
 _DONE_APART = ("kernels_take_what_is_recorded", "the_trunk_takes_what_is_recorded")  # by "resources"
 _HAS_XDIST = importlib.util.find_spec("xdist") is not None
 _SIDE_BY_SIDE = ("-n", "4") if _HAS_XDIST else ()
-_IN_PARALLEL = ("-n", "8", "--dist", "loadfile") if _HAS_XDIST else ()
+# A test that ends its process costs itself alone; by files it would be begun again and again.
+_IN_PARALLEL = ("-n", "8", "--dist", "worksteal") if _HAS_XDIST else ()
 
 
 def parts(out: Path) -> dict[str, list[str]]:
@@ -33,7 +38,7 @@ def parts(out: Path) -> dict[str, list[str]]:
         # By name as they end: where they take too long the log tells which did.
         "tests": ["-m", "pytest", "-v", *_SIDE_BY_SIDE, "-m", "gpu", "tests"],
         # Most of their time is the compiler's, which has a core for each process.
-        "kernel tests": ["-m", "pytest", *_IN_PARALLEL, *map(str, _tests_of_kernels()),
+        "kernel tests": ["-m", "pytest", "-v", *_IN_PARALLEL, *map(str, _tests_of_kernels()),
                          *(f"--deselect=tests/test_kernel_resources.py::test_{name}" for name in _DONE_APART)],
         "resources": _resources(out, "around"),
         "trunk resources": _resources(out, "trunk"),
@@ -59,25 +64,30 @@ def _resources(out: Path, part: str) -> list[str]:
     return ["-m", "bench.kernel_resources", "--part", part, *choice]
 
 
-def _run(command: list[str], log: Path) -> int | str:
-    """The part's exit status, or that it took too long."""
+def run(command: list[str], log: Path, limit_s: float) -> int | str:
+    """The part's exit status, or that it took too long. Nothing that it started outlives it: that would disturb the
+    next part's timings. In a group of its own, and in this session, which may end before it."""
     with log.open("a") as file:
         print(f"== {' '.join(command)}", file=file, flush=True)
-        process = subprocess.Popen(
-            [sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        process = subprocess.Popen([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, process_group=0)
         try:
-            return process.wait(_LIMIT_S)
+            return process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with what it started: that would disturb the next part's timings
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_TOLD_WITHIN_S)
+            return f"took over {limit_s:.0f} s"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            return f"took over {_LIMIT_S} s"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for logs and JSON")
     parser.add_argument("--only", nargs="+", help="names of parts; all when not given")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="for all parts together; no limit by default")
     given = parser.parse_args()
     out = given.out.resolve()
     everything = parts(out)
@@ -88,11 +98,12 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     log = out / LOG
     log.unlink(missing_ok=True)
-    failed = []
+    failed, end = [], time.monotonic() + given.seconds
     for name, command in everything.items():
         if given.only and name not in given.only:
             continue
-        status = _run(command, log)
+        limit_s = min(_LIMIT_S, end - time.monotonic() - _TOLD_WITHIN_S)
+        status = run(command, log, limit_s) if limit_s > 0 else "no time is left for it"
         print(f"{name}: {'passed' if status == 0 else f'failed, {status}'}", flush=True)
         if status != 0:
             failed.append(name)

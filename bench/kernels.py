@@ -25,6 +25,7 @@ from torch._functorch import config as functorch_config
 from bench.kernel_cases import Case, Inputs, LocationHead, cases
 from bench.kernel_results import Row, markdown, row, slower_than_compiled
 from bench.measure import copy_rate, interleaved_ms, write
+from bench.report.sides import one_line
 from fastselfie.kernels import reference
 from fastselfie.kernels.dispatch import interpreted, lacks
 
@@ -107,7 +108,7 @@ def errors(case: Case, sides: dict[str, Run], inputs: Inputs) -> dict[str, float
         for index, (error, (_, expected)) in enumerate(zip(relative, pairs, strict=True)):
             through_relu = case.operation == "patch_tokens" and index >= _RESULTS
             if not error <= (_LARGEST_RELU_ERROR if through_relu else _LARGEST_ERROR[expected.dtype]):
-                raise ValueError(f"{case.operation} {case.name}: {name}'s result {index} is off by {error:.1e}")
+                raise ValueError(f"{name}'s result {index} is off by {error:.1e}")
         largest[name] = max(relative)
     return largest
 
@@ -189,10 +190,10 @@ def main(arguments: list[str] | None = None) -> None:
     with functorch_config.patch(donated_buffer=False):  # a compiled backward may else not run twice on one graph
         for case in chosen(settings):
             try:
-                rows += measure(case, device, settings, copy_gb_per_s)
-            except ValueError as error:
-                wrong.append(str(error))
-                print(f"kernels: {error}", file=sys.stderr)
+                rows += list(measure(case, device, settings, copy_gb_per_s))  # all of a case, or nothing
+            except Exception as error:  # off, or whatever a compiler or a device throws: the other cases go on
+                wrong.append(f"{case.operation} {case.name}: {one_line(error)}")
+                print(f"kernels: {wrong[-1]}", file=sys.stderr)
             # After every case: a run that is cut short leaves what it has.
             slower = [] if interpreted() else slower_than_compiled(rows)
             write(settings.out, result | {"slower_than_compiled": slower, "wrong": wrong, "rows": rows}, device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,8 +109,42 @@ def test_a_wrong_kernel_is_not_timed(wrong: str) -> None:
 
     inputs = case.inputs(CPU, 0)
     assert kernels.errors(case, {"plain": plain, "kernel": plain}, inputs) == {"kernel": 0}
-    with pytest.raises(ValueError, match=r"location_head hand B=2 m=4: kernel's result \d is off"):
+    with pytest.raises(ValueError, match=r"^kernel's result \d is off"):
         kernels.errors(case, {"plain": plain, "kernel": kernel}, inputs)
+
+
+def test_a_case_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is a half of it kept: a kernel that is slower in one direction alone would be taken for faster."""
+    measure = kernels.measure
+
+    def failing(case: Any, *arguments: Any) -> Iterator[Any]:
+        rows = measure(case, *arguments)
+        yield next(rows)
+        if case.operation == "location_head":
+            raise MemoryError("out of it")
+        yield from rows
+
+    monkeypatch.setattr(kernels, "measure", failing)
+    out = tmp_path / "kernels.json"
+    with pytest.raises(SystemExit, match="1"):
+        kernels.main(
+            [
+                "--device",
+                "cpu",
+                "--smoke",
+                "--only",
+                "cifar10",
+                "--rounds",
+                "1",
+                "--backend",
+                "eager",
+                "--out",
+                str(out),
+            ]
+        )
+    told = json.loads(out.read_text())
+    assert told["wrong"] == ["location_head cifar10 B=2 m=4: MemoryError: out of it"]
+    assert {row["operation"] for row in told["rows"]} == {"patch_batch", "patch_tokens"}
 
 
 def test_inputs_take_turns_and_results_stay() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import time
+import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +17,8 @@ import torch
 from torch._C._autograd import DeviceType
 
 from bench import measure as timing
-from bench.report import device_time
+from bench import modes
+from bench.report import device_time, whole_step
 from bench.report.machine import Machine
 from bench.report.rows import Timing, row
 from bench.report.settings import Bench, settle
@@ -30,7 +34,7 @@ A, B = torch.randn(16, 32), torch.randn(32, 8)
 def bench(tmp_path: Path) -> Bench:
     return settle(argparse.Namespace(
         out=tmp_path, recipe="cifar10", width=None, batch_size=None, device="cpu", precision="auto", rounds=3,
-        smoke=True,
+        smoke=True, without=["moon"],
     ))  # fmt: skip
 
 
@@ -43,10 +47,12 @@ def test_sides_that_run_fail_or_lack_something(bench: Bench) -> None:
         Side(name="slow", build=lambda: lambda: time.sleep(0.02), dtype="bf16", counted_as="quick", images=6),
         Side(name="broken", build=fails, dtype="fp32"),
         Side(name="absent", build=fails, dtype="fp32", lacks="needs a moon"),
+        Side(name="full moon", build=fails, dtype="fp32"),
     ]
     rows, steps = measure("section", sides, bench, MACHINE, images=3)
-    quick, slow, broken, absent = rows
-    assert [one["side"] for one in rows] == ["quick", "slow", "broken", "absent"]
+    quick, slow, broken, absent, unwanted = rows
+    assert [one["side"] for one in rows] == ["quick", "slow", "broken", "absent", "full moon"]
+    assert (unwanted["not_run"], unwanted["failed"]) == ("left out by --without moon", False)
     assert list(steps) == ["quick", "slow"]
     assert (broken["not_run"], broken["failed"]) == ("RuntimeError: no such kernel", True)
     assert (absent["not_run"], absent["failed"]) == ("needs a moon", False)
@@ -103,6 +109,39 @@ def test_a_path_of_the_machine_is_not_told(monkeypatch: pytest.MonkeyPatch) -> N
         "sys.argv", ["bench", "report", "--out", "/home/somebody/out", "--data=/data/x", "--smoke", "a/b"]
     )
     assert timing.made_by(CPU)["command"].endswith(" report --out out --data=x --smoke a/b")
+
+
+def test_a_recorded_graph_keeps_what_it_reads(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's graphs hold what was made while they were recorded, and not the network and the batch from before."""
+    networks = []
+
+    def trainer(bench: Bench) -> Any:
+        made = whole_step.trainer(bench)
+        networks.append(weakref.ref(made.network))
+        return made
+
+    class Graph:
+        replayed = 0
+
+        def replay(self) -> None:
+            Graph.replayed += 1
+
+    monkeypatch.setattr(modes, "trainer", trainer)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(wait_stream=lambda stream: None))
+    monkeypatch.setattr(torch.cuda, "current_stream", torch.cuda.Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+    on_cpu = torch.autocast
+    monkeypatch.setattr(torch, "autocast", lambda _, dtype, **settings: on_cpu("cpu", dtype, **settings))
+    step = modes._graph(bench)
+    gc.collect()
+    assert networks[0]() is not None
+    step()
+    assert Graph.replayed == 1
+    del step
+    gc.collect()
+    assert networks[0]() is None
 
 
 def test_points_under_the_roof_and_their_numbers() -> None:

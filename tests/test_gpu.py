@@ -123,7 +123,8 @@ def test_torchrun_with_one_process_equals_none(tmp_path: Path) -> None:
         f"pretrain(PretrainConfig(**{FEW!r}, dropout=0.0, device='cuda', precision='fp32', compile='off',"
         f" sync_bn=True, out=Path({str(tmp_path / 'b')!r})))\n"
     )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", str(script)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
+    launcher += ["--nproc-per-node", "1", str(script)]
     subprocess.run(launcher, check=True, timeout=200)
     assert losses(tmp_path / "b") == pytest.approx(losses(alone), rel=2e-3)
 

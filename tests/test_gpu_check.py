@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from bench.gpu_check import LOG, parts
+import pytest
+
+from bench.gpu_check import LOG, parts, run
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,6 +24,35 @@ def test_gpu_tests_are_collected_without_the_argument_parser() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("test_gpu.py::test_patches_are_the_cpus", "test_host_sync.py::", "test_randomness.py::"):
         assert name in done.stdout
+
+
+@pytest.mark.skipif(importlib.util.find_spec("xdist") is None, reason="pytest-xdist is not installed")
+def test_what_takes_too_long_still_tells_what_failed(tmp_path: Path) -> None:
+    """A test's traceback comes at the end; and nothing goes on that a part has started."""
+    (tmp_path / "test_part.py").write_text(
+        "import subprocess, sys, time\nfrom pathlib import Path\n"
+        "def test_fails():\n    assert 'a kernel' == 'another'\n"
+        "def test_hangs():\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"    Path({str(tmp_path)!r}, 'child').write_text(str(child.pid))\n    time.sleep(600)\n"
+    )
+    log, words = tmp_path / LOG, ["-m", "pytest", "-v", "-n", "2", "-p", "no:cacheprovider", str(tmp_path)]
+    assert run(words, log, 6) == "took over 6 s"
+    assert "assert 'a kernel' == 'another'" in log.read_text()
+    child = int((tmp_path / "child").read_text())
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}/stat").exists() and time.monotonic() < deadline:
+        if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{child}/stat").exists()
+
+
+def test_a_parts_status(tmp_path: Path) -> None:
+    assert run(["-c", "print('told')"], tmp_path / LOG, 60) == 0
+    assert run(["-c", "raise SystemExit(3)"], tmp_path / LOG, 60) == 3
+    assert "told\n== -c raise SystemExit(3)" in (tmp_path / LOG).read_text()
 
 
 def test_at_most_eight_files_come_back(tmp_path: Path) -> None:

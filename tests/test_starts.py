@@ -16,6 +16,7 @@ from fastselfie.recipes import recipe
 from fastselfie.report.machines import machines_table
 from fastselfie.report.runs import read_runs
 from fastselfie.training.starts import note_start, read_starts
+from fastselfie.training.versions import versions
 from tests.command import SMALL, checkpoint, fastselfie, succeed
 from tests.run_folders import write_pretraining
 
@@ -47,6 +48,18 @@ def test_a_run_that_goes_on_elsewhere(tmp_path: Path) -> None:
     forget(run)
     assert "from here on" not in succeed(*COMMAND, "--out", run, cwd=tmp_path, processes=2).stderr
     assert len(read_starts(run)) == 2, "no step was left to do"
+
+
+def test_a_copy_without_its_history_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that gets the files alone. What git says comes first."""
+    monkeypatch.setenv("FASTSELFIE_COMMIT", "0123abc")
+    commit = versions()["git_commit"]
+    assert commit is not None
+    assert len(commit.removesuffix("-dirty")) == 40
+    monkeypatch.setenv("PATH", "")
+    assert versions()["git_commit"] == "0123abc"
+    monkeypatch.delenv("FASTSELFIE_COMMIT")
+    assert versions()["git_commit"] is None
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:

@@ -29,10 +29,8 @@ class Machine:
 
 
 def measure_machine(device: torch.device, smoke: bool) -> Machine:
-    """Products in the dtypes that the device has, fp32 ones with TF32 where convolutions would use it, and a copy."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    """Products in the dtypes that the device has, and a copy."""
     matrix = {"fp32": product_flops(torch.float32, device, smoke)}
-    torch.backends.cuda.matmul.allow_tf32 = False
     if not bf16_lacks(device):
         matrix["bf16"] = product_flops(torch.bfloat16, device, smoke)
     told = clocks(device)

@@ -78,8 +78,10 @@ def run_together(bench: Bench, plan: Sequence[dict[str, Any]]) -> list[dict[str,
             "config": json.loads(json.dumps(asdict(bench.config), default=str)), "plan": list(plan),
             "rounds": bench.rounds, "round_s": bench.round_s, "backend": bench.backend,
         })  # fmt: skip
-        launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(bench.processes)]
-        command = [sys.executable, "-m", *launcher, "--module", "bench.several", str(asked), str(answered)]
+        # Without an address it asks for this machine's by name, which may take for ever.
+        launcher = ["torch.distributed.run", "--standalone", "--local-addr", "localhost"]
+        processes = ["--nproc-per-node", str(bench.processes)]
+        command = [sys.executable, "-m", *launcher, *processes, "--module", "bench.several", str(asked), str(answered)]
         threads = max(1, len(os.sched_getaffinity(0)) // bench.processes)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         status, told = _ended(command, environment)

@@ -41,6 +41,7 @@ class Record:
         self.told: dict[str, Any] = {
             "made_by": made_by(bench.device), "settings": bench.settings, "machine": asdict(machine), "rows": self.rows,
         }  # fmt: skip
+        self._write()
 
     def add(self, section: str, work: Callable[[], list[Row]]) -> None:
         """The rows that ``work`` makes, or one that says what it failed with."""
@@ -59,7 +60,7 @@ class Record:
         """All files, each whole or as it was."""
         replace_json(self._out / f"{self._name}.json", self.told)
         replace_bytes(self._out / f"{self._name}.md", markdown(self._title, self.told).encode())
-        if self._plot is not None:
+        if self._plot is not None and self.rows:
             name, draw = self._plot
             replace_bytes(self._out / name, draw(self.told))
 

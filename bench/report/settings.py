@@ -27,7 +27,8 @@ class Bench:
 
     Attributes:
         config: the recipe with every ``auto`` resolved, for images that lie on the device. chosen: why, by setting.
-        round_s: seconds a side and round at least. backend: torch.compile's.
+        round_s: seconds a side and round at least. backend: torch.compile's. without: words in names of sides that are
+            left out.
     """
 
     out: Path
@@ -39,6 +40,7 @@ class Bench:
     backend: str
     processes: int
     smoke: bool
+    without: tuple[str, ...] = ()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -48,7 +50,13 @@ class Bench:
             "recipe": config.recipe, "image_size": config.image_size, "patch": config.patch, "width": config.width,
             "batch_size": config.batch_size, "keep": config.keep, "rounds": self.rounds, "round_s": self.round_s,
             "smoke": self.smoke, "backend": self.backend, "processes": self.processes, "chosen": self.chosen,
+            "without": self.without,
         }  # fmt: skip
+
+    def left_out(self, side: str) -> str:
+        """Why ``side`` is left out; empty where it is not."""
+        word = next((word for word in self.without if word in side), None)
+        return f"left out by --without {word}" if word is not None else ""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +68,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of FastSelfie's sides")
     parser.add_argument("--rounds", type=int, help="5 when not given")
+    parser.add_argument(
+        "--without", nargs="+", default=(), metavar="WORD", help="leave out sides with such a word in their name: one"
+        " whose kernel faults takes all that come after it with it"
+    )  # fmt: skip
     parser.add_argument("--smoke", action="store_true", help="tiny shapes and 2 rounds: whether it runs, no timing")
 
 
@@ -95,6 +107,7 @@ def settle(given: argparse.Namespace) -> Bench:
         out=given.out, config=config, chosen={name: f"{c.value}: {c.why}" for name, c in choices.items()},
         device=torch.device(kind), rounds=rounds, round_s=0.0 if given.smoke else 0.5,
         backend="eager" if given.smoke else "inductor", processes=processes, smoke=given.smoke,
+        without=tuple(given.without),
     )  # fmt: skip
 
 

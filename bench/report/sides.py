@@ -97,8 +97,8 @@ def measure(
     """
     ready, refused = {}, {}
     for side in sides:
-        if side.lacks:
-            refused[side.name] = not_run(section, side.name, side.lacks)
+        if why := side.lacks or bench.left_out(side.name):
+            refused[side.name] = not_run(section, side.name, why)
             continue
         try:
             ready[side.name] = prepare(side, bench.device)

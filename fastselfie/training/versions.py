@@ -41,6 +41,11 @@ def software(made_by: Mapping[str, Any]) -> str:
 
 
 def _git_commit() -> str | None:
+    """As git says; or where it says nothing, as in a copy without its history, what FASTSELFIE_COMMIT does."""
+    return _asked_of_git() or os.environ.get("FASTSELFIE_COMMIT") or None
+
+
+def _asked_of_git() -> str | None:
     here = Path(fastselfie.__file__).parent
     try:
         # Installed into another project's tree, git would answer for that project.
