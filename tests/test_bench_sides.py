@@ -133,7 +133,7 @@ def test_a_recorded_graph_keeps_what_it_reads(bench: Bench, monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
     on_cpu = torch.autocast
-    monkeypatch.setattr(torch, "autocast", lambda _, dtype, **settings: on_cpu("cpu", dtype, **settings))
+    monkeypatch.setattr(torch, "autocast", lambda _, *dtype, **settings: on_cpu("cpu", *dtype, **settings))
     step = modes._graph(bench)
     gc.collect()
     assert networks[0]() is not None
