@@ -50,7 +50,8 @@ class _NormRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_C: Tensor, bias_C: Tensor, mean_C: Tensor, rstd_C: Tensor) -> Tensor:
         slope_C = weight_C * rstd_C
-        offset_C = bias_C - mean_C * slope_C
+        # Not by way of the slope: what Inductor then makes for a GPU is more than Triton 3.6 can compile.
+        offset_C = bias_C - mean_C * rstd_C * weight_C
         ctx.save_for_backward(x, slope_C, offset_C, mean_C, rstd_C)
         return in_dtype((_wide(x) * _of(slope_C) + _of(offset_C)).clamp_min(0), x.dtype)
 
