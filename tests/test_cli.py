@@ -122,7 +122,8 @@ def test_config_json(pretrained: Path) -> None:
     settings = record["settings"]
     resolved = {"recipe": "tiny", "width": 0.0625, "device": "cpu", "precision": "fp32", "compile": "off", "seed": 0}
     assert resolved.items() <= settings.items()
-    assert [name for name, value in settings.items() if value == "auto"] == ["decoder"]  # nothing is decoded here
+    not_resolved = [name for name, value in settings.items() if value == "auto"]
+    assert not_resolved == ["decoder", "region_decoding"], "nothing is decoded here"
     assert record["command"] == "pretrain"
     assert record["made_by"]["fastselfie"] == fastselfie.__version__
     assert {"git_commit", "torch", "python", "numpy"} <= record["made_by"].keys()
@@ -170,7 +171,8 @@ def test_finetuning_inherits_the_shape(finetuned: Path, pretrained: Path) -> Non
 
 @pytest.mark.parametrize(("flag", "other"), [("--width", "0.125"), ("--heads", "8"), ("--positions", "query")])
 def test_finetuning_refuses_another_shape(flag: str, other: str, pretrained: Path, tmp_path: Path) -> None:
-    words = ("finetune", "tiny", "--data", "synthetic:200", "--from", pretrained, flag, other)
+    attention = ("--encoder", "resnet36-attention")
+    words = ("finetune", "tiny", "--data", "synthetic:200", "--from", pretrained, *attention, flag, other)
     ended = run_command(*words, cwd=tmp_path)
     assert ended.returncode == 2
     assert f"{flag} {other}: {pretrained} was pretrained with {flag}" in ended.stderr

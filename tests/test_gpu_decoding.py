@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastselfie.errors import UserError
 from fastselfie.pipelines import gpu_decoding
@@ -65,3 +66,28 @@ def test_a_cpu_has_nothing_of_it(option: str, value: str | float, tmp_path: Path
     flag = f"--{option.replace('_', '-')} {value}"
     with pytest.raises(UserError, match=f"^{flag}: is for DALI's decoder on a GPU, which is not used here"):
         with_decoder(config, open_source(str(tmp_path / "data"), 224), View.of(config, 7), World(device=CPU))
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "resolved", "said"),
+    [
+        ("0.9.0.20", "auto", "off", "of whole images (nvImageCodec 0.9.0.20 may crash on regions), takes up to"),
+        ("0.8.0.22", "auto", "on", "of crops alone (less to decode), takes up to"),
+        ("0.9.0.20", "on", "on", "of crops alone (asked for), takes up to"),
+    ],
+)
+def test_a_run_on_a_gpu_tells_and_records_it(
+    found: str, asked: Regions, resolved: str, said: str, installed: dict[str, str], tmp_path: Path
+) -> None:
+    pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
+    installed["nvidia-nvimgcodec-cu13"] = found
+    flat_folder(tmp_path / "data", 4)
+    source, world = open_source(str(tmp_path / "data"), 224), World(device=torch.device("cuda"))
+    config = dataclasses.replace(recipe("imagenet224").pretrain, region_decoding=asked, out=tmp_path / "run")
+    config, told = with_decoder(config, source, View.of(config, 7), world)
+    assert (config.decoder, config.region_decoding) == ("dali", resolved)
+    assert f"decoder dali (decodes on the device) {said}" in told
+    plain = dataclasses.replace(config, crop="pad", region_decoding="auto")
+    config, told = with_decoder(plain, source, View.of(plain, 7), world)
+    assert config.region_decoding == "auto"
+    assert "decoder dali (decodes on the device), takes up to" in told

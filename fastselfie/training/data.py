@@ -58,20 +58,18 @@ def with_decoder(config: C, source: Source, view: View, world: World) -> tuple[C
     name, why = choose_decoder(config.decoder, world.device)
     on_gpu = name == "dali" and world.device.type == "cuda"
     _check_gpu_decoding(config, used=on_gpu)
-    config = dataclasses.replace(config, decoder=name)
+    config, regions = dataclasses.replace(config, decoder=name), ""
+    if on_gpu and view.crop == "resized":
+        some, why_so = choose_regions(config.region_decoding)
+        config = dataclasses.replace(config, region_decoding="on" if some else "off")
+        regions = f" of {'crops alone' if some else 'whole images'} ({why_so})"
     if not world.is_main:
         return config, ""
     how = loading(config, world, micro_batch_size(config, world))
     takes = footprint(source.train, view, how, world.device, kept=world.device.type == "cpu")
     remark = f"\n{source.name}: {source.remark}" if source.remark else ""
-    regions = _told_regions(config) if on_gpu and view.crop == "resized" else ""
     by = f"loading by {how.threads} threads, decoder {name} ({why}){regions}"
     return config, f"{remark}\n{by}, takes up to {takes.told()}"
-
-
-def _told_regions(config: RunConfig) -> str:
-    regions, why = choose_regions(config.region_decoding)
-    return f" of {'crops alone' if regions else 'whole images'} ({why})"
 
 
 def check_loading(config: RunConfig, source: Source) -> None:

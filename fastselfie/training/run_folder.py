@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FREE = frozenset(
     {
         *("out", "data", "device", "compile", "kernels", "trunk", "norm", "sgd", "micro_batch_size"),
-        *("deterministic", "loader_threads", "prefetch", "max_bad_share", "index", "pretrained"),
+        *("deterministic", "loader_threads", "prefetch", "region_decoding", "max_bad_share", "index", "pretrained"),
         *("checkpoint_every", "keep_checkpoints"),
     }
 )
