@@ -87,7 +87,7 @@ def test_a_run_on_a_gpu_tells_and_records_it(
     config, told = with_decoder(config, source, View.of(config, 7), world)
     assert (config.decoder, config.region_decoding) == ("dali", resolved)
     assert f"decoder dali (decodes on the device) {said}" in told
-    plain = dataclasses.replace(config, crop="pad", region_decoding="auto")
+    plain = dataclasses.replace(config, crop="pad", decoder="auto", region_decoding="auto")
     config, told = with_decoder(plain, source, View.of(plain, 7), world)
     assert config.region_decoding == "auto"
     assert "decoder dali (decodes on the device), takes up to" in told
