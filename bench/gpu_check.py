@@ -67,6 +67,7 @@ def _resources(out: Path, part: str) -> list[str]:
 def run(command: list[str], log: Path, limit_s: float) -> int | str:
     """The part's exit status, or that it took too long. Nothing that it started outlives it: that would disturb the
     next part's timings. In a group of its own, and in this session, which may end before it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored, and so by a child
     with log.open("a") as file:
         print(f"== {' '.join(command)}", file=file, flush=True)
         process = subprocess.Popen([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, process_group=0)

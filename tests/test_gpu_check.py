@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ def test_gpu_tests_are_collected_without_the_argument_parser() -> None:
 def test_what_takes_too_long_still_tells_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test's traceback comes at the end; and nothing goes on that a part has started."""
     monkeypatch.setattr(gpu_check, "_TOLD_WITHIN_S", 150)  # on a busy machine
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell leaves it to what runs in the background
     (tmp_path / "test_part.py").write_text(
         "import subprocess, sys, time\nfrom pathlib import Path\n"
         "def test_fails():\n    assert 'a kernel' == 'another'\n"
@@ -39,7 +41,10 @@ def test_what_takes_too_long_still_tells_what_failed(tmp_path: Path, monkeypatch
         f"    Path({str(tmp_path)!r}, 'child').write_text(str(child.pid))\n    time.sleep(600)\n"
     )
     log, words = tmp_path / LOG, ["-m", "pytest", "-v", "-n", "2", "-p", "no:cacheprovider", str(tmp_path)]
-    assert run(words, log, 10) == "took over 10 s"
+    try:
+        assert run(words, log, 10) == "took over 10 s"
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "assert 'a kernel' == 'another'" in log.read_text()
     child = int((tmp_path / "child").read_text())
     deadline = time.monotonic() + 10
