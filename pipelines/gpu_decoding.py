@@ -11,7 +11,7 @@ Regions: TypeAlias = Literal["auto", "on", "off"]
 HARDWARE_SHARE = 0.65
 """DALI's own default."""
 _FAILS_ON_REGIONS = "0.9.0."
-"""Versions of nvImageCodec that end the process or fail at a region's first batch, by GPU: its issue 55."""
+"""Versions of nvImageCodec that are reported to end the process at the first region, or to fail, by GPU: issue 55."""
 
 
 @dataclass(frozen=True, kw_only=True)

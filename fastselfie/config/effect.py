@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import TypeVar
 
 from fastselfie.config.checks import flag, label_share, require
@@ -24,7 +24,7 @@ def idle(config: RunConfig) -> dict[str, str]:
     return {name: why for name, why in whys.items() if why}
 
 
-def check_effect(config: RunConfig, default: RunConfig, names: Iterable[str] | None = None) -> None:
+def check_effect(config: RunConfig, default: RunConfig, names: Collection[str] | None = None) -> None:
     """Refuse settings that are not those of ``default``, the recipe's, and have no effect.
 
     Not for settings that are read from a run's folder: it did what it did.
